@@ -1,0 +1,1 @@
+"""Ray and MLflow around the method: one file per stage, each a command."""

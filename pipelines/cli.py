@@ -1,0 +1,52 @@
+"""What every command shares: typed flags, one clear line for bad input, exit codes, log lines."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError,
+               NotADirectoryError)  # fmt: skip
+"""What bad input raises; anything else is a bug of ours and keeps its traceback."""
+
+
+def run(main: Callable[[T], int | None], options: Any, *, default: T | None = None) -> None:
+    """Parse the command line into `options`, call `main`, and exit.
+
+    Exit codes: 0, `main`'s own, or 2 with one line on stderr for bad input.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    parsed = tyro.cli(options, default=default, config=(tyro.conf.AvoidSubcommands,))
+    try:
+        sys.exit(main(parsed) or 0)
+    except USER_ERRORS as error:
+        if os.environ.get("SDDUSR_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def init_ray(num_cpus: int | None = None) -> None:
+    """Join the cluster of the job or the shell (RAY_ADDRESS), else start one for this process.
+
+    The dashboard stays on: Ray Train's clean-up of placement groups asks its state API.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=True)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            object_store_memory=512 * 2**20,
+            logging_level=logging.WARNING,
+        )

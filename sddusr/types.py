@@ -1,0 +1,94 @@
+"""What the rooms hand to each other.
+
+Axis letters in shapes: b batch, c channels, h w pixels of the LR picture, hc wc pixels of its
+centre, hq wq and hk wk cells of the matching grid of query and key (2 LR pixels a cell, 4 HR
+pixels), q and k the same grids flattened, n tokens, d numbers of a vector.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int, UInt8
+from torch import Tensor
+
+
+class Box(NamedTuple):
+    """A rectangle in HR pixels, ends excluded; the order of the datasets' coordinate files."""
+
+    y0: int
+    y1: int
+    x0: int
+    x1: int
+
+    @property
+    def height(self) -> int:
+        return self.y1 - self.y0
+
+    @property
+    def width(self) -> int:
+        return self.x1 - self.x0
+
+
+class Triplet(NamedTuple):
+    """One row of a shard: a training window, or a whole picture that was held out."""
+
+    id: str
+    scene: str
+    split: str
+    """`train`, `val` or `test`."""
+    lr: UInt8[np.ndarray, "h w 3"]
+    ref: UInt8[np.ndarray, "2*hc 2*wc 3"]
+    """The tele picture of `center_box`, at HR density."""
+    hr: UInt8[np.ndarray, "2*h 2*w 3"]
+    detail: Float32[np.ndarray, "h//2 w//2"]
+    """Σ_C |HR − HR↓↑| averaged over each cell of the matching grid (section 3.4)."""
+    detail_quantiles: Float32[np.ndarray, "101"]
+    """Percentiles 0 to 100 of the whole picture's detail map, for `mask_scope="image"`."""
+    center_box: Box
+    """Where `ref` lies in `hr`, as the dataset gives it."""
+    provenance: dict[str, Any]
+    """Source path and SHA-256 of each member; how the picture was made or registered."""
+
+
+class Batch(NamedTuple):
+    """Training samples; pictures are RGB in 0..1."""
+
+    ids: tuple[str, ...]
+    lr: Float[Tensor, "b 3 h w"]
+    lr_center: Float[Tensor, "b 3 hc wc"]
+    ref: Float[Tensor, "b 3 2*hc 2*wc"]
+    hr: Float[Tensor, "b 3 2*h 2*w"]
+    mask_label: Float[Tensor, "b 1 h//2 w//2"]
+    seeds: Int[Tensor, "b"]
+    """A seed of its own for each sample, a function of (run seed, step, position)."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with its pictures and labels on a device."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("lr", "lr_center", "ref", "hr", "mask_label")
+        }
+        return self._replace(**moved)
+
+
+class Match(NamedTuple):
+    """For each query cell, the key cell it looks most like."""
+
+    key_index: Int[Tensor, "b q"]
+    """Flat index into the key grid; 0 where the query did not take part."""
+    confidence: Float[Tensor, "b q"]
+    """Cosine similarity, in [-1, 1]; 0 where the query did not take part."""
+
+
+class Output(NamedTuple):
+    """What the network computed for one batch; `sr` is the picture, the rest explains it."""
+
+    sr: Float[Tensor, "b 3 2*h 2*w"]
+    confidence: Float[Tensor, "b 1 hq wq"]
+    query_mask: Float[Tensor, "b 1 hq wq"] | None
+    """1 where a cell takes part in the search; None where matching is dense."""
+    key_mask: Bool[Tensor, "b 1 hk wk"] | None
+    """None in training, where all keys take part, and where matching is dense."""
+    warped_feat: Float[Tensor, "b c 2*h 2*w"]
+    dict_feat: Float[Tensor, "b c 2*h 2*w"] | None
