@@ -221,8 +221,14 @@ class TrainConfig:
     """Newest checkpoints kept; the best one is kept beside them."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "log_every", "validate_every", "checkpoint_every",
-                     "keep_checkpoints"):
+        for name in (
+            "num_steps",
+            "batch_size",
+            "log_every",
+            "validate_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+        ):
             value = getattr(self, name)
             _require(value >= 1, f"train.{name} is {value}, need 1 or more")
 

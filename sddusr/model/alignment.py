@@ -1,0 +1,184 @@
+"""Alignment of the Ref feature to the centre: optical flow, then a deformable convolution."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+
+from sddusr.config import AlignmentConfig
+from sddusr.model.blocks import activation, conv3x3
+from sddusr.model.warp import warp_by_flow
+from sddusr.weights import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    fetch_spynet,
+    in_layer_order,
+    load_state,
+)
+
+TAPS = 9
+"""Of a 3x3 kernel, in rows."""
+
+
+class SpyNet(nn.Module):
+    """Coarse-to-fine optical flow (Ranjan and Black, 2017); each level corrects the one before."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, num_levels: int, dims: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.levels = nn.ModuleList(_flow_level(dims) for _ in range(num_levels))
+
+    def forward(
+        self, picture: Float[Tensor, "b 3 h w"], other: Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, "b 2 h w"]:
+        """Flow (x, y) in pixels such that other(p + flow(p)) ≈ picture(p)."""
+        rows, cols = picture.shape[2:]
+        step = 2 ** (len(self.levels) - 1)
+        size = (-(-rows // step) * step, -(-cols // step) * step)
+        pyramids = [self._pyramid(self._normalised(x, size)) for x in (picture, other)]
+        coarsest = pyramids[0][0]
+        flow = coarsest.new_zeros(len(picture), 2, *coarsest.shape[2:])
+        for i, (level, fixed, moving) in enumerate(zip(self.levels, *pyramids, strict=True)):
+            if i > 0:
+                flow = 2 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True)
+            flow = flow + level(torch.cat([fixed, warp_by_flow(moving, flow), flow], dim=1))
+        scale = flow.new_tensor([cols / size[1], rows / size[0]]).view(1, 2, 1, 1)
+        return F.interpolate(flow, size=(rows, cols), mode="bilinear") * scale
+
+    def load(self, source: str) -> None:
+        """Start from the weights trained on Sintel, by name (`sintel`) or from a path.
+
+        Raises:
+            FileNotFoundError: they are not to be had.
+            ValueError: they are of another shape.
+        """
+        state = load_state(
+            source,
+            name="sintel",
+            what="SpyNet",
+            flag="--model.alignment.spynet-weights",
+            fetch=fetch_spynet,
+        )
+        layers = in_layer_order(state)
+        own = [layer for level in self.levels for layer in level if isinstance(layer, nn.Conv2d)]
+        if [w.shape for w, _ in layers] != [conv.weight.shape for conv in own]:
+            raise ValueError(
+                f"SpyNet weights {source} have {len(layers)} convolutions, the config wants "
+                f"{len(own)} of --model.alignment.spynet-dims; the published ones need 6 levels "
+                f"of 32 64 32 16"
+            )
+        with torch.no_grad():
+            for conv, (weight, bias) in zip(own, layers, strict=True):
+                conv.weight.copy_(weight)
+                conv.bias.copy_(bias)
+
+    def start_at_zero_flow(self) -> None:
+        """Without published weights, begin with no motion instead of random motion."""
+        for level in self.levels:
+            nn.init.zeros_(level[-1].weight)
+            nn.init.zeros_(level[-1].bias)
+
+    def _normalised(self, picture: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.interpolate((picture - self.mean) / self.std, size=size, mode="bilinear")
+
+    def _pyramid(self, picture: Tensor) -> list[Tensor]:
+        """Coarsest first."""
+        levels = [picture]
+        for _ in self.levels[1:]:
+            levels.append(F.avg_pool2d(levels[-1], 2))
+        return levels[::-1]
+
+
+def _flow_level(dims: tuple[int, ...]) -> nn.Sequential:
+    channels = (8, *dims, 2)
+    layers: list[nn.Module] = []
+    for dim_in, dim_out in pairwise(channels):
+        layers += [nn.Conv2d(dim_in, dim_out, 7, padding=3), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])
+
+
+class Alignment(nn.Module):
+    """F^Ref to F^align: modulated deformable convolution whose offsets start at the flow."""
+
+    def __init__(self, dim: int, config: AlignmentConfig) -> None:
+        super().__init__()
+        self.max_offset_px = config.max_offset_px
+        self.spynet = SpyNet(config.spynet_levels, config.spynet_dims)
+        if config.spynet_weights == "none":
+            self.spynet.start_at_zero_flow()
+        self.offset_head = nn.Sequential(
+            conv3x3(2 * dim + 2, dim), activation(), conv3x3(dim, dim), activation()
+        )
+        self.offset_tail = conv3x3(dim, config.num_groups * TAPS * 3)
+        nn.init.zeros_(self.offset_tail.weight)
+        nn.init.zeros_(self.offset_tail.bias)
+        self.conv = conv3x3(dim, dim)
+
+    def forward(
+        self,
+        lr_center: Float[Tensor, "b 3 hc wc"],
+        ref: Float[Tensor, "b 3 2*hc 2*wc"],
+        center_feat: Float[Tensor, "b c 2*hc 2*wc"],
+        ref_feat: Float[Tensor, "b c 2*hc 2*wc"],
+    ) -> Float[Tensor, "b c 2*hc 2*wc"]:
+        with torch.autocast(lr_center.device.type, enabled=False):
+            flow = self.spynet(lr_center.float(), F.avg_pool2d(ref.float(), 2))
+        flow = 2 * F.interpolate(flow, scale_factor=2, mode="bilinear")
+        warped = warp_by_flow(ref_feat.float(), flow)
+        hints = self.offset_head(torch.cat([warped, center_feat.float(), flow], dim=1))
+        with torch.autocast(lr_center.device.type, enabled=False):
+            offset, gate = self._offsets(hints.float(), flow)
+            convolve = deform_conv2d if ref_feat.is_cuda else composed_deform_conv2d
+            return convolve(
+                ref_feat.float(), offset, self.conv.weight, self.conv.bias, padding=1, mask=gate
+            )
+
+    def _offsets(
+        self, hints: Float[Tensor, "b c h w"], flow: Float[Tensor, "b 2 h w"]
+    ) -> tuple[Float[Tensor, "b _ h w"], Float[Tensor, "b _ h w"]]:
+        """Offsets (y, x) of each group and tap, and their modulation in 0..1."""
+        shift_y, shift_x, gate = self.offset_tail(hints).chunk(3, dim=1)
+        shift = self.max_offset_px * torch.tanh(torch.stack([shift_y, shift_x], dim=2))
+        return (shift + flow.flip(1).unsqueeze(1)).flatten(1, 2), torch.sigmoid(gate)
+
+
+def composed_deform_conv2d(
+    picture: Float[Tensor, "b c h w"],
+    offset: Float[Tensor, "b _ h w"],
+    weight: Float[Tensor, "c_out c 3 3"],
+    bias: Float[Tensor, "c_out"],
+    *,
+    mask: Float[Tensor, "b _ h w"],
+    padding: int = 1,
+) -> Float[Tensor, "b c_out h w"]:
+    """`torchvision.ops.deform_conv2d` for a 3x3 kernel at stride 1, out of nine `grid_sample`s.
+
+    On a processor its backward is five times faster than the operator's, and it can be exported.
+    Offsets are (y, x) for each group and tap, in pixels; zeros lie outside the picture.
+    """
+    num, dim, rows, cols = picture.shape
+    groups = mask.shape[1] // TAPS
+    offsets = rearrange(offset, "b (g t yx) h w -> t yx (b g) h w", g=groups, yx=2)
+    gates = rearrange(mask, "b (g t) h w -> t (b g) 1 h w", g=groups)
+    grouped = rearrange(picture, "b (g c) h w -> (b g) c h w", g=groups)
+    y = repeat(torch.arange(rows, device=picture.device), "h -> h w", w=cols)
+    x = repeat(torch.arange(cols, device=picture.device), "w -> h w", h=rows)
+    total = bias.view(1, -1, 1, 1).to(picture.dtype)
+    for tap in range(TAPS):
+        tap_y, tap_x = divmod(tap, 3)
+        at_y = y + (tap_y - padding) + offsets[tap, 0]
+        at_x = x + (tap_x - padding) + offsets[tap, 1]
+        grid = torch.stack([(2 * at_x + 1) / cols - 1, (2 * at_y + 1) / rows - 1], dim=-1)
+        seen = gates[tap] * F.grid_sample(grouped, grid, align_corners=False)
+        total = total + F.conv2d(
+            seen.view(num, dim, rows, cols), weight[:, :, tap_y, tap_x, None, None]
+        )
+    return total

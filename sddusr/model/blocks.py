@@ -1,0 +1,95 @@
+"""Convolution, residual block and the gates that are passed into it."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+NEGATIVE_SLOPE = 0.2
+
+
+def conv3x3(dim_in: int, dim_out: int, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the grid (or divides it by the stride)."""
+    return nn.Conv2d(dim_in, dim_out, kernel_size=3, stride=stride, padding=1)
+
+
+def activation() -> nn.LeakyReLU:
+    """The network's one non-linearity."""
+    return nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
+
+
+class ChannelAttention(nn.Module):
+    """Scale each channel by what its mean over the picture says (squeeze and excitation).
+
+    The bottleneck has four units at the paper's width; a plain ReLU there can be dead for every
+    picture, hence the leaky one.
+    """
+
+    def __init__(self, dim: int, reduction: int) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(
+            nn.Conv2d(dim, dim // reduction, 1),
+            activation(),
+            nn.Conv2d(dim // reduction, dim, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return x * self.gate(x.mean(dim=(2, 3), keepdim=True))
+
+
+class CbamChannelGate(nn.Module):
+    """CBAM's channel attention: one MLP reads the channels' means and their maxima."""
+
+    def __init__(self, dim: int, reduction: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Conv2d(dim, dim // reduction, 1),
+            activation(),
+            nn.Conv2d(dim // reduction, dim, 1),
+        )
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        mean = x.mean(dim=(2, 3), keepdim=True)
+        peak = x.amax(dim=(2, 3), keepdim=True)
+        return x * torch.sigmoid(self.mlp(mean) + self.mlp(peak))
+
+
+class CbamSpatialGate(nn.Module):
+    """CBAM's spatial attention: a 7x7 convolution over the mean and the maximum of the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, kernel_size=7, padding=3)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        summary = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
+        return x * torch.sigmoid(self.conv(summary))
+
+
+class ResidualBlock(nn.Module):
+    """x + gates(conv(activation(conv(x))))."""
+
+    def __init__(self, dim: int, gates: Sequence[nn.Module] = ()) -> None:
+        super().__init__()
+        self.body = nn.Sequential(conv3x3(dim, dim), activation(), conv3x3(dim, dim), *gates)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return x + self.body(x)
+
+
+class ResidualGroup(nn.Module):
+    """Blocks, a 3x3 tail and a skip around them all."""
+
+    def __init__(self, dim: int, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*blocks, conv3x3(dim, dim))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return x + self.body(x)
+
+
+def pixel_shuffle_up(dim: int) -> nn.Sequential:
+    """Twice the height and width by a convolution and a pixel shuffle (ESPCN)."""
+    return nn.Sequential(conv3x3(dim, 4 * dim), nn.PixelShuffle(2))

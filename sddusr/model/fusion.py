@@ -1,0 +1,40 @@
+"""Fusion of what was seen, found and remembered, and the way back to a picture (Eq. 1)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sddusr.config import FusionConfig
+from sddusr.model.blocks import (
+    CbamChannelGate,
+    CbamSpatialGate,
+    ResidualBlock,
+    activation,
+    conv3x3,
+)
+from sddusr.model.encoder import plain_trunk
+
+
+class Fusion(nn.Module):
+    """Concatenated features to F^SR: one CBAM block at full width, then the decoder."""
+
+    def __init__(self, dim: int, num_sources: int, config: FusionConfig) -> None:
+        super().__init__()
+        wide = num_sources * dim
+        gates = [CbamChannelGate(wide, config.reduction), CbamSpatialGate()]
+        self.body = nn.Sequential(
+            ResidualBlock(wide, gates=gates),
+            conv3x3(wide, dim),
+            activation(),
+            plain_trunk(dim, config.num_blocks),
+        )
+
+    def forward(
+        self, lr_feat: Float[Tensor, "b c h w"], *found: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        return lr_feat + self.body(torch.cat([lr_feat, *found], dim=1))
+
+
+def picture_head(dim: int) -> nn.Sequential:
+    """F^SR (b c 2h 2w) to RGB."""
+    return nn.Sequential(conv3x3(dim, dim // 2), activation(), conv3x3(dim // 2, 3))

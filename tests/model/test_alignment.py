@@ -1,0 +1,73 @@
+import pytest
+import torch
+from torchvision.ops import deform_conv2d
+
+from sddusr.config import AlignmentConfig
+from sddusr.model.alignment import Alignment, SpyNet, composed_deform_conv2d
+
+
+def test_composed_deform_conv_is_torchvisions_operator():
+    torch.manual_seed(0)
+    groups = 2
+    shapes = [(2, 4, 7, 9), (2, groups * 18, 7, 9), (6, 4, 3, 3), (6,), (2, groups * 9, 7, 9)]
+    inputs = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    inputs[1] *= 4  # far outside too
+    results = []
+    for operator in (composed_deform_conv2d, deform_conv2d):
+        picture, offset, weight, bias, mask = leaves = [t.clone().requires_grad_() for t in inputs]
+        output = operator(picture, offset, weight, bias, padding=1, mask=mask)
+        towards = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output)
+        results.append((output, torch.autograd.grad(output, leaves, towards)))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_without_offsets_and_flow_it_is_a_half_strength_convolution():
+    """The last offset convolution starts at zero: gates at 1/2, no shift."""
+    torch.manual_seed(0)
+    config = AlignmentConfig(
+        spynet_weights="none", spynet_levels=2, spynet_dims=(4, 4, 4, 4), num_groups=2
+    )
+    align = Alignment(4, config)
+    center, ref = torch.rand(1, 3, 8, 6), torch.rand(1, 3, 16, 12)
+    center_feat, ref_feat = torch.randn(2, 1, 4, 16, 12).unbind(0)
+    plain = torch.nn.functional.conv2d(
+        0.5 * ref_feat, align.conv.weight, align.conv.bias, padding=1
+    )
+    torch.testing.assert_close(
+        align(center, ref, center_feat, ref_feat), plain, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("names", ["basic_module.{}.basic_module.{}.conv", "net.{}.{}", "l{}.c{}"])
+def test_spynet_reads_the_ports_namings(tmp_path, names):
+    torch.manual_seed(0)
+    spynet = SpyNet(6, (32, 64, 32, 16))
+    step = 2 if "net" in names else 1  # one port numbers the activations too
+    state = {}
+    for i, level in enumerate(spynet.levels):
+        for j, conv in enumerate(level[::2]):
+            state[names.format(i, j * step) + ".weight"] = torch.randn_like(conv.weight)
+            state[names.format(i, j * step) + ".bias"] = torch.randn_like(conv.bias)
+    torch.save(state, tmp_path / "spynet.pth")
+    spynet.load(str(tmp_path / "spynet.pth"))
+    loaded = torch.cat([p.flatten() for p in spynet.levels[5][4].parameters()])
+    expected = [state[names.format(5, 2 * step) + kind] for kind in (".weight", ".bias")]
+    torch.testing.assert_close(loaded, torch.cat([t.flatten() for t in expected]))
+
+
+def test_spynet_learns_a_shift():
+    torch.manual_seed(0)
+    spynet = SpyNet(2, (8, 8, 8, 8))
+    optimizer = torch.optim.Adam(spynet.parameters(), lr=3e-3)
+    picture = torch.nn.functional.interpolate(
+        torch.rand(2, 3, 12, 12), scale_factor=4, mode="bicubic"
+    )
+    errors = []
+    for _ in range(60):
+        flow = spynet(picture, picture.roll(2, dims=3))
+        error = (flow[..., 8:-8, 8:-8] - torch.tensor([2.0, 0.0]).view(1, 2, 1, 1)).abs().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    assert errors[-1] < 0.3 * errors[0]

@@ -1,0 +1,168 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sddusr.config import MaskConfig, MatchingConfig
+from sddusr.model import matching
+from sddusr.model.matching import (
+    SoftAssignment,
+    SparseMatching,
+    best_key,
+    sparse_match,
+    unit_patches,
+)
+from sddusr.model.warp import CELL, PATCH, patches_of_source, transfer_patches
+
+SMALL = MatchingConfig(vgg_dims=(4, 8), vgg_weights="none", dim=4)
+
+
+def literal_training_form(query, key, aligned, mask, temperature):
+    """Eqs. 2 to 5, matrix by matrix."""
+    score = torch.einsum("bkd,bqd->bkq", key, query)
+    soft = torch.softmax(score / temperature, dim=1)
+    onehot = F.one_hot(score.argmax(1), score.shape[1]).to(score.dtype).transpose(1, 2)
+    assignment = onehot + soft - soft.detach()
+    confidence = (score * assignment).sum(1)
+    moved = torch.einsum("bvk,bkq->bvq", patches_of_source(aligned), assignment)
+    moved = moved * mask.flatten(2)
+    grid = {"kernel_size": PATCH, "stride": CELL, "padding": CELL}
+    size = tuple(CELL * side for side in mask.shape[2:])
+    warped = F.fold(moved, size, **grid) / F.fold(torch.ones_like(moved), size, **grid)
+    return warped, confidence * mask.flatten(1)
+
+
+def fast_training_form(query, key, aligned, mask, temperature):
+    index = torch.stack([best_key(q, k)[0] for q, k in zip(query, key, strict=True)])
+    confidence = (query * key.gather(1, index[..., None].expand(-1, -1, key.shape[2]))).sum(-1)
+    warped, confidence = SoftAssignment.apply(
+        transfer_patches(aligned, index, mask),
+        confidence,
+        query,
+        key,
+        aligned.detach(),
+        mask.detach(),
+        temperature,
+    )
+    return warped, confidence * mask.flatten(1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.05])
+@pytest.mark.parametrize("block", [7, 1024])
+def test_training_form_equals_the_literal_formulas(monkeypatch, temperature, block):
+    monkeypatch.setattr(matching, "QUERY_BLOCK", block)
+    monkeypatch.setattr(matching, "KEY_BLOCK", 16)
+    monkeypatch.setattr(matching, "KEY_GROUP", 4)
+    torch.manual_seed(0)
+    features = [torch.randn(2, 3, *size, dtype=torch.float64) for size in ((5, 6), (4, 7))]
+    aligned = torch.randn(2, 2, 4 * CELL, 7 * CELL, dtype=torch.float64)
+    mask = torch.randint(2, (2, 1, 5, 6)).double()
+    results = []
+    for form in (fast_training_form, literal_training_form):
+        inputs = [t.clone().requires_grad_() for t in (*features, aligned, mask)]
+        query, key = unit_patches(inputs[0]), unit_patches(inputs[1])
+        outputs = form(query, key, inputs[2], inputs[3], temperature)
+        torch.manual_seed(1)
+        towards = [torch.randn(output.shape, dtype=output.dtype) for output in outputs]
+        results.append((outputs, torch.autograd.grad(outputs, inputs, towards)))
+    torch.testing.assert_close(results[0], results[1])
+
+
+@given(
+    num_queries=st.integers(1, 40),
+    num_keys=st.integers(1, 300),
+    key_block=st.sampled_from([64, 128, 16384]),
+    seed=st.integers(0, 999),
+)
+def test_streamed_search_finds_the_first_maximum(num_queries, num_keys, key_block, seed):
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(num_queries, 9, generator=generator)
+    key = torch.randn(num_keys, 9, generator=generator)
+    key[num_keys // 2] = key[0]  # a tie
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, "KEY_BLOCK", key_block)
+        index, score = best_key(query, key)
+    truth = query.double() @ key.double().T
+    torch.testing.assert_close(score.double(), truth.amax(1), rtol=1e-5, atol=1e-5)
+    picked = truth.gather(1, index[:, None])[:, 0]
+    torch.testing.assert_close(picked, truth.amax(1), rtol=1e-5, atol=1e-5)
+
+
+def test_a_tie_goes_to_the_first_key():
+    key = torch.ones(200, 3)
+    assert (best_key(torch.ones(5, 3), key)[0] == 0).all()
+
+
+def test_matching_recovers_a_permutation_of_patches():
+    torch.manual_seed(0)
+    patches = F.normalize(torch.randn(500, 36), dim=1)
+    order = torch.randperm(500)
+    index, score = best_key(patches[order], patches)
+    assert torch.equal(index, order)
+    torch.testing.assert_close(score, torch.ones(500))
+
+
+def test_a_picture_matches_itself_cell_by_cell():
+    features = torch.randn(1, 8, 9, 7)
+    match = sparse_match(features, features, None, None)
+    assert torch.equal(match.key_index[0], torch.arange(63))
+
+
+def test_sparse_equals_dense_when_the_masks_are_all_ones():
+    query_feat, key_feat = torch.randn(2, 4, 6, 5), torch.randn(2, 4, 4, 4)
+    ones = [torch.ones(2, 1, *feat.shape[2:]).bool() for feat in (query_feat, key_feat)]
+    sparse = sparse_match(query_feat, key_feat, *ones)
+    dense = sparse_match(query_feat, key_feat, None, None)
+    assert torch.equal(sparse.key_index, dense.key_index)
+    torch.testing.assert_close(sparse.confidence, dense.confidence)
+
+
+@given(seed=st.integers(0, 999))
+def test_sparse_search_is_dense_search_among_the_kept(seed):
+    generator = torch.Generator().manual_seed(seed)
+    query_feat = torch.randn(1, 3, 5, 5, generator=generator)
+    key_feat = torch.randn(1, 3, 4, 6, generator=generator)
+    query_mask = torch.rand(1, 1, 5, 5, generator=generator) < 0.5
+    key_mask = torch.rand(1, 1, 4, 6, generator=generator) < 0.5
+    key_mask[..., 0, 0] = True
+    match = sparse_match(query_feat, key_feat, query_mask, key_mask)
+    score = unit_patches(query_feat)[0] @ unit_patches(key_feat)[0].T
+    score[:, ~key_mask.flatten()] = -torch.inf
+    expected = torch.where(query_mask.flatten(), score.amax(1), 0)
+    torch.testing.assert_close(match.confidence[0], expected)
+    kept = query_mask.flatten()
+    assert torch.equal(match.key_index[0, kept], score.argmax(1)[kept])
+
+
+@pytest.fixture
+def small_matching():
+    torch.manual_seed(0)
+    return SparseMatching(SMALL, MaskConfig()).eval()
+
+
+@pytest.mark.parametrize("empty", ["query", "key", "both"])
+def test_an_empty_mask_gives_zeros_and_no_crash(small_matching, monkeypatch, empty):
+    lr, center = torch.rand(1, 3, 16, 12), torch.rand(1, 3, 8, 8)
+    answers = {16 // 2: empty in ("query", "both"), 8 // 2: empty in ("key", "both")}
+    monkeypatch.setattr(
+        small_matching.mask_generator,
+        "keep",
+        lambda feat: torch.full_like(feat[:, :1], not answers[feat.shape[2]]).bool(),
+    )
+    found = small_matching(lr, center, torch.rand(1, 2, 16, 16) + 1)
+    assert not found.warped_feat.any()
+    assert not found.confidence.any()
+
+
+def test_the_same_mask_means_the_same_in_training_and_inference(small_matching, monkeypatch):
+    """Inference with only queries masked is the training form with that mask."""
+    lr, center, aligned = torch.rand(1, 3, 16, 12), torch.rand(1, 3, 8, 8), torch.rand(1, 2, 16, 16)
+    small_matching.mask_keys = False
+    mask = torch.rand(1, 1, 8, 6) < 0.5
+    monkeypatch.setattr(small_matching.mask_generator, "keep", lambda _: mask)
+    monkeypatch.setattr(small_matching.mask_generator, "sample", lambda *_: mask.float())
+    sparse = small_matching(lr, center, aligned)
+    masked = small_matching.train()(lr, center, aligned)
+    torch.testing.assert_close(sparse.warped_feat, masked.warped_feat)
+    torch.testing.assert_close(sparse.confidence, masked.confidence)

@@ -1,0 +1,77 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sddusr.model.warp import (
+    CELL,
+    PATCH,
+    patches_of_fold,
+    patches_of_source,
+    transfer_patches,
+    warp_by_flow,
+)
+
+cells = st.integers(2, 7)
+
+
+def literal_transfer(source, key_index, weight):
+    """Eq. 5 as written: every patch unfolded, gathered, masked and folded."""
+    size = tuple(CELL * side for side in weight.shape[2:])
+    grid = {"kernel_size": PATCH, "stride": CELL, "padding": CELL}
+    patches = patches_of_source(source)
+    index = key_index.unsqueeze(1).expand(-1, patches.shape[1], -1)
+    moved = patches.gather(2, index) * weight.flatten(2)
+    return F.fold(moved, size, **grid) / F.fold(torch.ones_like(moved), size, **grid)
+
+
+@given(hq=cells, wq=cells, hk=cells, wk=cells, seed=st.integers(0, 999))
+def test_gathered_cells_equal_the_literal_fold(hq, wq, hk, wk, seed):
+    generator = torch.Generator().manual_seed(seed)
+    source = torch.randn(2, 3, CELL * hk, CELL * wk, generator=generator, dtype=torch.float64)
+    index = torch.randint(hk * wk, (2, hq * wq), generator=generator)
+    weight = torch.randint(2, (2, 1, hq, wq), generator=generator).double()
+    inputs = [(t.clone().requires_grad_(), w.clone().requires_grad_())
+              for t, w in [(source, weight)] * 2]  # fmt: skip
+    ours = transfer_patches(inputs[0][0], index, inputs[0][1])
+    truth = literal_transfer(inputs[1][0], index, inputs[1][1])
+    torch.testing.assert_close(ours, truth)
+    towards = torch.randn(truth.shape, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, inputs[0], towards),
+        torch.autograd.grad(truth, inputs[1], towards),
+    )
+
+
+@given(rows=cells, cols=cells)
+def test_identity_matching_returns_its_input_exactly(rows, cols):
+    source = torch.randn(1, 5, CELL * rows, CELL * cols)
+    identity = torch.arange(rows * cols).unsqueeze(0)
+    warped = transfer_patches(source, identity, torch.ones(1, 1, rows, cols))
+    torch.testing.assert_close(warped, source, rtol=0, atol=1e-6)
+
+
+def test_a_cell_is_zero_where_it_and_its_neighbours_are_masked():
+    weight = torch.zeros(1, 1, 6, 6)
+    weight[..., :2] = 1
+    warped = transfer_patches(torch.rand(1, 2, 24, 24) + 1, torch.zeros(1, 36).long(), weight)
+    assert (warped[..., : 2 * CELL] > 0).all()
+    assert (warped[..., 3 * CELL :] == 0).all()
+
+
+def test_patches_of_fold_is_the_transpose_of_the_fold():
+    moved = torch.randn(1, 2 * PATCH**2, 20, dtype=torch.float64)
+    grid = {"kernel_size": PATCH, "stride": CELL, "padding": CELL}
+    folded = F.fold(moved, (16, 20), **grid) / F.fold(torch.ones_like(moved), (16, 20), **grid)
+    other = torch.randn_like(folded)
+    torch.testing.assert_close((folded * other).sum(), (moved * patches_of_fold(other)).sum())
+
+
+@pytest.mark.parametrize(("dy", "dx"), [(0, 0), (2, -1), (-3, 1)])
+def test_a_whole_pixel_flow_moves_the_picture(dy, dx):
+    picture = torch.rand(1, 2, 12, 14)
+    flow = torch.tensor([dx, dy]).float().view(1, 2, 1, 1).expand(1, 2, 12, 14)
+    moved = warp_by_flow(picture, flow)[..., 3:-3, 3:-3]
+    expected = picture.roll((-dy, -dx), dims=(2, 3))[..., 3:-3, 3:-3]
+    torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-5)
