@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import tyro
@@ -15,13 +15,19 @@ USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, PermissionError, 
 """What bad input raises; anything else is a bug of ours and keeps its traceback."""
 
 
-def run(main: Callable[[T], int | None], options: Any, *, default: T | None = None) -> None:
+def run(
+    main: Callable[[T], int | None],
+    options: Any,
+    *,
+    default: T | None = None,
+    args: Sequence[str] | None = None,
+) -> None:
     """Parse the command line into `options`, call `main`, and exit.
 
     Exit codes: 0, `main`'s own, or 2 with one line on stderr for bad input.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    parsed = tyro.cli(options, default=default, config=(tyro.conf.AvoidSubcommands,))
+    parsed = tyro.cli(options, default=default, args=args)
     try:
         sys.exit(main(parsed) or 0)
     except USER_ERRORS as error:

@@ -12,6 +12,7 @@ from sddusr.model.encoder import LrEncoder, center_encoder, ref_encoder
 from sddusr.model.fusion import Fusion, picture_head
 from sddusr.model.matching import SparseMatching
 from sddusr.model.warp import CELL
+from sddusr.resize import bicubic_up
 from sddusr.types import Output
 
 
@@ -67,7 +68,7 @@ class SDDuSR(nn.Module):
             sources.append(dict_feat)
         sr = self.head(self.fusion(lr_feat, *sources)).float()
         if self.image_skip:
-            sr = sr + F.interpolate(lr, scale_factor=SCALE, mode="bicubic")
+            sr = sr + bicubic_up(lr)
         return Output(
             sr, found.confidence, found.query_mask, found.key_mask, found.warped_feat, dict_feat
         )

@@ -1,0 +1,201 @@
+"""Score a checkpoint, or any method's pictures, on a data folder: tables, files, an MLflow run.
+
+python pipelines/evaluate.py --checkpoint DIR --data DIR
+python pipelines/evaluate.py --sr-dir DIR --data DIR
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, cast
+
+import ray
+
+from pipelines import cli, tracking
+from sddusr.checkpoint import Checkpoint, read_checkpoint
+from sddusr.data import places
+from sddusr.data.shards import Row, ShardSet
+from sddusr.evaluation import (
+    BICUBIC,
+    COMPARISONS,
+    LPIPS_MEASURED,
+    EvaluationConfig,
+    Scorer,
+    lpips_note,
+    pair_others,
+    pick_rows,
+)
+from sddusr.results import Gain, ImageScores, Summary, gains, summarize, to_text, write_tables
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(EvaluationConfig):
+    """Score a checkpoint, other methods' pictures, or both, beside bicubic enlargement."""
+
+    num_actors: int = 1
+    """Processes that score; each holds the weights, and a GPU where the cluster has them."""
+    seed: int = 0
+    """Of the bootstrap intervals."""
+    tracking_uri: str | None = None
+    """MLflow; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db. A checkpoint's evaluation
+    goes into its training run."""
+    experiment: str = tracking.EXPERIMENT
+    """MLflow's experiment, for an evaluation that belongs to no training run."""
+
+
+class EvaluationResult(NamedTuple):
+    """Everything that was measured, and where it lies."""
+
+    images: list[ImageScores]
+    summaries: list[Summary]
+    gains: list[Gain]
+    """Of every method over bicubic."""
+    table: str
+    """The means and gains as text."""
+    out: str
+    run_id: str
+    """MLflow's."""
+
+
+class ScorerActor:
+    """Ray Data's actor around a `Scorer`.
+
+    It returns scores as JSON, so that the column has one type, or what is wrong with the input:
+    Ray Data would turn an exception into one of its own.
+    """
+
+    def __init__(
+        self, options: EvaluateOptions, rows: Sequence[Row], others: Mapping[str, str], lpips: bool
+    ) -> None:
+        self.rows = rows
+        self.num_comparisons = options.num_comparisons
+        self.scorer = Scorer(options, others, lpips)
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, str]:
+        index = item["index"]
+        try:
+            images = self.scorer.evaluate(self.rows[index], compare=index < self.num_comparisons)
+        except cli.USER_ERRORS as error:
+            return {"error": str(error), "images": "[]"}
+        return {"error": "", "images": json.dumps([image.as_row() for image in images])}
+
+
+def evaluate(options: EvaluateOptions) -> EvaluationResult:
+    """Score the split; write the results below `out` and log them to MLflow.
+
+    Raises:
+        FileNotFoundError: no data, no checkpoint, or a picture of sr_dir is missing.
+        ValueError: options, data or pictures that cannot be used.
+    """
+    options = _with_absolute_places(options)
+    checkpoint = read_checkpoint(options.checkpoint) if options.checkpoint else None
+    shards = ShardSet(options.data)
+    rows = pick_rows(options, shards)
+    others = pair_others(options, [row.id for row in rows])
+    note = lpips_note(options)
+    images = list(_scores(options, rows, others, lpips=note == LPIPS_MEASURED))
+    summaries, differences = summarize(images), gains(images, BICUBIC, options.seed)
+    table = to_text(summaries, differences, note)
+    files = write_tables(options.out, images, summaries, differences, table)
+    run_id = _track(options, summaries, files, checkpoint, shards.content_hash)
+    return EvaluationResult(images, summaries, differences, table, options.out, run_id)
+
+
+def _with_absolute_places(options: EvaluateOptions) -> EvaluateOptions:
+    """Actors may run in another folder."""
+    given = {name: getattr(options, name) for name in ("data", "out", "checkpoint", "sr_dir")}
+    return replace(
+        options, **{name: place and places.absolute(place) for name, place in given.items()}
+    )
+
+
+def _scores(
+    options: EvaluateOptions, rows: Sequence[Row], others: Mapping[str, str], lpips: bool
+) -> Iterator[ImageScores]:
+    """Every picture's scores, in the order of the rows."""
+    cli.init_ray()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    num_cpus, num_gpus = _share_of_cluster(options.num_actors)
+    items = [{"index": index} for index in range(len(rows))]
+    scored = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        cast(Any, ScorerActor),
+        fn_constructor_args=(options, rows, others, lpips),
+        compute=ray.data.ActorPoolStrategy(size=options.num_actors),
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+    )
+    for number, item in enumerate(scored.iter_rows(), start=1):
+        if item["error"]:
+            raise ValueError(item["error"])
+        images = [ImageScores.from_row(row) for row in json.loads(item["images"])]
+        told = ", ".join(
+            f"{image.method} {image.scores.full_psnr:.2f} dB"
+            for image in images
+            if image.protocol == images[0].protocol
+        )
+        log.info("%d/%d %s: %s", number, len(rows), images[0].id, told)
+        yield from images
+
+
+def _share_of_cluster(num_actors: int) -> tuple[int, float]:
+    """Cores and GPUs of each actor, such that all find room at once.
+
+    Raises:
+        ValueError: there is not a core for each; waiting would not help.
+    """
+    cores = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    if not 1 <= num_actors <= sum(cores):
+        raise ValueError(f"--num-actors is {num_actors}, the cluster has {sum(cores)} cores")
+    num_cpus = min(sum(cores) // num_actors, min(count for count in cores if count))
+    return num_cpus, min(1.0, ray.cluster_resources().get("GPU", 0) / num_actors)
+
+
+def _track(
+    options: EvaluateOptions,
+    summaries: Sequence[Summary],
+    files: Sequence[str],
+    checkpoint: Checkpoint | None,
+    data_hash: str,
+) -> str:
+    """Log to the checkpoint's own run, or to a new one; the run's id."""
+    progress = checkpoint.progress if checkpoint else {}
+    run = tracking.open_run(
+        options.tracking_uri,
+        name=f"evaluate-{options.split}",
+        experiment=options.experiment,
+        run_id=progress.get("tracking_run", ""),
+    )
+    run.set_tags({f"evaluation.{options.split}.data_hash": data_hash})
+    for summary in summaries:
+        row = summary.scores._asdict() | {"full_lpips": summary.full_lpips}
+        prefix = f"{options.split}/{summary.protocol}/{summary.method}"
+        known = {f"{prefix}/{name}": value for name, value in row.items() if value is not None}
+        run.log_metrics(known, step=progress.get("step", 0))
+    if places.is_local(options.out):
+        folder = f"evaluation/{options.split}"
+        for place in files:
+            run.log_artifact(place, folder)
+        if options.save_pictures:
+            run.log_artifact(places.join(options.out, COMPARISONS), f"{folder}/{COMPARISONS}")
+    run.finish()
+    return run.run_id
+
+
+def main(options: EvaluateOptions) -> None:
+    result = evaluate(options)
+    print(f"\n{options.data}, split {options.split}\n\n{result.table}\n")
+    print(f"files   {result.out}")
+    print(f"MLflow  {tracking.how_to_look(options.tracking_uri)}")
+
+
+if __name__ == "__main__":
+    # By name, so that Ray pickles the actor by reference.
+    from pipelines.evaluate import EvaluateOptions as Options
+    from pipelines.evaluate import main as imported_main
+
+    cli.run(imported_main, Options)

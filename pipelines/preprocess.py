@@ -1,0 +1,226 @@
+"""Triplets on disk -> Parquet shards and a manifest, one Ray Data task a shard.
+
+A run that was killed goes on where it stopped: finished shards are found by a hash of their inputs
+and parameters, and verified. The manifest is written last, so a folder without one is unfinished.
+"""
+
+import dataclasses
+import functools
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import tyro
+
+from pipelines import cli
+from sddusr.config import LR_PER_CELL
+from sddusr.data import places
+from sddusr.data.images import MAX_PIXELS, PILLOW_MAX_PIXELS
+from sddusr.data.layouts import Found, Layout, find, hold_out
+from sddusr.data.manifest import MANIFEST, Manifest, build_manifest, write_manifest
+from sddusr.data.prepare import (
+    SHARD_NAME,
+    Job,
+    Recipe,
+    ShardPlan,
+    ShardReport,
+    make_shard,
+    plan_shards,
+)
+
+logger = logging.getLogger(__name__)
+
+PLAN = "plan.json"
+"""What an out folder was begun with; guards it against shards of another run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessOptions:
+    """Pair a dataset's pictures, cut them into training windows and write them as shards."""
+
+    layout: tyro.conf.Positional[Layout]
+    """`dusr-real` (train/{LR,HR,Ref_full}, test/{LR,HR,Ref_SIFT} and a JSON of centre boxes),
+    `folders` (LR, Ref and HR, below train/ and test/ if there are any), or `samples` (photographs
+    that ship with scikit-image and scikit-learn; needs no --root)."""
+    out: str
+    """Folder or URI for the shards and the manifest."""
+    root: str | None = None
+    """Folder or URI of the dataset."""
+    hold_out: int = 0
+    """Training scenes to set aside for validation, chosen by a hash of their names."""
+    window_px: int = 256
+    """Side of a training window in LR pixels, even; crop and shift of training must fit in it."""
+    stride_px: int | None = None
+    """LR pixels between two windows, even; half a window when left out, so that every crop of up
+    to half a window can be drawn. A whole window takes a quarter of the space."""
+    pictures_per_shard: int = 4
+    """Triplets that share a shard; a shard is the unit of work and of restart."""
+    on_error: Literal["stop", "quarantine"] = "stop"
+    """Stop at the first triplet that cannot be used, or set it aside and count it."""
+    max_errors_share: float = 0.1
+    """Largest share of triplets that may be set aside."""
+    max_megapixels: float = MAX_PIXELS / 1e6
+    """Larger pictures are refused before they are decoded."""
+    overwrite: bool = False
+    """Replace what a run with other parameters left in --out."""
+
+    def __post_init__(self) -> None:
+        stride = self.recipe.stride_px
+        if self.window_px < 8 or self.window_px % LR_PER_CELL:
+            raise ValueError(f"--window-px is {self.window_px}, need an even number of 8 or more")
+        if not 0 < stride <= self.window_px or stride % LR_PER_CELL:
+            raise ValueError(f"--stride-px is {stride}, need an even number up to --window-px")
+        if self.pictures_per_shard < 1 or self.hold_out < 0:
+            raise ValueError(
+                f"--pictures-per-shard is {self.pictures_per_shard} and --hold-out "
+                f"{self.hold_out}, need 1 or more and 0 or more"
+            )
+        if not 0 <= self.max_errors_share <= 1:
+            raise ValueError(f"--max-errors-share is {self.max_errors_share}, need 0 to 1")
+        if not 0 < self.max_megapixels <= PILLOW_MAX_PIXELS / 1e6:
+            raise ValueError(
+                f"--max-megapixels is {self.max_megapixels}, need more than 0 and at most "
+                f"{PILLOW_MAX_PIXELS // 10**6}"
+            )
+        if (self.layout == "samples") != (self.root is None):
+            raise ValueError(
+                f"--root is {self.root}; dusr-real and folders need it, samples has none"
+            )
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(
+            window_px=self.window_px,
+            stride_px=self.stride_px or self.window_px // 4 * LR_PER_CELL,
+        )
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What decides the shards, besides the pictures."""
+        return {
+            "layout": self.layout,
+            "hold_out": self.hold_out,
+            "pictures_per_shard": self.pictures_per_shard,
+            **dataclasses.asdict(self.recipe),
+        }
+
+
+def preprocess(options: PreprocessOptions) -> dict[str, Any]:
+    """Make the data folder and return its manifest.
+
+    Raises:
+        FileNotFoundError, ValueError: the first problem of the data, or more set aside than
+            `max_errors_share`; or --out holds another run's shards.
+        OSError: --out cannot be written.
+    """
+    started = time.monotonic()
+    job = Job(
+        root=places.absolute(options.root) if options.root else "",
+        out=places.absolute(options.out),
+        quarantine=options.on_error == "quarantine",
+        max_pixels=int(options.max_megapixels * 1e6),
+    )
+    found = find(options.layout, job.root)
+    if found.orphans and not job.quarantine:
+        first, others = next(iter(found.orphans.values())), len(found.orphans) - 1
+        raise ValueError(
+            f"{job.root}: {first} ({others} more); complete it or pass --on-error quarantine"
+        )
+    sources = hold_out(found.sources, options.hold_out)
+    plans = plan_shards(sources, options.recipe, options.pictures_per_shard)
+    _claim(job.out, {"root": job.root, **options.parameters}, options.overwrite)
+    manifest = _manifest(options, found, _run(plans, job))
+    _sweep(job.out, {plan.name for plan in plans})
+    write_manifest(job.out, manifest)
+    _log_summary(manifest, job.out, time.monotonic() - started)
+    return dataclasses.asdict(manifest)
+
+
+def _claim(out: str, plan: dict[str, Any], overwrite: bool) -> None:
+    """Refuse a folder that another run began, and take back its manifest until we are done."""
+    place = places.join(out, PLAN)
+    before = places.read_json(place) if places.exists(place) else plan
+    if before != plan and not overwrite:
+        known = before if isinstance(before, dict) else {}
+        differing = sorted(name for name in plan if known.get(name) != plan[name])
+        raise ValueError(
+            f"{out}: holds shards made with another {' and '.join(differing)}; choose another "
+            "--out or pass --overwrite"
+        )
+    places.remove(places.join(out, MANIFEST))
+    places.remove_temporaries(out)
+    places.write_atomic(place, json.dumps(plan, indent=1, sort_keys=True).encode())
+
+
+def _run(plans: list[ShardPlan], job: Job) -> list[ShardReport]:
+    """Make all shards, in any order; the first problem ends the work."""
+    reports: dict[str, ShardReport] = {}
+    for report in _reports(plans, job):
+        if report.error or report.entry is None:
+            raise ValueError(report.error)
+        reports[report.name] = report
+        state = "was finished" if report.reused else "written"
+        shown = len(reports), len(plans), report.name, state, report.entry.num_rows
+        logger.info("%d/%d shards: %s %s, %d rows", *shown)
+    return [reports[plan.name] for plan in plans]
+
+
+def _reports(plans: list[ShardPlan], job: Job) -> Iterator[ShardReport]:
+    """Run one Ray Data task a shard; Ray repeats those whose worker dies."""
+    import ray.data
+
+    cli.init_ray()
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its lines would bury ours
+    items = [{"index": index} for index in range(len(plans))]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    for row in dataset.map(functools.partial(_task, plans, job), num_cpus=1).iter_rows():
+        yield ShardReport.from_json(row["report"])
+
+
+def _task(plans: list[ShardPlan], job: Job, row: dict[str, Any]) -> dict[str, Any]:
+    return {"report": make_shard(plans[row["index"]], job).to_json()}
+
+
+def _manifest(options: PreprocessOptions, found: Found, reports: list[ShardReport]) -> Manifest:
+    """The manifest of all shards, unless too much was set aside."""
+    quarantined = found.orphans | {id: why for r in reports for id, why in r.quarantined.items()}
+    total = len(found.sources) + len(found.orphans)
+    if len(quarantined) > options.max_errors_share * total:
+        first = next(iter(quarantined.values()))
+        raise ValueError(
+            f"{len(quarantined)} of {total} triplets cannot be used, more than --max-errors-share "
+            f"{options.max_errors_share}; the first: {first}"
+        )
+    entries = [report.entry for report in reports if report.entry is not None]
+    return build_manifest(entries, options.parameters, quarantined)
+
+
+def _sweep(out: str, names: set[str]) -> None:
+    """Remove shards of an earlier plan; readers would not see them, but they take space."""
+    for name, place in places.list_files(out).items():
+        if name not in names and SHARD_NAME.fullmatch(name):
+            places.remove(place)
+
+
+def _log_summary(manifest: Manifest, out: str, seconds: float) -> None:
+    counts = ", ".join(f"{split} {count}" for split, count in manifest.counts.items())
+    megabytes = sum(entry.num_bytes for entry in manifest.entries) / 1e6
+    logger.info(
+        "%s: rows %s; %.1f MB in %d shards, %d triplets set aside, %.1f s",
+        *(out, counts, megabytes, len(manifest.shards), len(manifest.quarantined), seconds),
+    )
+
+
+def main(options: PreprocessOptions) -> None:
+    preprocess(options)
+
+
+if __name__ == "__main__":
+    # By name, so that Ray sends the tasks by reference and not as a copy of this script.
+    from pipelines import preprocess as this
+
+    cli.run(this.main, this.PreprocessOptions)

@@ -1,0 +1,188 @@
+"""Checkpoints: one folder each, hashed, complete once `hashes.json` is there.
+
+model.safetensors   the network
+train_state.pt      discriminator, optimizers, generators' states, progress (tensors only)
+config.json         the config, and where the run stood: all that is needed to rebuild it
+hashes.json         SHA-256 of the three; written last
+"""
+
+import hashlib
+import io
+import json
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from sddusr.config import Config, from_dict, to_dict
+from sddusr.data import places
+from sddusr.model.sddusr import SDDuSR
+
+MODEL, TRAIN_STATE, CONFIG, HASHES = (
+    "model.safetensors",
+    "train_state.pt",
+    "config.json",
+    "hashes.json",
+)
+FORMAT = 1
+BEST = "best.json"
+FOLDER = re.compile(r"step-(\d{8})")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A folder whose hashes hold."""
+
+    place: str
+    config: Config
+    progress: dict[str, Any]
+    """Step, best score, data hash, MLflow run: plain JSON values."""
+    model_state: dict[str, Tensor]
+    train_state: dict[str, Any]
+
+
+def write_checkpoint(
+    place: str,
+    *,
+    config: Config,
+    progress: dict[str, Any],
+    model_state: dict[str, Tensor],
+    train_state: dict[str, Any],
+) -> None:
+    """Write a checkpoint's folder; a reader takes it for complete only when all of it is there."""
+    buffer = io.BytesIO()
+    torch.save(train_state, buffer)
+    described = {"format": FORMAT, "config": to_dict(config), "progress": progress}
+    files = {
+        MODEL: save({name: tensor.contiguous() for name, tensor in model_state.items()}),
+        TRAIN_STATE: buffer.getvalue(),
+        CONFIG: json.dumps(described, indent=1).encode(),
+    }
+    places.remove(places.join(place, HASHES))
+    for name, content in files.items():
+        places.write_atomic(places.join(place, name), content)
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    places.write_atomic(places.join(place, HASHES), json.dumps(hashes, indent=1).encode())
+
+
+def read_checkpoint(place: str) -> Checkpoint:
+    """Read and check a checkpoint; of a run's folder, its best one.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a file that does not have its hash.
+    """
+    place = resolve(place)
+    hashes = places.read_json(places.join(place, HASHES))
+    content = {name: _checked(place, name, hashes) for name in (MODEL, TRAIN_STATE, CONFIG)}
+    described = json.loads(content[CONFIG])
+    if described.get("format") != FORMAT:
+        raise ValueError(
+            f"{place}: checkpoint format {described.get('format')}, this version reads {FORMAT}"
+        )
+    return Checkpoint(
+        place=place,
+        config=from_dict(Config, described["config"]),
+        progress=described["progress"],
+        model_state=load(content[MODEL]),
+        train_state=torch.load(
+            io.BytesIO(content[TRAIN_STATE]), map_location="cpu", weights_only=True
+        ),
+    )
+
+
+def _checked(place: str, name: str, hashes: Any) -> bytes:
+    content = places.read_bytes(places.join(place, name))
+    found = hashlib.sha256(content).hexdigest()
+    if not isinstance(hashes, dict) or hashes.get(name) != found:
+        raise ValueError(
+            f"{place}: {name} does not have the SHA-256 that {HASHES} names; "
+            f"it is damaged, use another checkpoint"
+        )
+    return content
+
+
+def resolve(place: str) -> str:
+    """The checkpoint meant by a checkpoint's folder, a folder of checkpoints or a run's folder.
+
+    Raises:
+        FileNotFoundError: none of these.
+    """
+    if places.exists(places.join(place, HASHES)):
+        return place
+    for folder in (place, places.join(place, "checkpoints")):
+        if places.exists(places.join(folder, BEST)):
+            name = places.read_json(places.join(folder, BEST))["folder"]
+            return places.member(folder, name)
+    raise FileNotFoundError(
+        f"{place}: no checkpoint there (no {HASHES}, no {BEST}); give a run's folder or one of "
+        f"its checkpoints/step-*"
+    )
+
+
+def load_model(place: str) -> SDDuSR:
+    """The trained network of a checkpoint, ready for inference."""
+    checkpoint = read_checkpoint(place)
+    model = SDDuSR(checkpoint.config.model)
+    model.load_state_dict(checkpoint.model_state)
+    return model.eval().requires_grad_(False)
+
+
+class CheckpointStore:
+    """The checkpoints of one run: the last few and the best are kept."""
+
+    def __init__(self, folder: str, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def write(
+        self,
+        model: nn.Module,
+        *,
+        config: Config,
+        progress: dict[str, Any],
+        train_state: dict[str, Any],
+    ) -> str:
+        """Write the checkpoint of `progress["step"]` and drop those no longer kept."""
+        name = f"step-{progress['step']:08d}"
+        place = places.join(self.folder, name)
+        write_checkpoint(
+            place,
+            config=config,
+            progress=progress,
+            model_state=model.state_dict(),
+            train_state=train_state,
+        )
+        best = f"step-{progress['best_step']:08d}"
+        if places.exists(places.join(self.folder, best, HASHES)):
+            note = {"folder": best, "score": progress["best_score"]}
+            places.write_atomic(places.join(self.folder, BEST), json.dumps(note).encode())
+        self._drop_old(best)
+        return place
+
+    def newest_good(self) -> Checkpoint | None:
+        """The newest whole checkpoint; damaged ones are named in the log and passed over."""
+        for name in reversed(self._names()):
+            try:
+                return read_checkpoint(places.join(self.folder, name))
+            except (ValueError, FileNotFoundError) as error:
+                log.warning("CHECKPOINT PASSED OVER: %s", error)
+        return None
+
+    def _names(self) -> list[str]:
+        if not places.exists(self.folder):
+            return []
+        return [name for name in places.list_folders(self.folder) if FOLDER.fullmatch(name)]
+
+    def _drop_old(self, best: str) -> None:
+        names = self._names()
+        for name in set(names[: -self.keep]) - {best}:
+            # Its hashes go first: what is half deleted is no checkpoint.
+            places.remove(places.join(self.folder, name, HASHES))
+            places.remove_folder(places.join(self.folder, name))

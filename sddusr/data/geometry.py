@@ -1,0 +1,83 @@
+"""Boxes in HR pixels: checks, crops, and the snap to the matching grid."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from sddusr.config import LR_PER_CELL, SCALE
+from sddusr.types import Box
+
+HR_PER_CELL = SCALE * LR_PER_CELL
+"""HR pixels per cell of the matching grid."""
+
+
+class AlignedRef(NamedTuple):
+    """A tele picture on the matching grid, and where it lies in HR."""
+
+    ref: UInt8[np.ndarray, "rows cols 3"]
+    box: Box
+
+
+def whole(height: int, width: int) -> Box:
+    return Box(0, height, 0, width)
+
+
+def centered(height: int, width: int, within: Box) -> Box:
+    """The box of this size in the middle of another, half a pixel up and left when odd."""
+    y0 = within.y0 + (within.height - height) // 2
+    x0 = within.x0 + (within.width - width) // 2
+    return Box(y0, y0 + height, x0, x0 + width)
+
+
+def check_box(box: Box, hr_shape: tuple[int, ...], name: str) -> None:
+    """Raise ValueError unless the box is not empty and inside HR."""
+    height, width = hr_shape[:2]
+    if not (0 <= box.y0 < box.y1 <= height and 0 <= box.x0 < box.x1 <= width):
+        raise ValueError(
+            f"{name}: centre box is {list(box)}, need [y0, y1, x0, x1] inside HR's "
+            f"{height}x{width} pixels"
+        )
+
+
+def snap_box(box: Box) -> Box:
+    """The largest box inside this one whose sides lie on the matching grid.
+
+    VGG halves the LR grid, so a box at an odd LR offset has no exact twin among the query cells;
+    multiples of 4 HR pixels are even LR offsets.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    low_y, low_x = (math.ceil(start / HR_PER_CELL) * HR_PER_CELL for start in (box.y0, box.x0))
+    high_y, high_x = (end // HR_PER_CELL * HR_PER_CELL for end in (box.y1, box.x1))
+    if low_y >= high_y or low_x >= high_x:
+        raise ValueError(f"centre box {list(box)} holds no whole cell of {HR_PER_CELL} HR pixels")
+    return Box(low_y, high_y, low_x, high_x)
+
+
+def to_lr(box: Box) -> Box:
+    """The same rectangle in LR pixels; exact for snapped boxes."""
+    return Box(*(side // SCALE for side in box))
+
+
+def crop(picture: np.ndarray, box: Box) -> np.ndarray:
+    """A view of the rectangle, in the picture's own pixels."""
+    return picture[box.y0 : box.y1, box.x0 : box.x1]
+
+
+def align_ref(ref: UInt8[np.ndarray, "rows cols 3"], box: Box) -> AlignedRef:
+    """Snap a centre box to the matching grid and trim Ref by the same amount.
+
+    Raises:
+        ValueError: Ref does not have the box's size, or nothing is left.
+    """
+    if ref.shape[:2] != (box.height, box.width):
+        raise ValueError(
+            f"Ref is {ref.shape[0]}x{ref.shape[1]}, need the {box.height}x{box.width} pixels of "
+            f"its centre box {list(box)}"
+        )
+    snapped = snap_box(box)
+    inner = Box(snapped.y0 - box.y0, snapped.y1 - box.y0, snapped.x0 - box.x0, snapped.x1 - box.x0)
+    return AlignedRef(crop(ref, inner), snapped)

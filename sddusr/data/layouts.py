@@ -1,0 +1,197 @@
+"""Who belongs to whom: the triplets of a dataset on disk, paired by stem and never by order."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from sddusr.data import places, samples
+from sddusr.data.images import EXTENSIONS
+from sddusr.data.manifest import SPLITS
+from sddusr.types import Box
+
+Layout = Literal["dusr-real", "folders", "samples"]
+
+BoxRule = Literal["whole", "center"]
+"""`whole`: Ref must have HR's size. `center`: Ref, of whatever size, lies in HR's middle."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One triplet's files."""
+
+    id: str
+    scene: str
+    """What must not be in two splits."""
+    split: str
+    hr: str
+    lr: str | None
+    """None: LR and Ref are made of HR by `samples.degrade`."""
+    ref: str | None
+    box: Box | BoxRule
+
+
+class Found(NamedTuple):
+    sources: list[Source]
+    """Sorted by split and id."""
+    orphans: dict[str, str]
+    """Id -> why it is no full triplet."""
+
+
+def find(layout: Layout, root: str) -> Found:
+    """Pair the files of a dataset.
+
+    Args:
+        root: the dataset's folder; `samples` has none.
+
+    Raises:
+        FileNotFoundError: a folder of the layout is missing.
+        ValueError: two files of one stem, a coordinates file that is missing, ambiguous or
+            damaged, or no triplet at all.
+    """
+    if layout == "samples":
+        sources, orphans = list(_samples()), {}
+    else:
+        sources, orphans = _dusr_real(root) if layout == "dusr-real" else _folders(root)
+    if not sources and not orphans:
+        raise ValueError(f"{root}: no pictures, need one of {', '.join(EXTENSIONS)}")
+    return Found(sorted(sources, key=lambda source: (source.split, source.id)), orphans)
+
+
+def hold_out(sources: list[Source], num_scenes: int) -> list[Source]:
+    """Set scenes of `train` aside as `val`, chosen by a hash of their names.
+
+    Adding a picture to the dataset then moves at most one other scene.
+
+    Raises:
+        ValueError: nothing would be left to train on.
+    """
+    scenes = {source.scene for source in sources if source.split == "train"}
+    if num_scenes and num_scenes >= len(scenes):
+        raise ValueError(
+            f"--hold-out is {num_scenes}, need less than the {len(scenes)} training scenes"
+        )
+    ranked = sorted(scenes, key=lambda scene: hashlib.sha256(scene.encode()).digest())
+    aside = set(ranked[:num_scenes])
+    return [
+        replace(source, split="val")
+        if source.split == "train" and source.scene in aside
+        else source
+        for source in sources
+    ]
+
+
+def _samples() -> Iterator[Source]:
+    for split in samples.PICTURES:
+        for name, path in samples.find(split).items():
+            stem = _stem(name)
+            box: BoxRule = "whole" if split == "train" else "center"
+            yield Source(id=stem, scene=stem, split=split, hr=path, lr=None, ref=None, box=box)
+
+
+def _dusr_real(root: str) -> Found:
+    """train/{LR,HR,Ref_full} and test/{LR,HR,Ref_SIFT} with one JSON of centre boxes."""
+    train, test = _folder(root, "train"), _folder(root, "test")
+    coordinates = _json_files(test) or _json_files(root)
+    if not coordinates:
+        raise ValueError(f"{test}: no *.json with the centre boxes, nor in {root}; put it there")
+    return _joined(
+        _pair(_members(train, ref="Ref_full"), "train", "train-", "whole"),
+        _pair(_members(test, ref="Ref_SIFT"), "test", "test-", read_boxes(coordinates)),
+    )
+
+
+def _folders(root: str) -> Found:
+    """LR, Ref and HR folders, below a folder for each split if there are any.
+
+    A JSON file beside the three folders gives the centre boxes; without one they are centred.
+    """
+    below = {name.lower(): place for name, place in places.list_folders(root).items()}
+    tops = {split: below[split] for split in SPLITS if split in below}
+    found = []
+    for split, top in (tops or {"train": root}).items():
+        coordinates = _json_files(top)
+        boxes = read_boxes(coordinates) if coordinates else "center"
+        found.append(_pair(_members(top, ref="Ref"), split, f"{split}-" if tops else "", boxes))
+    return _joined(*found)
+
+
+def _joined(*found: Found) -> Found:
+    sources = [source for part in found for source in part.sources]
+    return Found(sources, {id: why for part in found for id, why in part.orphans.items()})
+
+
+def _members(top: str, ref: str) -> dict[str, dict[str, str]]:
+    """Member -> stem -> place, of the three folders of a split."""
+    folders = {"lr": "LR", "ref": ref, "hr": "HR"}
+    return {member: pictures_by_stem(_folder(top, name)) for member, name in folders.items()}
+
+
+def _pair(
+    members: Mapping[str, Mapping[str, str]],
+    split: str,
+    prefix: str,
+    boxes: Mapping[str, Box] | BoxRule,
+) -> Found:
+    sources, orphans = [], {}
+    for stem in sorted(set().union(*members.values())):
+        id = prefix + stem
+        box = boxes if isinstance(boxes, str) else boxes.get(stem)
+        if absent := [member for member, files in members.items() if stem not in files]:
+            orphans[id] = f"{id}: no {' and no '.join(absent)} picture of that stem"
+        elif box is None:
+            orphans[id] = f"{id}: no centre box in the coordinates file"
+        else:
+            files = {member: places_of[stem] for member, places_of in members.items()}
+            sources.append(Source(id=id, scene=id, split=split, box=box, **files))
+    return Found(sources, orphans)
+
+
+def _folder(top: str, name: str) -> str:
+    """A folder by its name, whatever the case."""
+    folders = places.list_folders(top)
+    matches = [place for found, place in folders.items() if found.lower() == name.lower()]
+    if not matches:
+        raise FileNotFoundError(f"{top}: no folder {name}; found {sorted(folders)}")
+    if len(matches) > 1:
+        raise ValueError(f"{top}: {len(matches)} folders are named {name}; keep one")
+    return matches[0]
+
+
+def pictures_by_stem(folder: str) -> dict[str, str]:
+    """Stem -> place of the pictures in a folder."""
+    found: dict[str, str] = {}
+    for name, place in places.list_files(folder).items():
+        if name.startswith(".") or not name.lower().endswith(EXTENSIONS):
+            continue
+        stem = _stem(name)
+        if stem in found:
+            raise ValueError(f"{folder}: two pictures of the stem {stem}; keep one")
+        found[stem] = place
+    return found
+
+
+def _stem(name: str) -> str:
+    stem, dot, extension = name.rpartition(".")
+    return stem if dot and f".{extension.lower()}" in EXTENSIONS else name
+
+
+def _json_files(folder: str) -> list[str]:
+    files = places.list_files(folder).items()
+    return [place for name, place in files if name.endswith(".json") and name[0] != "."]
+
+
+def read_boxes(files: list[str]) -> dict[str, Box]:
+    """Stem -> centre box; the file's keys are stems or file names."""
+    if len(files) > 1:
+        raise ValueError(f"{files[0]}: {len(files)} JSON files beside it; keep the one with boxes")
+    tree = places.read_json(files[0])
+    if not isinstance(tree, dict):
+        raise ValueError(f"{files[0]}: need an object of name: [y0, y1, x0, x1] in HR pixels")
+    return {_stem(key): _box(value, f"{files[0]}: {key}") for key, value in tree.items()}
+
+
+def _box(value: Any, name: str) -> Box:
+    if not (isinstance(value, list) and len(value) == 4 and all(type(v) is int for v in value)):
+        raise ValueError(f"{name} is {str(value)[:80]}, need [y0, y1, x0, x1] in HR pixels")
+    return Box(*value)

@@ -1,0 +1,209 @@
+"""Places: local paths and URIs of object stores (s3://, gs://, ...) behind one set of helpers."""
+
+import errno
+import json
+import os
+import posixpath
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from pyarrow import fs
+
+_TEMPORARY_SUFFIX = ".tmp"
+
+Content = bytes | Callable[[IO[bytes]], None]
+"""What to write: the bytes, or a function that writes them into an open file."""
+
+
+def resolve(place: str | Path) -> tuple[fs.FileSystem, str]:
+    """The file system of a place, and its path there.
+
+    Raises:
+        ValueError: a URI scheme that pyarrow.fs does not know.
+    """
+    if is_local(place):
+        return fs.LocalFileSystem(), os.path.abspath(place)
+    try:
+        return fs.FileSystem.from_uri(str(place))
+    except (ValueError, ImportError) as error:
+        raise ValueError(
+            f"{place}: not a place that can be read ({type(error).__name__}); "
+            "give a local path or a URI such as s3://bucket/folder"
+        ) from error
+
+
+def is_local(place: str | Path) -> bool:
+    return "://" not in str(place)
+
+
+def absolute(place: str | Path) -> str:
+    """A place that means the same in another working folder, without a trailing slash."""
+    return os.path.abspath(place) if is_local(place) else str(place).rstrip("/")
+
+
+def join(place: str | Path, *names: str) -> str:
+    """Names of our own below a place; names from an index go through `member`."""
+    return posixpath.join(str(place), *names)
+
+
+def member(root: str | Path, name: str) -> str:
+    """A file below `root` whose name was read from an index.
+
+    Raises:
+        ValueError: the name, or a symbolic link on its way, leads out of `root`.
+    """
+    parts = name.replace("\\", "/").split("/")
+    if "\0" in name or any(part in ("", ".", "..") for part in parts) or ":" in parts[0]:
+        raise ValueError(f"{root}: refused {name!r}, need a plain name inside the folder")
+    place = join(root, *parts)
+    if is_local(root) and not Path(place).resolve().is_relative_to(Path(root).resolve()):
+        raise ValueError(f"{root}: refused {name!r}, a link that leads out of the folder")
+    return place
+
+
+def exists(place: str | Path) -> bool:
+    return info(place).type != fs.FileType.NotFound
+
+
+def info(place: str | Path) -> fs.FileInfo:
+    """Type, size and time of change; an absent place has the type `NotFound`."""
+    system, path = resolve(place)
+    return system.get_file_info(path)
+
+
+def list_files(place: str | Path, kind: fs.FileType = fs.FileType.File) -> dict[str, str]:
+    """Base name -> place of the files (or folders) right below a folder, sorted by name.
+
+    Raises:
+        FileNotFoundError: no such folder.
+    """
+    system, path = resolve(place)
+    if system.get_file_info(path).type != fs.FileType.Directory:
+        raise FileNotFoundError(f"{place}: no such folder")
+    found = system.get_file_info(fs.FileSelector(path))
+    names = sorted(item.base_name for item in found if item.type == kind)
+    return {name: join(place, name) for name in names}
+
+
+def list_folders(place: str | Path) -> dict[str, str]:
+    """Base name -> place of the folders right below a folder, sorted by name."""
+    return list_files(place, fs.FileType.Directory)
+
+
+def open_file(place: str | Path) -> Any:
+    """A seekable pyarrow file for reading.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    system, path = resolve(place)
+    if system.get_file_info(path).type != fs.FileType.File:
+        raise FileNotFoundError(f"{place}: no such file")
+    return system.open_input_file(path)
+
+
+def read_bytes(place: str | Path) -> bytes:
+    with open_file(place) as file:
+        return file.read()
+
+
+def read_json(place: str | Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        ValueError: not JSON.
+    """
+    try:
+        return json.loads(read_bytes(place))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: not valid JSON ({error}); make it anew") from error
+
+
+def remove(place: str | Path) -> None:
+    """Delete a file, if it is there."""
+    system, path = resolve(place)
+    if system.get_file_info(path).type == fs.FileType.File:
+        system.delete_file(path)
+
+
+def remove_folder(folder: str | Path) -> None:
+    """Delete a folder and all that is in it."""
+    system, path = resolve(folder)
+    system.delete_dir(path)
+
+
+def remove_temporaries(folder: str | Path) -> None:
+    """Sweep what a killed `write_atomic` left in a folder that nobody writes to now."""
+    if is_local(folder) and exists(folder):
+        for name, place in list_files(folder).items():
+            if name.startswith(".") and name.endswith(_TEMPORARY_SUFFIX):
+                remove(place)
+
+
+def write_atomic(place: str | Path, content: Content) -> None:
+    """Write a file so that no reader ever sees half of it; missing folders are made.
+
+    Locally: a temporary name in the same folder, fsync, rename. In an object store an object
+    appears when its upload closes, so the content is complete on this side before it starts.
+
+    Raises:
+        OSError: with path, needed and free bytes when the disk is full; nothing is left behind.
+    """
+    if is_local(place):
+        _write_local(Path(os.path.abspath(place)), content)
+        return
+    system, path = resolve(place)
+    with tempfile.TemporaryFile() as spool:
+        _fill(spool, content)
+        spool.seek(0)
+        with system.open_output_stream(path) as upload:
+            shutil.copyfileobj(spool, upload, 2**20)
+
+
+def _write_local(path: Path, content: Content) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}")
+    needed = len(content) if isinstance(content, bytes) else 0
+    try:
+        with open(temporary, "xb") as file:
+            try:
+                _fill(file, content)
+                file.flush()
+                os.fsync(file.fileno())
+            finally:
+                needed = max(needed, os.fstat(file.fileno()).st_size)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(
+            error.errno,
+            f"{path}: no space to write it, needed {needed} bytes or more, {free} are free; "
+            "free some or write elsewhere",
+        ) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _fill(file: IO[bytes], content: Content) -> None:
+    if isinstance(content, bytes):
+        file.write(content)
+    else:
+        content(file)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,143 @@
+"""Triplets made from photographs that ship inside scikit-image and scikit-learn.
+
+They let everything run without a download. The pictures are real, the two lenses are not; what
+`degrade` does to them, all drawn from a seed that is a hash of the picture's name:
+
+HR   cropped to multiples of 4 pixels, so that LR is even and every pixel lies in a whole cell of
+     the matching grid.
+LR   Gaussian blur of σ 0.8 to 1.2 HR pixels (the wide lens), the mean of each 2x2 pixels (its
+     sensor), Gaussian noise of σ 1 to 2 of 255, JPEG of quality 85 to 95.
+Ref  a homography that moves each corner by up to 2 HR pixels in y and x (what registration leaves
+     over), gain 0.96 to 1.04 and offset -4 to 4 of 255 for each channel (another sensor), Gaussian
+     noise of σ 0.5 to 1. It covers the whole picture in training, so that windows and crops can
+     roam; in `val` and `test` it is half the picture along each axis, up to a sixteenth off the
+     centre and at any phase of the matching grid, as real boxes are.
+
+Microscope, moon and retina pictures are left out: the largest would fill half of every epoch.
+"""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from sddusr.data.geometry import HR_PER_CELL, centered, crop, whole
+from sddusr.types import Box
+
+_SKIMAGE = ("skimage", "data")
+_SKLEARN = ("sklearn", "datasets/images")
+
+PICTURES: dict[str, dict[str, tuple[str, str]]] = {
+    "train": {
+        "astronaut.png": _SKIMAGE,
+        "brick.png": _SKIMAGE,
+        "chelsea.png": _SKIMAGE,
+        "grass.png": _SKIMAGE,
+        "gravel.png": _SKIMAGE,
+        "ihc.png": _SKIMAGE,
+        "motorcycle_left.png": _SKIMAGE,
+        "china.jpg": _SKLEARN,
+    },
+    "val": {"rocket.jpg": _SKIMAGE},
+    "test": {"camera.png": _SKIMAGE, "coffee.png": _SKIMAGE, "flower.jpg": _SKLEARN},
+}
+"""Split -> file name -> (package, folder inside it). A held-out picture never trains."""
+
+
+class Degraded(NamedTuple):
+    """A triplet made of one photograph."""
+
+    lr: UInt8[np.ndarray, "h w 3"]
+    ref: UInt8[np.ndarray, "rows cols 3"]
+    hr: UInt8[np.ndarray, "2*h 2*w 3"]
+    box: Box
+    record: dict[str, Any]
+    """The numbers that were drawn."""
+
+
+def find(split: str) -> dict[str, str]:
+    """File name -> path of a split's photographs, in the order of their names.
+
+    Raises:
+        FileNotFoundError: a package that is missing or no longer ships the file.
+    """
+    found = {}
+    for name, (package, folder) in sorted(PICTURES[split].items()):
+        spec = importlib.util.find_spec(package)
+        path = Path(spec.origin or "").parent / folder / name if spec else None
+        if path is None or not path.is_file():
+            raise FileNotFoundError(
+                f"{package} has no {folder}/{name}; install scikit-image and scikit-learn as "
+                "pyproject.toml asks"
+            )
+        found[name] = str(path)
+    return found
+
+
+def degrade(photo: UInt8[np.ndarray, "rows cols 3"], name: str, *, full_ref: bool) -> Degraded:
+    """Make LR and Ref of a photograph; see the top of this file for the numbers.
+
+    Args:
+        name: seeds every draw.
+        full_ref: Ref covers the whole picture (training), not its centre half.
+    """
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    rng = np.random.default_rng(seed)
+    height, width = (side // HR_PER_CELL * HR_PER_CELL for side in photo.shape[:2])
+    hr = np.ascontiguousarray(photo[:height, :width])
+    lr, lens = _wide(hr, rng)
+    ref, tele = _tele(hr, rng)
+    box = whole(height, width) if full_ref else _center_box(height, width, rng)
+    return Degraded(lr, np.ascontiguousarray(crop(ref, box)), hr, box, lens | tele)
+
+
+def _wide(
+    hr: UInt8[np.ndarray, "2*h 2*w 3"], rng: np.random.Generator
+) -> tuple[UInt8[np.ndarray, "h w 3"], dict[str, Any]]:
+    blur_px, noise, quality = rng.uniform(0.8, 1.2), rng.uniform(1, 2), int(rng.integers(85, 96))
+    blurred = cv2.GaussianBlur(hr.astype(np.float32), (0, 0), blur_px)
+    lr = cv2.resize(blurred, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    lr = _to_uint8(lr + rng.normal(0, noise, lr.shape))
+    _, jpeg = cv2.imencode(".jpg", lr[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    decoded = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), np.uint8)
+    record = {"lr_blur_px": blur_px, "lr_noise": noise, "lr_jpeg_quality": quality}
+    return np.ascontiguousarray(decoded[..., ::-1]), record
+
+
+def _tele(
+    hr: UInt8[np.ndarray, "2*h 2*w 3"], rng: np.random.Generator
+) -> tuple[UInt8[np.ndarray, "2*h 2*w 3"], dict[str, Any]]:
+    height, width = hr.shape[:2]
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    shifts_px = rng.uniform(-2, 2, (4, 2)).astype(np.float32)
+    gain, offset, noise = rng.uniform(0.96, 1.04, 3), rng.uniform(-4, 4, 3), rng.uniform(0.5, 1)
+    homography = cv2.getPerspectiveTransform(corners, corners + shifts_px)
+    warped = cv2.warpPerspective(
+        hr.astype(np.float32),
+        homography,
+        (width, height),
+        flags=cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
+    ref = _to_uint8(warped * gain + offset + rng.normal(0, noise, hr.shape))
+    record = {
+        "ref_corner_shifts_px": shifts_px.tolist(),
+        "ref_gain": gain.tolist(),
+        "ref_offset": offset.tolist(),
+        "ref_noise": noise,
+    }
+    return ref, record
+
+
+def _center_box(height: int, width: int, rng: np.random.Generator) -> Box:
+    box = centered(height // 2, width // 2, whole(height, width))
+    dy, dx = (int(rng.integers(-side // 16, side // 16 + 1)) for side in (height, width))
+    return Box(box.y0 + dy, box.y1 + dy, box.x0 + dx, box.x1 + dx)
+
+
+def _to_uint8(picture: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)

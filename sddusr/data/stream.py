@@ -1,0 +1,170 @@
+"""Training batches whose order is a pure function of the seed.
+
+Position p of a run is row p % num_rows of epoch p // num_rows, in that epoch's own shuffle; global
+batch k is positions k * batch_size and on, and rank r of W takes its share of each. So any number
+of workers sees the same samples in the same order, and a resume needs only the step.
+"""
+
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from sddusr.config import DataConfig
+from sddusr.data.cutting import Sample, cut_sample
+from sddusr.data.shards import ShardSet
+from sddusr.types import Batch
+
+
+class Place(NamedTuple):
+    """Where a position of a run falls."""
+
+    epoch: int
+    row: int
+
+
+def sample_at(seed: int, position: int, num_rows: int) -> Place:
+    """The row that a run reads at a position; every row exactly once an epoch."""
+    epoch, index = divmod(position, num_rows)
+    return Place(epoch, int(_shuffle(seed, epoch, num_rows)[index]))
+
+
+@lru_cache(maxsize=4)
+def _shuffle(seed: int, epoch: int, num_rows: int) -> Int64[np.ndarray, "rows"]:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch)))).permutation(
+        num_rows
+    )
+
+
+def seed_at(seed: int, position: int) -> int:
+    """A seed of its own for each position of a run, below 2^63."""
+    # The marker keeps these apart from the shuffles' seeds.
+    marker = 0x5EED
+    state = np.random.SeedSequence((seed, position, marker)).generate_state(1, np.uint64)
+    return int(state[0] >> 1)
+
+
+def share(step: int, batch_size: int, rank: int, world: int) -> range:
+    """Positions of global batch `step` that a rank takes.
+
+    Raises:
+        ValueError: the batch does not divide among the ranks.
+    """
+    if batch_size % world:
+        raise ValueError(
+            f"train.batch_size is {batch_size}, need a multiple of the {world} workers; set "
+            f"--train.batch-size {batch_size + -batch_size % world} or change the workers"
+        )
+    size = batch_size // world
+    start = step * batch_size + rank * size
+    return range(start, start + size)
+
+
+def collate(ids: list[str], samples: list[Sample], seeds: list[int]) -> Batch:
+    """Stack samples into float tensors, RGB in 0..1, channels first."""
+    return Batch(
+        ids=tuple(ids),
+        lr=_pictures([sample.lr for sample in samples]),
+        lr_center=_pictures([sample.lr_center for sample in samples]),
+        ref=_pictures([sample.ref for sample in samples]),
+        hr=_pictures([sample.hr for sample in samples]),
+        mask_label=torch.from_numpy(np.stack([sample.mask_label for sample in samples])[:, None]),
+        seeds=torch.tensor(seeds, dtype=torch.int64),
+    )
+
+
+def _pictures(pictures: list[UInt8[np.ndarray, "rows cols 3"]]) -> Float[Tensor, "b 3 rows cols"]:
+    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    return stacked.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+
+class Stream:
+    """An endless iterator of one rank's batches, prepared ahead by a thread.
+
+    Args:
+        batch_size: samples of a global batch, over all ranks.
+        start_step: the first global batch to give; a resume passes the steps already done.
+
+    Raises:
+        ValueError: no rows in the split, a crop that does not fit every row, or a batch that does
+            not divide among the ranks. Damaged rows raise from `next`.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        config: DataConfig,
+        *,
+        split: str = "train",
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        start_step: int = 0,
+    ) -> None:
+        self._shards, self._config, self._seed = shards, config, seed
+        self._batch_size, self._rank, self._world = batch_size, rank, world
+        self._rows = shards.rows(split)
+        if not self._rows:
+            raise ValueError(f"{shards.root}: no rows in split {split}; preprocess pictures for it")
+        if config.crop_px > (largest := shards.max_crop_px(split)):
+            raise ValueError(
+                f"{shards.root}: the smallest row of split {split} holds crops of up to {largest} "
+                f"px, data.crop_px is {config.crop_px}; lower --data.crop-px"
+            )
+        share(0, batch_size, rank, world)
+        self.wait_s = 0.0
+        """Time that the consumer has waited for batches, in all."""
+        self._next_step = start_step
+        self._pending: deque[Future[Batch]] = deque()
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stream")
+        for _ in range(max(config.read_ahead, 1)):
+            self._submit()
+
+    def batch(self, step: int) -> Batch:
+        """This rank's share of a global batch: a pure function of (seed, step)."""
+        positions = share(step, self._batch_size, self._rank, self._world)
+        seeds = [seed_at(self._seed, position) for position in positions]
+        ids, samples = [], []
+        for position, seed in zip(positions, seeds, strict=True):
+            row = self._rows[sample_at(self._seed, position, len(self._rows)).row]
+            triplet = self._shards.read(row)
+            ids.append(triplet.id)
+            samples.append(cut_sample(triplet, self._config, np.random.default_rng(seed)))
+        return collate(ids, samples, seeds)
+
+    def __iter__(self) -> "Stream":
+        return self
+
+    def __next__(self) -> Batch:
+        started = time.perf_counter()
+        batch = self._pending.popleft().result()
+        self.wait_s += time.perf_counter() - started
+        self._submit()
+        return batch
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _submit(self) -> None:
+        self._pending.append(self._pool.submit(self.batch, self._next_step))
+        self._next_step += 1

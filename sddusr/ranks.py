@@ -1,0 +1,44 @@
+"""The ranks of a run: one process, or one of many under torch.distributed."""
+
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def data_parallel(module: nn.Module) -> nn.Module:
+    """The module, its gradients averaged over the ranks."""
+    if world_size() == 1:
+        return module
+    return DistributedDataParallel(module, broadcast_buffers=False)
+
+
+def mean_over_batch(values: Float[Tensor, "b *rest"]) -> Float[Tensor, ""]:
+    """Mean over the global batch, with its gradient, whatever the number of ranks."""
+    mean = values.float().mean()
+    if world_size() == 1:
+        return mean
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(mean) / world_size()
+
+
+def gather(value: T) -> list[T]:
+    """Every rank's value, in the order of the ranks, on every rank."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered

@@ -1,0 +1,82 @@
+"""Validation on held-out pictures, shared out among the ranks."""
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from sddusr import figures, ranks
+from sddusr.data.shards import Row, ShardSet
+from sddusr.inference import Precision, bicubic, super_resolve, to_8bit, to_tensor
+from sddusr.metrics import score
+from sddusr.model.sddusr import SDDuSR
+from sddusr.types import Triplet
+
+PROTOCOL = "kedusr-float"
+NUM_SHOWN = 2
+
+log = logging.getLogger(__name__)
+
+Pictures = dict[str, np.ndarray]
+
+
+def validation_rows(shards: ShardSet) -> list[Row]:
+    """Pictures of split `val`; where there are none, of split `test`."""
+    return shards.rows("val") or shards.rows("test")
+
+
+def validate(
+    model: SDDuSR, shards: ShardSet, precision: Precision
+) -> tuple[dict[str, float], Pictures]:
+    """Mean scores over the held-out pictures, on every rank, and the first few pictures.
+
+    Scores are PSNR and SSIM under `kedusr-float`, as `val/full_psnr`, the gain over bicubic as
+    `val/full_psnr_gain`, and the shares of cells that the masks keep. No held-out picture: none.
+    """
+    rows = validation_rows(shards)
+    scores, pictures = {}, {}
+    for index in range(ranks.rank(), len(rows), ranks.world_size()):
+        triplet = shards.read(rows[index])
+        scores[index], shown = _validate_one(model, triplet, precision)
+        if index < NUM_SHOWN:
+            pictures |= {f"val/{triplet.id}/{name}": image for name, image in shown.items()}
+    everyone = [row for share in ranks.gather(scores) for row in sorted(share.items())]
+    everyones_pictures = {k: v for share in ranks.gather(pictures) for k, v in share.items()}
+    return _means([row for _, row in sorted(everyone)]), everyones_pictures
+
+
+def _validate_one(
+    model: SDDuSR, triplet: Triplet, precision: Precision
+) -> tuple[dict[str, float], Pictures]:
+    sr, output = super_resolve(model, triplet.lr, triplet.ref, triplet.center_box, precision)
+    reference = bicubic(triplet.lr)
+    hr = to_tensor(triplet.hr)
+    ours, theirs = (
+        score(torch.from_numpy(picture).permute(2, 0, 1), hr, triplet.center_box, PROTOCOL)
+        for picture in (sr, reference)
+    )
+    row = {f"val/{name}": value for name, value in ours._asdict().items()}
+    gains = zip(ours._fields, ours, theirs, strict=True)
+    row |= {f"val/{name}_gain": a - b for name, a, b in gains if name.endswith("psnr")}
+    shown = {
+        "lr": triplet.lr,
+        "ref": triplet.ref,
+        "hr": triplet.hr,
+        "bicubic": to_8bit(reference),
+        "sr": to_8bit(sr),
+        "confidence": figures.heatmap(output.confidence[0, 0].float().cpu().numpy()),
+    }
+    if output.query_mask is not None:
+        mask = output.query_mask[0, 0].float().cpu().numpy()
+        row["val/kept_queries"] = float(mask.mean())
+        shown["mask"] = figures.overlay_mask(to_8bit(sr), mask)
+    if output.key_mask is not None:
+        row["val/kept_keys"] = output.key_mask.float().mean().item()
+    return row, shown
+
+
+def _means(rows: list[Mapping[str, float]]) -> dict[str, float]:
+    if not rows:
+        return {}
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

@@ -1,0 +1,24 @@
+import pytest
+
+from sddusr.config import OptimConfig
+from sddusr.optim import learning_rate
+
+
+def test_schedule_goes_from_lr_to_min_lr_and_never_up():
+    rates = [learning_rate(step, 1000, OptimConfig()) for step in range(1000)]
+    assert rates[0] == 1e-4
+    assert rates[-1] == pytest.approx(1e-6)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[500] == pytest.approx((1e-4 + 1e-6) / 2, rel=1e-2)
+
+
+def test_warm_up_is_linear_and_meets_the_cosine_at_its_top():
+    config = OptimConfig(lr=1.0, min_lr=0.0, warmup_steps=10)
+    rates = [learning_rate(step, 100, config) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10] == 1.0
+    assert rates[-1] == pytest.approx(0)
+
+
+def test_a_single_step_is_a_run_too():
+    assert learning_rate(0, 1, OptimConfig()) == 1e-4
