@@ -19,7 +19,6 @@ def run(
     main: Callable[[T], int | None],
     options: Any,
     *,
-    default: T | None = None,
     args: Sequence[str] | None = None,
 ) -> None:
     """Parse the command line into `options`, call `main`, and exit.
@@ -27,7 +26,7 @@ def run(
     Exit codes: 0, `main`'s own, or 2 with one line on stderr for bad input.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    parsed = tyro.cli(options, default=default, args=args)
+    parsed = tyro.cli(options, args=args)
     try:
         sys.exit(main(parsed) or 0)
     except USER_ERRORS as error:

@@ -120,6 +120,7 @@ def _scores(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its lines would bury ours
     num_cpus, num_gpus = _share_of_cluster(options.num_actors)
     items = [{"index": index} for index in range(len(rows))]
     scored = ray.data.from_items(items, override_num_blocks=len(items)).map(

@@ -7,7 +7,7 @@ python pipelines/super_resolve.py WIDES TELES --checkpoint DIR --out DIR --boxes
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import tyro
@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 class SuperResolveOptions:
     """A picture twice as large as the wide one, or a folder of them."""
 
-    wide: tyro.conf.Positional[str]
+    wide: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WIDE")]
     """The wide picture (LR), or a folder of them."""
-    tele: tyro.conf.Positional[str]
+    tele: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TELE")]
     """The tele picture (Ref), at the result's density, or a folder paired with it by stem."""
     checkpoint: str
     """A checkpoint, or a training run's folder (its best checkpoint)."""
@@ -98,7 +98,10 @@ def _jobs(options: SuperResolveOptions) -> Iterator[Job]:
 
 
 def _is_folder(place: str) -> bool:
-    return places.info(place).type == FileType.Directory
+    kind = places.info(place).type
+    if kind == FileType.NotFound:
+        raise FileNotFoundError(f"{place}: no such file or folder")
+    return kind == FileType.Directory
 
 
 def _middle(lr_shape: tuple[int, ...], ref_shape: tuple[int, ...], tele: str) -> Box:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import logging
+import pickle
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +77,7 @@ def read_checkpoint(place: str) -> Checkpoint:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: a file that does not have its hash.
+        ValueError: a file that does not have its hash, or one that is none of ours.
     """
     place = resolve(place)
     hashes = places.read_json(places.join(place, HASHES))
@@ -91,10 +92,19 @@ def read_checkpoint(place: str) -> Checkpoint:
         config=from_dict(Config, described["config"]),
         progress=described["progress"],
         model_state=load(content[MODEL]),
-        train_state=torch.load(
-            io.BytesIO(content[TRAIN_STATE]), map_location="cpu", weights_only=True
-        ),
+        train_state=_unpickled(place, content[TRAIN_STATE]),
     )
+
+
+def _unpickled(place: str, content: bytes) -> dict[str, Any]:
+    """Tensors, numbers and containers of them; anything else is refused, no code runs."""
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{place}: {TRAIN_STATE} holds more than tensors and numbers; it is not ours, "
+            f"do not use it"
+        ) from error
 
 
 def _checked(place: str, name: str, hashes: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""What an evaluation measures, and how it measures one picture; where it runs is not its business."""
+"""What an evaluation measures, and how it scores one row; where it runs is not its business."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

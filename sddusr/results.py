@@ -97,18 +97,18 @@ def gains(images: Sequence[ImageScores], over: str, seed: int = 0) -> list[Gain]
     ]
 
 
-def to_text(summaries: Iterable[Summary], differences: Iterable[Gain], lpips_note: str) -> str:
-    """The means as the paper's tables print them, a block for each protocol."""
-    differences, summaries = list(differences), list(summaries)
+def to_text(summaries: Sequence[Summary], differences: Sequence[Gain], lpips_note: str) -> str:
+    """The means as the paper's tables print them, and the gains; a block for each protocol."""
     lines: list[str] = []
     for protocol in dict.fromkeys(summary.protocol for summary in summaries):
         block = [summary for summary in summaries if summary.protocol == protocol]
+        gained = [gain for gain in differences if gain.protocol == protocol]
         lines += [
             f"protocol {protocol} ({PROTOCOL_NOTES[protocol]}), {block[0].num_pictures} pictures",
             f"{'':20}{'full':^26}{'center':^18}{'corner':^18}".rstrip(),
             f"{'method':20}{'PSNR':>8}{'SSIM':>9}{'LPIPS':>9}" + f"{'PSNR':>9}{'SSIM':>9}" * 2,
             *(_summary_line(summary) for summary in block),
-            *(_gain_line(gain) for gain in differences if gain.protocol == protocol),
+            *_gain_lines(gained),
             "",
         ]
     return "\n".join([*lines, f"LPIPS: {lpips_note}"])
@@ -190,15 +190,26 @@ def _summary_line(summary: Summary) -> str:
     return head + "".join(f"{value:9.{digits}f}" for value, digits in pairs)
 
 
-def _gain_line(gain: Gain) -> str:
-    metric = gain.column.replace("_psnr", " PSNR, dB").replace("_ssim", " SSIM")
-    metric = metric.replace("_lpips", " LPIPS")
-    digits = 3 if "PSNR" in metric else 5
-    label = f"  {gain.method} - {gain.over}, {metric}:"
+def _gain_lines(differences: Sequence[Gain]) -> list[str]:
+    """A line for each method and region."""
+    if not differences:
+        return []
+    lines: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for gain in differences:
+        region, metric = gain.column.split("_")
+        lines[gain.method, region].append(f"{metric.upper()} {_interval_text(gain, metric)}")
+    return [
+        f"mean gain over {differences[0].over} [95 % interval, paired bootstrap over pictures]",
+        *(f"{method:20}{region:8}{'   '.join(parts)}" for (method, region), parts in lines.items()),
+    ]
+
+
+def _interval_text(gain: Gain, metric: str) -> str:
     if gain.interval is None:
-        return f"{label} not finite"
+        return "not finite"
+    digits = 3 if metric == "psnr" else 5
     mean, low, high = (f"{value:+.{digits}f}" for value in gain.interval)
-    return f"{label} {mean} [{low}, {high}]"
+    return f"{mean} [{low}, {high}]"
 
 
 def _json_number(value: float) -> float | str:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -30,6 +30,7 @@ SCORE = "val/full_psnr"
 """What the best checkpoint is best in."""
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Where a run tells how it goes."""
 

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from torch import nn
-from torchvision.models import vgg19
 
 from sddusr.config import LossConfig, OptimConfig
 from sddusr.discriminator import Adversary, Discriminator
@@ -45,7 +44,9 @@ def test_total_is_equation_12():
 
 def test_discriminator_learns_to_tell_noise_from_smooth_pictures():
     torch.manual_seed(0)
-    adversary = Adversary(LossConfig(discriminator_dim=8), OptimConfig(lr=1e-3), torch.device("cpu"))
+    adversary = Adversary(
+        LossConfig(discriminator_dim=8), OptimConfig(lr=1e-3), torch.device("cpu")
+    )
     real, fake = torch.rand(4, 3, 1, 1).expand(4, 3, 32, 32), torch.rand(4, 3, 32, 32)
     losses = [adversary.learn(fake, real).item() for _ in range(40)]
     assert losses[-1] < 0.5 * losses[0]
@@ -67,15 +68,6 @@ def test_discriminator_takes_any_size_and_every_parameter_learns():
     discriminator = Discriminator(8)
     discriminator(torch.rand(2, 3, 48, 40)).sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in discriminator.parameters())
-
-
-@pytest.fixture(scope="module")
-def vgg19_file(tmp_path_factory):
-    torch.manual_seed(0)
-    state = {k: v for k, v in vgg19(weights=None).state_dict().items() if "features" in k}
-    path = tmp_path_factory.mktemp("weights") / "vgg19.pth"
-    torch.save(state, path)
-    return str(path)
 
 
 def test_perceptual_loss_is_the_distance_of_conv5_4_before_its_relu(vgg19_file):

@@ -96,7 +96,7 @@ def _scaled(box: Box) -> Box:
     return Box(*(SCALE * edge for edge in box))
 
 
-def _label(triplet: Triplet, here: Box, config: DataConfig) -> Float32[np.ndarray, "s//2 s//2"]:
+def _label(triplet: Triplet, here: Box, config: DataConfig) -> Float32[np.ndarray, "cells cells"]:
     detail = crop(triplet.detail, Box(*(edge // LR_PER_CELL for edge in here)))
     if config.mask_scope == "image":
         threshold = image_threshold(triplet.detail_quantiles, config.mask_quantile)

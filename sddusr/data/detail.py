@@ -9,6 +9,10 @@ from sddusr.data.geometry import HR_PER_CELL
 
 PERCENTS = np.arange(101)
 
+_LEVELS = 2**16
+"""Detail is rounded to 1 / 2^16, a 256th of an 8-bit step: float rounding is no detail, so flat
+areas (a burnt-out sky) tie exactly and are labelled 0."""
+
 
 def detail_map(hr: UInt8[np.ndarray, "rows cols 3"]) -> Float32[np.ndarray, "hq wq"]:
     """Σ_C |HR − HR↓↑|, averaged over each cell of the matching grid (4x4 HR pixels).
@@ -28,7 +32,8 @@ def detail_map(hr: UInt8[np.ndarray, "rows cols 3"]) -> Float32[np.ndarray, "hq 
     down = F.interpolate(picture, scale_factor=0.5, mode="bicubic", antialias=True)
     up = F.interpolate(down, size=(height, width), mode="bicubic")
     lost = (picture - up).abs_().sum(1, keepdim=True)
-    return F.avg_pool2d(lost, HR_PER_CELL)[0, 0].numpy()
+    detail = F.avg_pool2d(lost, HR_PER_CELL)[0, 0]
+    return detail.mul_(_LEVELS).round_().div_(_LEVELS).numpy()
 
 
 def detail_quantiles(detail: Float32[np.ndarray, "hq wq"]) -> Float32[np.ndarray, "101"]:

@@ -69,7 +69,10 @@ def _header_size(data: bytes, place: str) -> tuple[int, int]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data)) as header:
                 width, height = header.size
-                sideways = header.getexif().get(_ORIENTATION_TAG, 1) >= _FIRST_SIDEWAYS
+                # Pillow decodes a whole PNG to look for EXIF behind its pixels.
+                has_exif = header.format != "PNG" or "exif" in header.info
+                exif = header.getexif() if has_exif else {}
+                sideways = exif.get(_ORIENTATION_TAG, 1) >= _FIRST_SIDEWAYS
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{place}: more than {PILLOW_MAX_PIXELS / 1e6:.0f} megapixels; cut it into pieces"

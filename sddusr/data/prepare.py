@@ -174,7 +174,8 @@ def _box(source: Source, hr_shape: tuple[int, ...], ref_shape: tuple[int, ...]) 
     if isinstance(source.box, Box):
         return source.box
     everything = whole(*hr_shape[:2])
-    return everything if source.box == "whole" else centered(*ref_shape[:2], everything)
+    rows, cols = ref_shape[:2]
+    return everything if source.box == "whole" else centered(rows, cols, everything)
 
 
 def _narrowed(triplet: Triplet) -> Triplet:

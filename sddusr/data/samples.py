@@ -96,7 +96,7 @@ def degrade(photo: UInt8[np.ndarray, "rows cols 3"], name: str, *, full_ref: boo
 
 
 def _wide(
-    hr: UInt8[np.ndarray, "2*h 2*w 3"], rng: np.random.Generator
+    hr: UInt8[np.ndarray, "rows cols 3"], rng: np.random.Generator
 ) -> tuple[UInt8[np.ndarray, "h w 3"], dict[str, Any]]:
     blur_px, noise, quality = rng.uniform(0.8, 1.2), rng.uniform(1, 2), int(rng.integers(85, 96))
     blurred = cv2.GaussianBlur(hr.astype(np.float32), (0, 0), blur_px)
@@ -109,8 +109,8 @@ def _wide(
 
 
 def _tele(
-    hr: UInt8[np.ndarray, "2*h 2*w 3"], rng: np.random.Generator
-) -> tuple[UInt8[np.ndarray, "2*h 2*w 3"], dict[str, Any]]:
+    hr: UInt8[np.ndarray, "rows cols 3"], rng: np.random.Generator
+) -> tuple[UInt8[np.ndarray, "rows cols 3"], dict[str, Any]]:
     height, width = hr.shape[:2]
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
     shifts_px = rng.uniform(-2, 2, (4, 2)).astype(np.float32)

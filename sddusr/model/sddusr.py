@@ -42,7 +42,7 @@ class SDDuSR(nn.Module):
         self,
         lr: Float[Tensor, "b 3 h w"],
         lr_center: Float[Tensor, "b 3 hc wc"],
-        ref: Float[Tensor, "b 3 2*hc 2*wc"],
+        ref: Float[Tensor, "b 3 hr wr"],
         seeds: Int[Tensor, "b"] | None = None,
     ) -> Output:
         """Pictures are RGB in 0..1 with even sides.
@@ -50,7 +50,7 @@ class SDDuSR(nn.Module):
         Args:
             lr: the wide picture.
             lr_center: the part of it that the tele picture shows, cut at an even offset.
-            ref: the tele picture, on twice `lr_center`'s grid.
+            ref: the tele picture, twice as high and wide as `lr_center`.
             seeds: in training, one for each sample: its mask's noise. None draws them.
 
         Raises:

@@ -14,7 +14,7 @@ PATCH = 2 * CELL + 1
 
 
 def transfer_patches(
-    source: Float[Tensor, "b c 4*hk 4*wk"],
+    source: Float[Tensor, "b c rows cols"],
     key_index: Int[Tensor, "b q"],
     weight: Float[Tensor, "b 1 hq wq"],
 ) -> Float[Tensor, "b c 4*hq 4*wq"]:
@@ -26,7 +26,7 @@ def transfer_patches(
     at the border of `source`. Cells of weight 0 count as zero patches, not as absent ones.
 
     Args:
-        source: aligned Ref feature on the key picture's 2x grid.
+        source: aligned Ref feature on the key picture's 2x grid, four pixels a cell.
         key_index: for each query cell, the flat index of a key cell.
         weight: the query mask; 0 leaves a cell's patch out.
     """
@@ -71,7 +71,7 @@ def _neighbour(grid: Tensor, dy: int, dx: int) -> Tensor:
     return ringed[:, :, 1 + dy : 1 + dy + rows, 1 + dx : 1 + dx + cols]
 
 
-def patches_of_fold(folded: Float[Tensor, "b c 4*hq 4*wq"]) -> Float[Tensor, "b 81*c q"]:
+def patches_of_fold(folded: Float[Tensor, "b c rows cols"]) -> Float[Tensor, "b 81*c q"]:
     """The transpose of fold(·) / fold(ones): what each patch contributes to, zero outside."""
     ones = torch.ones_like(folded[:1, :1])
     grid = {"kernel_size": PATCH, "stride": CELL, "padding": CELL}
@@ -79,7 +79,7 @@ def patches_of_fold(folded: Float[Tensor, "b c 4*hq 4*wq"]) -> Float[Tensor, "b 
     return F.unfold(folded / cover, **grid)
 
 
-def patches_of_source(source: Float[Tensor, "b c 4*hk 4*wk"]) -> Float[Tensor, "b 81*c k"]:
+def patches_of_source(source: Float[Tensor, "b c rows cols"]) -> Float[Tensor, "b 81*c k"]:
     """P^Ref of Eq. 5: 9x9 patches at stride 4, replicated at the border."""
     padded = F.pad(source, (CELL,) * 4, mode="replicate")
     return F.unfold(padded, kernel_size=PATCH, stride=CELL)

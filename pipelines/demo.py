@@ -1,0 +1,90 @@
+"""The whole chain on embedded pictures: shards, training, evaluation, a before/after picture."""
+
+import logging
+import math
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pipelines import cli, tracking
+from pipelines.evaluate import EvaluateOptions, EvaluationResult, evaluate
+from pipelines.preprocess import PreprocessOptions, preprocess
+from pipelines.train import TrainOptions, run_training
+from sddusr.config import DEMO, Config
+
+SHOWN = "coffee"
+"""The held-out picture of the before/after picture."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Preprocess, train, evaluate and draw, on pictures that ship with a dependency."""
+
+    out: str = "runs/demo"
+    """Folder for shards, run, results and picture."""
+    tracking_uri: str | None = None
+    """MLflow; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=lambda: DEMO)
+
+
+def run_demo(options: DemoOptions) -> int:
+    """Run the chain; 1 if the network is not better than bicubic on the held-out pictures."""
+    started = time.monotonic()
+    out = Path(options.out).absolute()
+    cli.init_ray()
+    preprocess(PreprocessOptions(layout="samples", out=str(out / "shards")))
+    trained = run_training(
+        TrainOptions(
+            data=str(out / "shards"),
+            storage=str(out),
+            tracking_uri=options.tracking_uri,
+            config=options.config,
+        )
+    )
+    result = evaluate(
+        EvaluateOptions(
+            checkpoint=trained.folder,
+            data=str(out / "shards"),
+            out=str(out / "results"),
+            tracking_uri=options.tracking_uri,
+        )
+    )
+    picture = out / "before_after.png"
+    shutil.copyfile(out / "results" / "comparisons" / f"{SHOWN}.png", picture)
+    losses = worse_than_bicubic(result)
+    print(f"\n{result.table}\n")
+    print(f"before and after  {picture}")
+    print(f"results           {result.out}")
+    print(f"checkpoints       {trained.folder}/checkpoints")
+    print(f"MLflow            {tracking.how_to_look(options.tracking_uri)}")
+    print(f"time              {time.monotonic() - started:.0f} s")
+    for loss in losses:
+        print(f"FAILED: {loss}")
+    return 1 if losses else 0
+
+
+def worse_than_bicubic(result: EvaluationResult) -> list[str]:
+    """The regions in which the network's mean PSNR is not above bicubic's, in words."""
+    wanted = ("full_psnr", "center_psnr", "corner_psnr")
+    gains = {
+        gain.column: gain.interval.mean if gain.interval else math.nan
+        for gain in result.gains
+        if gain.protocol == "png8" and gain.column in wanted
+    }
+    return [
+        f"{name} is {gains.get(name, math.nan):+.3f} dB against bicubic, must be above 0"
+        for name in wanted
+        if not gains.get(name, math.nan) > 0
+    ]
+
+
+if __name__ == "__main__":
+    from pipelines import demo as this
+
+    cli.run(this.run_demo, this.DemoOptions)

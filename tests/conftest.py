@@ -1,0 +1,85 @@
+"""Shapes in signatures are enforced here and only here; small data that many tests share."""
+
+from jaxtyping import install_import_hook
+
+install_import_hook("sddusr", "beartype.beartype")
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from torchvision.models import vgg19  # noqa: E402
+
+from sddusr.data.detail import detail_map, detail_quantiles  # noqa: E402
+from sddusr.data.geometry import crop, whole  # noqa: E402
+from sddusr.data.manifest import build_manifest, write_manifest  # noqa: E402
+from sddusr.data.shard_file import write_shard  # noqa: E402
+from sddusr.data.shards import ShardSet  # noqa: E402
+from sddusr.types import Box, Triplet  # noqa: E402
+
+
+def textured(height: int, width: int, seed: int) -> np.ndarray:
+    """A uint8 RGB picture with detail at every scale."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((height, width, 3), 128, np.float32)
+    for cell, strength in ((16, 40), (4, 25), (1, 8)):
+        noise = rng.normal(0, strength, (height // cell + 1, width // cell + 1, 3))
+        picture += cv2.resize(
+            noise.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+        )
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def make_triplet(
+    id: str = "picture",
+    split: str = "train",
+    lr_shape: tuple[int, int] = (64, 72),
+    box: Box | None = None,
+    seed: int = 0,
+) -> Triplet:
+    """A whole triplet whose Ref is HR itself; `box` None is the whole picture."""
+    hr = textured(2 * lr_shape[0], 2 * lr_shape[1], seed)
+    box = box or whole(*hr.shape[:2])
+    detail = detail_map(hr)
+    return Triplet(
+        id=id,
+        scene=id,
+        split=split,
+        lr=cv2.resize(hr, lr_shape[::-1], interpolation=cv2.INTER_AREA),
+        ref=np.ascontiguousarray(crop(hr, box)),
+        hr=hr,
+        detail=detail,
+        detail_quantiles=detail_quantiles(detail),
+        center_box=box,
+        provenance={"seed": seed},
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """Seven training windows of 64x72 in two shards, two `val` and two `test` triplets with centre
+    boxes at an odd phase; Ref is HR itself, LR its mean of 2x2."""
+    root = str(tmp_path_factory.mktemp("tiny"))
+    box = Box(33, 97, 38, 110)
+    train = [make_triplet(f"train-{i}", seed=i) for i in range(7)]
+    held = {
+        split: [make_triplet(f"{split}-{i}", split, box=box, seed=seed + i) for i in range(2)]
+        for split, seed in (("val", 100), ("test", 200))
+    }
+    groups = [("train", train[:4]), ("train", train[4:]), *held.items()]
+    entries = [
+        write_shard(f"{root}/{split}-{i:05d}.parquet", split, triplets, {})
+        for i, (split, triplets) in enumerate(groups)
+    ]
+    write_manifest(root, build_manifest(entries, {"window_px": 72}, {}))
+    return ShardSet(root)
+
+
+@pytest.fixture(scope="session")
+def vgg19_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A state dict of torchvision's vgg19, its weights random."""
+    torch.manual_seed(0)
+    state = vgg19(weights=None).state_dict()
+    path = tmp_path_factory.mktemp("weights") / "vgg19.pth"
+    torch.save({name: value for name, value in state.items() if "features" in name}, path)
+    return str(path)

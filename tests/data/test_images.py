@@ -1,0 +1,166 @@
+import contextlib
+import errno
+import io
+import os
+import shutil
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from conftest import textured
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from sddusr.data import places
+from sddusr.data.images import encode_png, read_rgb, write_png
+
+
+def encoded(extension: str, picture: np.ndarray) -> bytes:
+    return cv2.imencode(extension, picture)[1].tobytes()
+
+
+def test_png_comes_back_unchanged(tmp_path):
+    picture = textured(21, 34, 0)
+    write_png(f"{tmp_path}/new/folder/p.png", picture)
+    np.testing.assert_array_equal(read_rgb(f"{tmp_path}/new/folder/p.png").pixels, picture)
+
+
+@pytest.mark.parametrize("extension", [".png", ".bmp", ".tif", ".jpg", ".webp"])
+def test_channels_are_red_green_blue(tmp_path, extension):
+    picture = np.zeros((16, 16, 3), np.uint8)
+    picture[..., 2] = 250  # OpenCV writes blue first, so this is red
+    path = tmp_path / f"red{extension}"
+    path.write_bytes(encoded(extension, picture))
+    red, green, blue = read_rgb(str(path)).pixels.mean((0, 1))
+    assert red > 230 > 30 > max(green, blue)
+
+
+def test_grey_becomes_three_equal_channels(tmp_path):
+    path = tmp_path / "grey.png"
+    path.write_bytes(encoded(".png", textured(10, 12, 0)[..., 0]))
+    pixels = read_rgb(str(path)).pixels
+    assert pixels.shape == (10, 12, 3)
+    assert (pixels == pixels[..., :1]).all()
+
+
+def test_a_turned_photo_is_read_upright(tmp_path):
+    image = Image.fromarray(textured(10, 16, 0))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_rgb(f"{tmp_path}/turned.jpg").pixels.shape == (16, 10, 3)
+
+
+def bomb(height: int, width: int) -> bytes:
+    """A PNG that claims to be large; its pixels are never there."""
+    data = encode_png(np.zeros((1, 1, 3), np.uint8))
+    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + data[24:29]
+    return data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (bomb(10_001, 10_000), r"100\.0 megapixels, the limit is 100\.0; raise --max-megapixels"),
+        (bomb(60_000, 60_000), "more than 179 megapixels"),
+        (bomb(50, 50), "truncated or damaged|decoded to"),
+        (b"", "no picture"),
+        (b"\x89PNG\r\n\x1a\n", "no picture"),
+        (encoded(".png", textured(9, 9, 0).astype(np.uint16)), "uint16, need 8 bits"),
+        (encoded(".png", textured(40, 40, 0))[:-60], "truncated or damaged"),
+    ],
+)
+def test_what_cannot_be_read_is_said(tmp_path, data, message):
+    path = tmp_path / "x.png"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"x\.png: .*({message})"):
+        read_rgb(str(path))
+
+
+def test_the_limit_is_the_users(tmp_path):
+    write_png(f"{tmp_path}/p.png", textured(20, 20, 0))
+    assert read_rgb(f"{tmp_path}/p.png", max_pixels=400).pixels.shape == (20, 20, 3)
+    with pytest.raises(ValueError, match="megapixels"):
+        read_rgb(f"{tmp_path}/p.png", max_pixels=399)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_rgb(f"{tmp_path}/q.png")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([".png", ".jpg", ".bmp", ".webp", ".tif"]), st.data())
+def test_a_fuzzed_picture_is_read_whole_or_refused(tmp_path_factory, extension, data):
+    content = bytearray(encoded(extension, textured(24, 20, 0)))
+    for _ in range(data.draw(st.integers(1, 5))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(0, len(content)))]
+    path = tmp_path_factory.mktemp("fuzz") / f"p{extension}"
+    path.write_bytes(content)
+    with contextlib.suppress(ValueError):
+        pixels = read_rgb(str(path), max_pixels=10**6).pixels
+        assert pixels.dtype == np.uint8
+        height, width = pixels.shape[:2]
+        assert Image.open(io.BytesIO(content)).size in ((width, height), (height, width))
+
+
+def fail_with(number: int):
+    def fsync(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fsync
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_temporary(tmp_path, monkeypatch):
+    place = f"{tmp_path}/file"
+    places.write_atomic(place, b"old")
+    free = shutil.disk_usage(tmp_path).free
+    monkeypatch.setattr(os, "fsync", fail_with(errno.ENOSPC))
+    with pytest.raises(
+        OSError, match=rf"{place}: no space .* needed 12345 bytes .*are free"
+    ) as info:
+        places.write_atomic(place, b"x" * 12345)
+    assert free > 0
+    assert info.value.errno == errno.ENOSPC
+    assert os.listdir(tmp_path) == ["file"]
+    assert places.read_bytes(place) == b"old"
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path):
+    def write(file):
+        file.write(b"half")
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        places.write_atomic(f"{tmp_path}/file", write)
+    assert not os.listdir(tmp_path)
+
+
+def test_leftovers_of_a_killed_writer_are_swept(tmp_path):
+    (tmp_path / ".shard.parquet.0123.tmp").write_bytes(b"half")
+    (tmp_path / ".keep").write_bytes(b"x")
+    places.remove_temporaries(str(tmp_path))
+    assert os.listdir(tmp_path) == [".keep"]
+
+
+def test_an_object_store_works_like_a_folder():
+    root = "fsspec+memory://bucket/places"
+    places.write_atomic(places.join(root, "a", "b.bin"), lambda file: file.write(b"123") and None)
+    assert places.read_bytes(f"{root}/a/b.bin") == b"123"
+    assert places.list_files(f"{root}/a") == {"b.bin": f"{root}/a/b.bin"}
+    assert places.member(root, "a/b.bin") == f"{root}/a/b.bin"
+    places.remove(f"{root}/a/b.bin")
+    assert not places.exists(f"{root}/a/b.bin")
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/x", "a/../../x", "a//x", "x\0", "..", "", "c:/x", "a\\..\\x"]
+)
+def test_names_that_lead_out_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="refused"):
+        places.member(str(tmp_path), name)
+
+
+def test_unknown_places_are_refused():
+    with pytest.raises(ValueError, match="not a place that can be read"):
+        places.read_bytes("gopher://x/y")

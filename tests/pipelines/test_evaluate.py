@@ -1,0 +1,216 @@
+"""Evaluation and super-resolution commands: what they measure, write and refuse."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+
+from pipelines import super_resolve as command
+from pipelines import tracking
+from pipelines.evaluate import EvaluateOptions, evaluate
+from pipelines.super_resolve import SuperResolveOptions
+from sddusr.checkpoint import write_checkpoint
+from sddusr.config import DEMO
+from sddusr.data.images import read_rgb, write_png
+from sddusr.data.shards import ShardSet
+from sddusr.evaluation import BICUBIC, EvaluationConfig, Scorer, lpips_note, pair_others, pick_rows
+from sddusr.inference import bicubic, super_resolve, to_8bit, to_tensor
+from sddusr.metrics import PROTOCOLS, score
+from sddusr.model.sddusr import SDDuSR
+
+CONFIG = replace(DEMO, model=replace(DEMO.model, image_skip=False))
+
+
+@pytest.fixture(scope="module")
+def model() -> SDDuSR:
+    torch.manual_seed(0)
+    return SDDuSR(CONFIG.model).eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model: SDDuSR, tmp_path_factory: pytest.TempPathFactory) -> str:
+    place = str(tmp_path_factory.mktemp("run") / "step-00000007")
+    write_checkpoint(
+        place,
+        config=CONFIG,
+        progress={"step": 7, "tracking_run": ""},
+        model_state=model.state_dict(),
+        train_state={},
+    )
+    return place
+
+
+@pytest.fixture
+def truth_dir(tiny_shards: ShardSet, tmp_path: Path) -> str:
+    """HR itself as another method's pictures, named without the split."""
+    folder = tmp_path / "truth"
+    for triplet in tiny_shards.iterate("test"):
+        write_png(str(folder / f"{triplet.id.removeprefix('test-')}.png"), triplet.hr)
+    return str(folder)
+
+
+def test_pictures_equal_to_hr_score_inf_and_one(tiny_shards, truth_dir):
+    config = EvaluationConfig(data=tiny_shards.root, sr_dir=truth_dir, save_pictures=False)
+    rows = pick_rows(config, tiny_shards)
+    scorer = Scorer(config, pair_others(config, [row.id for row in rows]), with_lpips=False)
+    images = [image for row in rows for image in scorer.evaluate(row)]
+    assert len(images) == 2 * 2 * len(PROTOCOLS)
+    for image in images:
+        perfect = image.scores == (np.inf, 1) * 3
+        assert perfect == (image.method == "truth")
+
+
+def test_rows_without_a_picture_are_named(tiny_shards, truth_dir):
+    Path(truth_dir, "1.png").unlink()
+    config = EvaluationConfig(data=tiny_shards.root, sr_dir=truth_dir)
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 rows: test-1"):
+        pair_others(config, ["test-0", "test-1"])
+
+
+def test_a_picture_of_another_size_is_refused(tiny_shards, truth_dir):
+    write_png(f"{truth_dir}/0.png", np.zeros((8, 8, 3), np.uint8))
+    config = EvaluationConfig(data=tiny_shards.root, sr_dir=truth_dir, save_pictures=False)
+    rows = pick_rows(config, tiny_shards)
+    scorer = Scorer(config, pair_others(config, [row.id for row in rows]), with_lpips=False)
+    with pytest.raises(ValueError, match=r"0\.png: 8x8, need 128x144"):
+        scorer.evaluate(rows[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "nothing to score"),
+        ({"sr_dir": "a/bicubic/"}, "distinct names"),
+        ({"sr_dir": "a", "limit": 0}, "--limit is 0"),
+        ({"sr_dir": "a", "protocols": ()}, "--protocols is empty"),
+    ],
+)
+def test_options_that_make_no_evaluation_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationConfig(data="data", **options)
+
+
+def test_an_empty_split_is_refused(tiny_shards):
+    config = EvaluationConfig(data=tiny_shards.root, sr_dir="a", split="other")
+    with pytest.raises(ValueError, match="split 'other' has no rows"):
+        pick_rows(config, tiny_shards)
+
+
+def test_lpips_is_reported_missing_only_where_the_user_named_no_file(monkeypatch, tmp_path):
+    def offline(*args, **kwargs):
+        raise OSError("no internet")
+
+    monkeypatch.setattr("torchvision.models.AlexNet_Weights.get_state_dict", offline)
+    config = EvaluationConfig(data="data", sr_dir="a")
+    assert lpips_note(config).startswith("not available: LPIPS's AlexNet weights")
+    with pytest.raises(FileNotFoundError, match="no file"):
+        lpips_note(replace(config, lpips_weights=str(tmp_path / "alexnet.pth")))
+
+
+@pytest.fixture
+def own_ray() -> Iterator[None]:
+    """Whatever Ray the test starts, ended after it."""
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("own_ray")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray and MLflow, in their own code
+def test_evaluate_writes_what_a_direct_computation_gives(tiny_shards, model, checkpoint, tmp_path):
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    result = evaluate(
+        EvaluateOptions(
+            data=tiny_shards.root,
+            checkpoint=checkpoint,
+            out=str(tmp_path / "out"),
+            protocols=("kedusr-float",),
+            tracking_uri=store,
+        )
+    )
+    triplets = list(tiny_shards.iterate("test"))
+    expected = []
+    for triplet in triplets:
+        sr = super_resolve(model, triplet.lr, triplet.ref, triplet.center_box).sr
+        for method, picture in ((BICUBIC, bicubic(triplet.lr)), ("SDDuSR", sr)):
+            pixels = torch.from_numpy(picture).permute(2, 0, 1)
+            scores = score(pixels, to_tensor(triplet.hr), triplet.center_box, "kedusr-float")
+            expected.append((triplet.id, method, scores))
+        saved = read_rgb(f"{result.out}/pictures/{triplet.id}.png").pixels
+        assert np.abs(saved.astype(int) - to_8bit(sr)).max() <= 1  # other threads, other sums
+        assert read_rgb(f"{result.out}/comparisons/{triplet.id}.png").pixels.size
+    assert [(image.id, image.method) for image in result.images] == [row[:2] for row in expected]
+    for image, (_, method, scores) in zip(result.images, expected, strict=True):
+        exact = 0 if method == BICUBIC else 1e-4
+        assert tuple(image.scores) == pytest.approx(tuple(scores), abs=exact)
+    parquet = pq.read_table(f"{result.out}/per_image.parquet").to_pylist()
+    csv = pyarrow.csv.read_csv(f"{result.out}/per_image.csv").to_pylist()
+    assert parquet == csv == [image.as_row() for image in result.images]
+    assert result.table == Path(result.out, "table.txt").read_text()
+    logged = tracking.read_run(store, result.run_id)
+    mean = np.mean([scores.full_psnr for _, method, scores in expected if method == BICUBIC])
+    assert logged.data.metrics["test/kedusr-float/bicubic/full_psnr"] == pytest.approx(mean)
+    assert logged.info.status == "FINISHED"
+
+
+def test_super_resolve_writes_the_picture_that_the_model_makes(
+    tiny_shards, model, checkpoint, tmp_path
+):
+    triplet = next(tiny_shards.iterate("test"))
+    wide, tele, out = (str(tmp_path / name) for name in ("wide.png", "tele.png", "sr.png"))
+    write_png(wide, triplet.lr)
+    write_png(tele, triplet.ref)
+    options = SuperResolveOptions(
+        wide=wide, tele=tele, checkpoint=checkpoint, out=out, box=tuple(triplet.center_box)
+    )
+    command.main(options)
+    expected = super_resolve(model, triplet.lr, triplet.ref, triplet.center_box).sr
+    assert np.array_equal(read_rgb(out).pixels, to_8bit(expected))
+    with pytest.raises(ValueError, match="Ref is 64x72, need the 60x72"):
+        command.main(replace(options, box=(33, 93, 38, 110)))
+
+
+def test_super_resolve_centers_ref_and_pairs_folders_by_stem(tiny_shards, checkpoint, tmp_path):
+    triplet = next(tiny_shards.iterate("test"))
+    small = cv2.resize(triplet.ref, (40, 32))
+    for stem in ("b", "a"):
+        write_png(str(tmp_path / "wide" / f"{stem}.png"), triplet.lr)
+        write_png(str(tmp_path / "tele" / f"{stem}.png"), small)
+    options = SuperResolveOptions(
+        wide=str(tmp_path / "wide"),
+        tele=str(tmp_path / "tele"),
+        checkpoint=checkpoint,
+        out=str(tmp_path / "out"),
+    )
+    command.main(options)
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"a": [48, 80, 52, 92], "b": [48, 80, 52, 92]}))
+    command.main(replace(options, boxes=str(boxes), out=str(tmp_path / "again")))
+    for stem in ("a", "b"):
+        first, again = (read_rgb(f"{tmp_path}/{run}/{stem}.png").pixels for run in ("out", "again"))
+        assert first.shape == triplet.hr.shape
+        assert np.array_equal(first, again)
+    (tmp_path / "tele" / "b.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"tele: nothing for \['b'\]"):
+        command.main(options)
+
+
+def test_super_resolve_refuses_a_tele_picture_larger_than_the_result(checkpoint, tmp_path):
+    wide, tele = (str(tmp_path / name) for name in ("wide.png", "tele.png"))
+    write_png(wide, np.zeros((16, 16, 3), np.uint8))
+    write_png(tele, np.zeros((40, 20, 3), np.uint8))
+    options = SuperResolveOptions(wide=wide, tele=tele, checkpoint=checkpoint)
+    with pytest.raises(ValueError, match=r"tele\.png: 40x20 is larger than the result, 32x32"):
+        command.main(options)
+    with pytest.raises(ValueError, match="two files"):
+        command.main(replace(options, tele=str(tmp_path)))
+    with pytest.raises(FileNotFoundError, match=r"missing\.png: no such file"):
+        command.main(replace(options, tele=str(tmp_path / "missing.png")))
