@@ -181,7 +181,7 @@ def _track(
         folder = f"evaluation/{options.split}"
         for place in files:
             run.log_artifact(place, folder)
-        if options.save_pictures:
+        if options.save_pictures and options.num_comparisons:
             run.log_artifact(places.join(options.out, COMPARISONS), f"{folder}/{COMPARISONS}")
     run.finish()
     return run.run_id

@@ -92,10 +92,9 @@ class PreprocessOptions:
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(
-            window_px=self.window_px,
-            stride_px=self.stride_px or self.window_px // 4 * LR_PER_CELL,
-        )
+        half = self.window_px // 2
+        stride = half - half % LR_PER_CELL if self.stride_px is None else self.stride_px
+        return Recipe(window_px=self.window_px, stride_px=stride)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -158,7 +157,7 @@ def _claim(out: str, plan: dict[str, Any], overwrite: bool) -> None:
 def _run(plans: list[ShardPlan], job: Job) -> list[ShardReport]:
     """Make all shards, in any order; the first problem ends the work."""
     reports: dict[str, ShardReport] = {}
-    for report in _reports(plans, job):
+    for report in _reports(plans, job) if plans else ():
         if report.error or report.entry is None:
             raise ValueError(report.error)
         reports[report.name] = report
@@ -200,7 +199,9 @@ def _manifest(options: PreprocessOptions, found: Found, reports: list[ShardRepor
 
 
 def _sweep(out: str, names: set[str]) -> None:
-    """Remove shards of an earlier plan; readers would not see them, but they take space."""
+    """Remove what no reader sees but takes space: shards of an earlier plan, and what a worker
+    that was killed left half written."""
+    places.remove_temporaries(out)
     for name, place in places.list_files(out).items():
         if name not in names and SHARD_NAME.fullmatch(name):
             places.remove(place)

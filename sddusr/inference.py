@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.data.geometry import align_ref, check_box, crop, to_lr
+from sddusr.resize import bicubic_up
 from sddusr.types import Box, Output
 
 Precision = Literal["float32", "bfloat16"]
@@ -61,12 +62,8 @@ def super_resolve(
 
 
 def bicubic(lr: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "2*h 2*w 3"]:
-    """The picture enlarged without a network, the row that every table starts with; unclamped.
-
-    Torch's cubic has a = -0.75, not the -0.5 of other tools.
-    """
-    enlarged = F.interpolate(to_tensor(lr)[None], scale_factor=SCALE, mode="bicubic")
-    return to_array(enlarged[0])
+    """The picture enlarged without a network, the row that every table starts with; unclamped."""
+    return to_array(bicubic_up(to_tensor(lr)[None])[0])
 
 
 def to_tensor(picture: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "3 h w"]:

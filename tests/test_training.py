@@ -68,7 +68,7 @@ def test_a_few_steps_lower_the_loss(tiny_shards, tmp_path):
     _, notebook = run(tiny_shards, tmp_path, replace(CONFIG, model=TINY, train=longer))
     losses = [row["train/reconstruction"] for _, row in notebook.rows if "train/total" in row]
     assert losses == sorted(losses, reverse=True)
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_an_interrupted_run_ends_bit_equal_to_an_unbroken_one(tiny_shards, tmp_path):

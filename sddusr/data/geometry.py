@@ -32,12 +32,14 @@ def centered(height: int, width: int, within: Box) -> Box:
 
 
 def check_box(box: Box, hr_shape: tuple[int, ...], name: str) -> None:
-    """Raise ValueError unless the box is not empty and inside HR."""
+    """Raise ValueError unless the box is inside HR and holds a cell of the grid at any phase."""
     height, width = hr_shape[:2]
-    if not (0 <= box.y0 < box.y1 <= height and 0 <= box.x0 < box.x1 <= width):
+    least = 2 * HR_PER_CELL - 1
+    inside = min(box.y0, box.x0) >= 0 and box.y1 <= height and box.x1 <= width
+    if not inside or min(box.height, box.width) < least:
         raise ValueError(
             f"{name}: centre box is {list(box)}, need [y0, y1, x0, x1] inside HR's "
-            f"{height}x{width} pixels"
+            f"{height}x{width} pixels and {least} pixels or more along each axis"
         )
 
 

@@ -65,13 +65,13 @@ def _header_size(data: bytes, place: str) -> tuple[int, int]:
     """Height and width as a viewer shows the picture, from the header alone."""
     try:
         with warnings.catch_warnings():
-            # Our own limit, which the user sets, takes the place of Pillow's warning.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Our limit takes the place of its bomb warning; damaged tags are the decoder's matter.
+            warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as header:
                 width, height = header.size
-                # Pillow decodes a whole PNG to look for EXIF behind its pixels.
-                has_exif = header.format != "PNG" or "exif" in header.info
-                exif = header.getexif() if has_exif else {}
+                # Only what is known by now: Pillow decodes a whole PNG to look for EXIF behind its
+                # pixels, and gives a TIFF's size as it is turned.
+                exif = header.getexif() if "exif" in header.info else {}
                 sideways = exif.get(_ORIENTATION_TAG, 1) >= _FIRST_SIDEWAYS
     except Image.DecompressionBombError as error:
         raise ValueError(

@@ -9,7 +9,8 @@ from sddusr.config import from_dict
 from sddusr.data import places
 
 SCHEMA_VERSION = 1
-"""Of shards and manifest; raised when a reader of the older one would go wrong."""
+"""Of shards and manifest; raised when a reader of the older one would go wrong, or when the same
+pictures make other rows: finished shards are then made again."""
 
 MANIFEST = "manifest.json"
 

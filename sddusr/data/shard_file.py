@@ -187,11 +187,7 @@ class Shard:
         Raises:
             ValueError: damaged bytes, with shard and row group.
         """
-        record = self.record(row_group)
-        try:
-            return from_record(record)
-        except (ValueError, RecursionError) as error:
-            raise self._damaged(row_group, error) from error
+        return self._triplet(self.record(row_group), row_group)
 
     def describe(self, split: str) -> ShardEntry:
         """The shard's row of the manifest, from its bytes as they read now.
@@ -202,7 +198,8 @@ class Shard:
         """
         tally = _Tally([], [], hashlib.sha256())
         for row_group in range(self.num_rows):
-            tally.add(self.read(row_group), self.record(row_group))
+            record = self.record(row_group)
+            tally.add(self._triplet(record, row_group), record)
         if tally.content.hexdigest() != self.metadata.get("content_sha256"):
             raise ValueError(f"{self.place}: rows are not those written; preprocess again")
         num_bytes = places.info(self.place).size or 0
@@ -210,6 +207,12 @@ class Shard:
 
     def close(self) -> None:
         self._file.close(force=True)
+
+    def _triplet(self, record: Mapping[str, Any], row_group: int) -> Triplet:
+        try:
+            return from_record(record)
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(row_group, error) from error
 
     def _damaged(self, row_group: int, why: object) -> ValueError:
         return ValueError(

