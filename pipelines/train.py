@@ -6,8 +6,8 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, cast
 
 import ray
 import ray.train
@@ -16,11 +16,12 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from pipelines import cli, tracking
+from sddusr import ranks
 from sddusr.checkpoint import CheckpointStore
 from sddusr.config import DEMO, PRESETS, Config, flatten, from_dict, to_dict
 from sddusr.data import places
 from sddusr.data.shards import ShardSet
-from sddusr.training import Progress, check_same_run, train
+from sddusr.training import NonFiniteError, Progress, check_same_run, train
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +69,12 @@ def run_training(options: TrainOptions) -> TrainResult:
         ValueError, FileNotFoundError: options, data or weights that cannot be used.
     """
     cli.init_ray()
-    data = absolute(options.data or _samples(options.storage))
+    data = places.absolute(options.data or _samples(options.storage))
     shards = ShardSet(data)
     _check_data(shards, options.config)
     scaling = _scaling(options)
     name = options.name or f"{options.preset}-{_fingerprint(options.config, shards)}"
-    folder = places.join(absolute(options.storage), name)
+    folder = places.join(places.absolute(options.storage), name)
     run_id = _earlier_run(folder, options.config, shards)
     run = tracking.open_run(
         options.tracking_uri,
@@ -102,25 +103,48 @@ def run_training(options: TrainOptions) -> TrainResult:
     )
     status = "FAILED"
     try:
-        result = trainer.fit()
+        outcome = Outcome(**cast(Any, trainer.fit().return_value))
+        outcome.raise_error()
         status = "FINISHED"
     finally:
         run.finish(status)
-    return TrainResult(folder=folder, progress=Progress(**result.return_value), run_id=run.run_id)
+    return TrainResult(folder=folder, progress=Progress(**outcome.progress), run_id=run.run_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a rank hands back. Errors that a second try would meet again come back as data: Ray
+    Train would start the workers anew for an exception."""
+
+    progress: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    non_finite: bool = False
+
+    def raise_error(self) -> None:
+        if self.error:
+            raise (NonFiniteError if self.non_finite else ValueError)(self.error)
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """One rank; runs in a process of Ray Train's, which has set up torch.distributed."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    progress = train(
-        from_dict(Config, settings["config"]),
-        ShardSet(settings["data"]),
-        store_of(settings["folder"], from_dict(Config, settings["config"])),
-        RayReporter(settings),
-        get_device(),
-        settings["run_id"],
-    )
-    return vars(progress)
+    config = from_dict(Config, settings["config"])
+    try:
+        progress = train(
+            config,
+            ShardSet(settings["data"]),
+            store_of(settings["folder"], config),
+            RayReporter(settings),
+            get_device(),
+            settings["run_id"],
+        )
+    except NonFiniteError as error:
+        return asdict(Outcome(error=str(error), non_finite=True))
+    except cli.USER_ERRORS as error:
+        if ranks.world_size() > 1:
+            raise  # the other ranks may wait for this one; Ray Train ends them
+        return asdict(Outcome(error=str(error)))
+    return asdict(Outcome(progress=asdict(progress)))
 
 
 class RayReporter:
@@ -139,8 +163,9 @@ class RayReporter:
         if self._run is not None:
             self._run.log_metrics(metrics, step)
         self._append({"step": step, **metrics})
+        kind = next(iter(metrics)).split("/")[0]
         told = " ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in metrics.items())
-        log.info("step %d/%d %s", step, self._num_steps, told)
+        log.info("step %d/%d %s: %s", step, self._num_steps, kind, told)
 
     def show(self, step: int, pictures: Mapping[str, Any]) -> None:
         for key, picture in pictures.items():
@@ -164,16 +189,11 @@ def store_of(folder: str, config: Config) -> CheckpointStore:
     return CheckpointStore(places.join(folder, "checkpoints"), config.train.keep_checkpoints)
 
 
-def absolute(place: str) -> str:
-    """Workers have working folders of their own, so a local path must not depend on one."""
-    return os.path.abspath(os.path.expanduser(place)) if places.is_local(place) else place
-
-
 def _samples(storage: str) -> str:
     """Shards of the embedded pictures, made once."""
     from pipelines.preprocess import PreprocessOptions, preprocess
 
-    out = places.join(absolute(storage), "samples")
+    out = places.join(places.absolute(storage), "samples")
     preprocess(PreprocessOptions(layout="samples", out=out))
     return out
 
@@ -239,12 +259,17 @@ def _earlier_run(folder: str, config: Config, shards: ShardSet) -> str:
     return checkpoint.progress["tracking_run"]
 
 
-def main(options: TrainOptions) -> None:
-    result = run_training(options)
+def main(options: TrainOptions) -> int:
+    try:
+        result = run_training(options)
+    except NonFiniteError as error:
+        log.error("stopped: %s; the checkpoints before it are kept", error)
+        return 1
     best = result.progress
     log.info("done: step %d, best %.3f dB at step %d", best.step, best.best_score, best.best_step)
     print(f"checkpoints  {result.folder}/checkpoints")
     print(f"MLflow       {tracking.how_to_look(options.tracking_uri)}")
+    return 0
 
 
 def command() -> None:

@@ -117,7 +117,7 @@ class Latency(NamedTuple):
 def measure_latency(model: SDDuSR, height: int, width: int) -> Latency:
     """Best of two runs on an LR picture of `height` x `width`, with a centre of half its sides."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device, memory_format=torch.channels_last).eval()
+    model = model.to(device).to(memory_format=torch.channels_last).eval()
     lr = torch.rand(1, 3, height, width, device=device)
     center = lr[..., : height // 4 * 2, : width // 4 * 2]
     ref = torch.rand(1, 3, *(SCALE * side for side in center.shape[2:]), device=device)

@@ -86,7 +86,7 @@ class Learner:
         self.config = config
         self.device = device
         self.precision: Precision = native_precision(config, device)
-        self.model = SDDuSR(config.model).to(device, memory_format=torch.channels_last)
+        self.model = SDDuSR(config.model).to(device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.model.parameters(), config.optim)
         self.perceptual, self.adversary = None, None
         if config.losses.stage == "full":
@@ -127,8 +127,8 @@ class Learner:
             set_learning_rate(self.adversary.optimizer, rate)
 
     def _gradient_norm(self) -> Float[Tensor, ""]:
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(p.grad for p in parameters)
+        parameters = list(self.model.parameters())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.config.optim.grad_clip > 0:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.optim.grad_clip, norm)
         return norm

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from sddusr.config import AlignmentConfig
-from sddusr.model.blocks import activation, conv3x3
+from sddusr.model.blocks import activation, conv3x3, zero_start
 from sddusr.model.warp import warp_by_flow
 from sddusr.weights import (
     IMAGENET_MEAN,
@@ -19,6 +19,8 @@ from sddusr.weights import (
     in_layer_order,
     load_state,
 )
+
+FLOW_DIM = 2
 
 TAPS = 9
 """Of a 3x3 kernel, in rows."""
@@ -67,24 +69,24 @@ class SpyNet(nn.Module):
             flag="--model.alignment.spynet-weights",
             fetch=fetch_spynet,
         )
-        layers = in_layer_order(state)
-        own = [layer for level in self.levels for layer in level if isinstance(layer, nn.Conv2d)]
+        layers, own = in_layer_order(state), self._convolutions()
         if [w.shape for w, _ in layers] != [conv.weight.shape for conv in own]:
             raise ValueError(
                 f"SpyNet weights {source} have {len(layers)} convolutions, the config wants "
                 f"{len(own)} of --model.alignment.spynet-dims; the published ones need 6 levels "
                 f"of 32 64 32 16"
             )
-        with torch.no_grad():
-            for conv, (weight, bias) in zip(own, layers, strict=True):
-                conv.weight.copy_(weight)
-                conv.bias.copy_(bias)
+        for conv, (weight, bias) in zip(own, layers, strict=True):
+            conv.load_state_dict({"weight": weight, "bias": bias})
 
     def start_at_zero_flow(self) -> None:
         """Without published weights, begin with no motion instead of random motion."""
-        for level in self.levels:
-            nn.init.zeros_(level[-1].weight)
-            nn.init.zeros_(level[-1].bias)
+        for conv in self._convolutions():
+            if conv.out_channels == FLOW_DIM:
+                zero_start(conv)
+
+    def _convolutions(self) -> list[nn.Conv2d]:
+        return [layer for layer in self.levels.modules() if isinstance(layer, nn.Conv2d)]
 
     def _normalised(self, picture: Tensor, size: tuple[int, int]) -> Tensor:
         return F.interpolate((picture - self.mean) / self.std, size=size, mode="bilinear")
@@ -98,7 +100,7 @@ class SpyNet(nn.Module):
 
 
 def _flow_level(dims: tuple[int, ...]) -> nn.Sequential:
-    channels = (8, *dims, 2)
+    channels = (3 + 3 + FLOW_DIM, *dims, FLOW_DIM)
     layers: list[nn.Module] = []
     for dim_in, dim_out in pairwise(channels):
         layers += [nn.Conv2d(dim_in, dim_out, 7, padding=3), nn.ReLU(inplace=True)]
@@ -117,9 +119,7 @@ class Alignment(nn.Module):
         self.offset_head = nn.Sequential(
             conv3x3(2 * dim + 2, dim), activation(), conv3x3(dim, dim), activation()
         )
-        self.offset_tail = conv3x3(dim, config.num_groups * TAPS * 3)
-        nn.init.zeros_(self.offset_tail.weight)
-        nn.init.zeros_(self.offset_tail.bias)
+        self.offset_tail = zero_start(conv3x3(dim, config.num_groups * TAPS * 3))
         self.conv = conv3x3(dim, dim)
 
     def forward(
@@ -138,7 +138,12 @@ class Alignment(nn.Module):
             offset, gate = self._offsets(hints.float(), flow)
             convolve = deform_conv2d if ref_feat.is_cuda else composed_deform_conv2d
             return convolve(
-                ref_feat.float(), offset, self.conv.weight, self.conv.bias, padding=1, mask=gate
+                ref_feat.float(),
+                offset,
+                self.conv.weight,
+                self.conv.bias,
+                padding=(1, 1),
+                mask=gate,
             )
 
     def _offsets(
@@ -154,10 +159,10 @@ def composed_deform_conv2d(
     picture: Float[Tensor, "b c h w"],
     offset: Float[Tensor, "b _ h w"],
     weight: Float[Tensor, "c_out c 3 3"],
-    bias: Float[Tensor, "c_out"],
+    bias: Float[Tensor, "c_out"] | None,
     *,
     mask: Float[Tensor, "b _ h w"],
-    padding: int = 1,
+    padding: tuple[int, int] = (1, 1),
 ) -> Float[Tensor, "b c_out h w"]:
     """`torchvision.ops.deform_conv2d` for a 3x3 kernel at stride 1, out of nine `grid_sample`s.
 
@@ -166,19 +171,18 @@ def composed_deform_conv2d(
     """
     num, dim, rows, cols = picture.shape
     groups = mask.shape[1] // TAPS
-    offsets = rearrange(offset, "b (g t yx) h w -> t yx (b g) h w", g=groups, yx=2)
-    gates = rearrange(mask, "b (g t) h w -> t (b g) 1 h w", g=groups)
+    offsets = rearrange(offset, "b (g t yx) h w -> (t yx) (b g) h w", g=groups, yx=2).unbind()
+    gates = rearrange(mask, "b (g t) h w -> t (b g) 1 h w", g=groups).unbind()
     grouped = rearrange(picture, "b (g c) h w -> (b g) c h w", g=groups)
     y = repeat(torch.arange(rows, device=picture.device), "h -> h w", w=cols)
     x = repeat(torch.arange(cols, device=picture.device), "w -> h w", h=rows)
-    total = bias.view(1, -1, 1, 1).to(picture.dtype)
-    for tap in range(TAPS):
+    total = picture.new_zeros(1) if bias is None else bias.view(1, -1, 1, 1)
+    for tap, gate in enumerate(gates):
         tap_y, tap_x = divmod(tap, 3)
-        at_y = y + (tap_y - padding) + offsets[tap, 0]
-        at_x = x + (tap_x - padding) + offsets[tap, 1]
+        at_y = y + (tap_y - padding[0]) + offsets[2 * tap]
+        at_x = x + (tap_x - padding[1]) + offsets[2 * tap + 1]
         grid = torch.stack([(2 * at_x + 1) / cols - 1, (2 * at_y + 1) / rows - 1], dim=-1)
-        seen = gates[tap] * F.grid_sample(grouped, grid, align_corners=False)
-        total = total + F.conv2d(
-            seen.view(num, dim, rows, cols), weight[:, :, tap_y, tap_x, None, None]
-        )
+        seen = gate * F.grid_sample(grouped, grid, align_corners=False)
+        kernel = weight[:, :, tap_y, tap_x, None, None]
+        total = total + F.conv2d(seen.view(num, dim, rows, cols), kernel)
     return total

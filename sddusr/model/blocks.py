@@ -90,6 +90,13 @@ class ResidualGroup(nn.Module):
         return x + self.body(x)
 
 
+def zero_start(conv: nn.Conv2d) -> nn.Conv2d:
+    """The same convolution, giving zero until it has learned something."""
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+    return conv
+
+
 def pixel_shuffle_up(dim: int) -> nn.Sequential:
     """Twice the height and width by a convolution and a pixel shuffle (ESPCN)."""
     return nn.Sequential(conv3x3(dim, 4 * dim), nn.PixelShuffle(2))

@@ -11,6 +11,7 @@ from sddusr.model.blocks import (
     ResidualBlock,
     activation,
     conv3x3,
+    zero_start,
 )
 from sddusr.model.encoder import plain_trunk
 
@@ -35,6 +36,9 @@ class Fusion(nn.Module):
         return lr_feat + self.body(torch.cat([lr_feat, *found], dim=1))
 
 
-def picture_head(dim: int) -> nn.Sequential:
-    """F^SR (b c 2h 2w) to RGB."""
-    return nn.Sequential(conv3x3(dim, dim // 2), activation(), conv3x3(dim // 2, 3))
+def picture_head(dim: int, starts_at_zero: bool) -> nn.Sequential:
+    """F^SR (b c 2h 2w) to RGB, or to what is added to a picture."""
+    last = conv3x3(dim // 2, 3)
+    return nn.Sequential(
+        conv3x3(dim, dim // 2), activation(), zero_start(last) if starts_at_zero else last
+    )

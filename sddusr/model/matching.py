@@ -199,8 +199,11 @@ class SoftAssignment(torch.autograd.Function):
         return warped_feat.view_as(warped_feat), confidence.view_as(confidence)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_warped: Tensor, grad_confidence: Tensor) -> tuple[Any, ...]:
+    @once_differentiable  # whose type hides the parameters' names
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Any, ...]:
+        grad_warped, grad_confidence = grad_outputs
         query, key, aligned_feat, mask = ctx.saved_tensors
         grad_query, grad_key = torch.empty_like(query), torch.empty_like(key)
         for i in range(len(query)):

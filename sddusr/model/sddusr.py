@@ -33,10 +33,7 @@ class SDDuSR(nn.Module):
         )
         self.confidence_conv = conv3x3(1, dim)
         self.fusion = Fusion(dim, 3 if config.dictionary.enabled else 2, config.fusion)
-        self.head = picture_head(dim)
-        if config.image_skip:
-            nn.init.zeros_(self.head[-1].weight)
-            nn.init.zeros_(self.head[-1].bias)
+        self.head = picture_head(dim, starts_at_zero=config.image_skip)
 
     def forward(
         self,

@@ -1,7 +1,6 @@
 import contextlib
 import errno
 import os
-import shutil
 import zlib
 
 import cv2
@@ -113,13 +112,11 @@ def fail_with(number: int):
 def test_a_full_disk_leaves_the_old_file_and_no_temporary(tmp_path, monkeypatch):
     place = f"{tmp_path}/file"
     places.write_atomic(place, b"old")
-    free = shutil.disk_usage(tmp_path).free
     monkeypatch.setattr(os, "fsync", fail_with(errno.ENOSPC))
     with pytest.raises(
         OSError, match=rf"{place}: no space .* needed 12345 bytes .*are free"
     ) as info:
         places.write_atomic(place, b"x" * 12345)
-    assert free > 0
     assert info.value.errno == errno.ENOSPC
     assert os.listdir(tmp_path) == ["file"]
     assert places.read_bytes(place) == b"old"

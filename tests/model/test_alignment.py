@@ -15,7 +15,7 @@ def test_composed_deform_conv_is_torchvisions_operator():
     results = []
     for operator in (composed_deform_conv2d, deform_conv2d):
         picture, offset, weight, bias, mask = leaves = [t.clone().requires_grad_() for t in inputs]
-        output = operator(picture, offset, weight, bias, padding=1, mask=mask)
+        output = operator(picture, offset, weight, bias, padding=(1, 1), mask=mask)
         towards = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output)
         results.append((output, torch.autograd.grad(output, leaves, towards)))
     torch.testing.assert_close(results[0], results[1])
