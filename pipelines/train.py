@@ -75,12 +75,15 @@ def run_training(options: TrainOptions) -> TrainResult:
     scaling = _scaling(options)
     name = options.name or f"{options.preset}-{_fingerprint(options.config, shards)}"
     folder = places.join(places.absolute(options.storage), name)
-    run_id = _earlier_run(folder, options.config, shards)
+    earlier = _earlier_progress(folder, options.config, shards)
+    if earlier is not None and earlier.step == options.config.train.num_steps:
+        log.info("run %s in %s is finished; another --name trains anew", name, folder)
+        return TrainResult(folder=folder, progress=earlier, run_id=earlier.tracking_run)
     run = tracking.open_run(
         options.tracking_uri,
         name=name,
         experiment=options.experiment,
-        run_id=run_id,
+        run_id=earlier.tracking_run if earlier else "",
         tags={"sddusr.data": data, "sddusr.preset": options.preset},
     )
     run.log_params(flatten(to_dict(options.config)) | {"data_hash": shards.content_hash})
@@ -246,17 +249,17 @@ def _fingerprint(config: Config, shards: ShardSet) -> str:
     return hashlib.sha256(described.encode()).hexdigest()[:8]
 
 
-def _earlier_run(folder: str, config: Config, shards: ShardSet) -> str:
-    """MLflow run of the run in `folder`; empty where it is new.
+def _earlier_progress(folder: str, config: Config, shards: ShardSet) -> Progress | None:
+    """How far the run in `folder` is; None where it is new.
 
     Raises:
         ValueError: the folder holds a run of another config or other data.
     """
     checkpoint = store_of(folder, config).newest_good()
     if checkpoint is None:
-        return ""
+        return None
     check_same_run(checkpoint, config, shards.content_hash)
-    return checkpoint.progress["tracking_run"]
+    return Progress(**checkpoint.progress)
 
 
 def main(options: TrainOptions) -> int:

@@ -65,7 +65,7 @@ def load_vgg19(source: str) -> nn.Sequential:
         flag="--losses.vgg-weights",
         fetch=lambda: VGG19_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True),
     )
-    features = nn.Sequential(*list(vgg19(weights=None).features)[: CONV5_4 + 1])
+    features = nn.Sequential(*list(vgg19(weights=None).features.children())[: CONV5_4 + 1])
     own = {name: state.get(f"features.{name}") for name in features.state_dict()}
     if absent := [name for name, value in own.items() if value is None]:
         raise ValueError(f"VGG19 weights {source} hold no features.{absent[0]}, need vgg19's")

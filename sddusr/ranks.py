@@ -22,7 +22,7 @@ def data_parallel(module: nn.Module) -> nn.Module:
     """The module, its gradients averaged over the ranks."""
     if world_size() == 1:
         return module
-    return DistributedDataParallel(module, broadcast_buffers=False)
+    return DistributedDataParallel(module)
 
 
 def mean_over_batch(values: Float[Tensor, "b *rest"]) -> Float[Tensor, ""]:

@@ -4,9 +4,16 @@ from jaxtyping import install_import_hook
 
 install_import_hook("sddusr", "beartype.beartype")
 
+import os  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+
+os.environ.pop("RAY_ADDRESS", None)
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+import ray  # noqa: E402
 import torch  # noqa: E402
 from torchvision.models import vgg19  # noqa: E402
 
@@ -83,3 +90,11 @@ def vgg19_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("weights") / "vgg19.pth"
     torch.save({name: value for name, value in state.items() if "features" in name}, path)
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One small cluster of our own for all tests that need Ray, whoever else's runs here."""
+    ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20)
+    yield
+    ray.shutdown()

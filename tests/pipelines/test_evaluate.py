@@ -1,7 +1,6 @@
 """Evaluation and super-resolution commands: what they measure, write and refuse."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import numpy as np
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 
 from pipelines import super_resolve as command
@@ -118,16 +116,8 @@ def test_lpips_is_reported_missing_only_where_the_user_named_no_file(monkeypatch
         lpips_note(replace(config, lpips_weights=str(tmp_path / "alexnet.pth")))
 
 
-@pytest.fixture
-def own_ray() -> Iterator[None]:
-    """Whatever Ray the test starts, ended after it."""
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.ray
-@pytest.mark.usefixtures("own_ray")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray and MLflow, in their own code
+@pytest.mark.usefixtures("ray_session")
 def test_evaluate_writes_what_a_direct_computation_gives(tiny_shards, model, tmp_path):
     store = f"sqlite:///{tmp_path}/mlflow.db"
     training = tracking.open_run(store, name="training")

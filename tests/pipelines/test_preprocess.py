@@ -13,9 +13,6 @@ from pipelines import preprocess as pipeline
 from pipelines.preprocess import PreprocessOptions, preprocess
 from sddusr.data.shards import ShardSet
 
-# Ray sets its own deprecated fields whenever it makes or copies a DataContext.
-pytestmark = pytest.mark.filterwarnings("ignore:::ray.data.context")
-
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
@@ -49,6 +46,7 @@ def mtimes(out: Path) -> dict[str, int]:
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
 def test_a_folder_is_made_restarted_and_kept_from_mixing(dataset, tmp_path, capfd):
     out = tmp_path / "out"
     manifest = preprocess(options(dataset, out))

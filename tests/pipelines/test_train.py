@@ -1,0 +1,126 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipelines import train as pipeline
+from pipelines.evaluate import EvaluateOptions, evaluate
+from pipelines.tracking import MlflowClient, read_run
+from pipelines.train import Outcome, TrainOptions, run_training
+from sddusr.checkpoint import read_checkpoint
+from sddusr.config import Config, DataConfig, OptimConfig, TrainConfig
+from sddusr.training import NonFiniteError
+from tests.tiny import TINY
+
+CONFIG = Config(
+    model=replace(TINY, image_skip=True),
+    optim=OptimConfig(lr=1e-3),
+    data=DataConfig(crop_px=16, shift_px=(2, 8)),
+    train=TrainConfig(num_steps=4, batch_size=2, log_every=2, validate_every=4, checkpoint_every=2),
+)
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture
+def options(tiny_shards, tmp_path):
+    return TrainOptions(
+        data=tiny_shards.root,
+        storage=str(tmp_path / "runs"),
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+        workers=2,
+        config=CONFIG,
+    )
+
+
+@pytest.mark.ray
+def test_the_chain_runs_through_ray_and_its_mlflow_run_reads_back(options, tiny_shards, tmp_path):
+    result = run_training(options)
+    assert result.progress.step == 4
+    checkpoint = read_checkpoint(result.folder)
+    assert checkpoint.config == CONFIG
+    assert checkpoint.progress["data_hash"] == tiny_shards.content_hash
+    told = Path(result.folder, "metrics.jsonl").read_text()
+    rows = [json.loads(line) for line in told.splitlines()]
+    assert [row["step"] for row in rows if "train/total" in row] == [2, 4]
+    assert [row["step"] for row in rows if "val/full_psnr" in row] == [4]
+
+    evaluation = evaluate(
+        EvaluateOptions(
+            data=tiny_shards.root,
+            checkpoint=result.folder,
+            out=str(tmp_path / "results"),
+            tracking_uri=options.tracking_uri,
+        )
+    )
+    assert evaluation.run_id == result.run_id
+    run = read_run(options.tracking_uri, result.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.dictionary.num_tokens"] == "4"
+    assert run.data.params["data_hash"] == tiny_shards.content_hash
+    assert run.data.tags["sddusr.commit"]
+    assert {
+        "train/total",
+        "train/learning_rate",
+        "train/data_wait_share",
+        "train/samples_per_s",
+        "val/full_psnr",
+        "test/png8/SDDuSR/full_psnr",
+    } <= run.data.metrics.keys()
+    client = MlflowClient(options.tracking_uri)
+    history = client.get_metric_history(result.run_id, "train/total")
+    assert [(point.step, point.value) for point in history] == [
+        (row["step"], row["train/total"]) for row in rows if "train/total" in row
+    ]
+    pictures = [item.path for item in client.list_artifacts(result.run_id, "images")]
+    for name in ("lr", "ref", "sr", "hr", "mask", "confidence"):
+        assert any(f"val~val-0~{name}+step+4" in picture for picture in pictures)
+
+    again = run_training(options)  # the same command: nothing to do, the same run
+    assert again == result
+    assert len(client.get_metric_history(result.run_id, "train/total")) == 2
+    other = replace(CONFIG, optim=OptimConfig(lr=2e-3))
+    with pytest.raises(ValueError, match=r"optim\.lr was 0\.001, is 0\.002; take another --name"):
+        run_training(replace(options, name=Path(result.folder).name, config=other))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"workers": 3}, r"2 cores and 0 GPUs, need 3 workers of 1 cores; lower --workers"),
+        ({"gpu": True}, r"0 GPUs, need 2 workers of 1 cores and a GPU"),
+        (
+            {"config": replace(CONFIG, train=replace(CONFIG.train, batch_size=3))},
+            r"--workers 2 does not divide --train\.batch-size 3",
+        ),
+        (
+            {"config": replace(CONFIG, data=DataConfig(crop_px=128))},
+            r"holds a crop of 64 px, the config wants 128; lower --data\.crop-px",
+        ),
+    ],
+)
+def test_what_cannot_run_is_refused_before_it_starts(options, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run_training(replace(options, **changes))
+    assert not Path(options.storage).exists()
+
+
+def test_a_worker_hands_back_what_a_second_try_would_meet_again(options, tmp_path):
+    matching = replace(TINY.matching, vgg_weights="/no/vgg16.pth")
+    config = replace(CONFIG, model=replace(TINY, matching=matching))
+    with pytest.raises(ValueError, match=r"VGG16 weights: no file /no/vgg16\.pth"):
+        run_training(replace(options, workers=1, config=config))
+    (run,) = MlflowClient(options.tracking_uri).search_runs(["1"])
+    assert run.info.status == "FAILED"
+
+
+def test_a_non_finite_loss_ends_the_command_with_code_1(options, monkeypatch, caplog):
+    def explode(_):
+        Outcome(error="step 7, rank 0: total nan", non_finite=True).raise_error()
+
+    monkeypatch.setattr(pipeline, "run_training", explode)
+    assert pipeline.main(options) == 1
+    assert "step 7, rank 0" in caplog.text
+    with pytest.raises(NonFiniteError):
+        explode(None)
