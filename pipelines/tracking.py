@@ -10,9 +10,11 @@ import os
 import queue
 import re
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -132,7 +134,14 @@ def open_run(
         created = client.create_run(
             _experiment_id(client, uri, experiment),
             run_name=name,
-            tags={"sddusr.commit": code_version(), **(tags or {})},
+            tags={
+                "mlflow.user": os.environ.get("USER", "unknown"),
+                "mlflow.source.name": Path(sys.argv[0]).name,
+                "mlflow.source.type": "LOCAL",
+                "mlflow.source.git.commit": code_version().rstrip("+"),
+                "sddusr.commit": code_version(),
+                **(tags or {}),
+            },
         )
     except (MlflowException, OSError, ImportError) as error:
         raise ValueError(
@@ -158,6 +167,7 @@ def how_to_look(uri: str | None) -> str:
     return f"mlflow ui --backend-store-uri sqlite:///{path}"
 
 
+@cache
 def code_version() -> str:
     """The commit of the code, `+` behind it where files differ from it; `unknown` outside git."""
     here = Path(__file__).parent
@@ -190,4 +200,6 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     if uri.startswith("sqlite:"):
         database = Path(unquote(urlparse(uri).path)[1:])
         location = (database.parent / "mlartifacts" / name).absolute().as_uri()
-    return client.create_experiment(name, artifact_location=location)
+    # The kind opens the page on runs and their curves, not on chat traces.
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    return client.create_experiment(name, artifact_location=location, tags=kind)
