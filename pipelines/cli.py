@@ -10,9 +10,8 @@ import tyro
 
 T = TypeVar("T")
 
-USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError,
-               NotADirectoryError)  # fmt: skip
-"""What bad input raises; anything else is a bug of ours and keeps its traceback."""
+USER_ERRORS = (ValueError, OSError)
+"""What bad input, disks and networks raise; anything else is a bug and keeps its traceback."""
 
 
 def run(
@@ -34,6 +33,25 @@ def run(
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def cores_for_each(num_processes: int, flag: str) -> int:
+    """An equal share of the cluster's cores that a node can give to each process.
+
+    Raises:
+        ValueError: there is not a core for each; waiting would not help.
+    """
+    import ray
+
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    if not 1 <= num_processes <= sum(nodes):
+        raise ValueError(
+            f"{flag} is {num_processes}, the cluster has {sum(nodes)} cores; need 1 to that many"
+        )
+    for cores in range(sum(nodes) // num_processes, 1, -1):
+        if sum(node // cores for node in nodes) >= num_processes:
+            return cores
+    return 1
 
 
 def init_ray(num_cpus: int | None = None) -> None:

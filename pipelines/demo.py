@@ -38,12 +38,13 @@ def run_demo(options: DemoOptions) -> int:
     started = time.monotonic()
     out = Path(options.out).absolute()
     cli.init_ray()
-    preprocess(PreprocessOptions(layout="samples", out=str(out / "shards")))
+    preprocess(PreprocessOptions(layout="samples", out=str(out / "shards"), overwrite=True))
     trained = run_training(
         TrainOptions(
             data=str(out / "shards"),
             storage=str(out),
             tracking_uri=options.tracking_uri,
+            fresh=True,
             config=options.config,
         )
     )

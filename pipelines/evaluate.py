@@ -107,9 +107,10 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
 def _with_absolute_places(options: EvaluateOptions) -> EvaluateOptions:
     """Actors may run in another folder."""
     given = {name: getattr(options, name) for name in ("data", "out", "checkpoint", "sr_dir")}
-    return replace(
-        options, **{name: place and places.absolute(place) for name, place in given.items()}
-    )
+    absolute = {name: place and places.absolute(place) for name, place in given.items()}
+    if options.lpips_weights != "imagenet":
+        absolute["lpips_weights"] = places.absolute(options.lpips_weights)
+    return replace(options, **absolute)
 
 
 def _scores(
@@ -121,7 +122,8 @@ def _scores(
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # its lines would bury ours
-    num_cpus, num_gpus = _share_of_cluster(options.num_actors)
+    num_cpus = cli.cores_for_each(options.num_actors, "--num-actors")
+    num_gpus = min(1.0, ray.cluster_resources().get("GPU", 0) / options.num_actors)
     items = [{"index": index} for index in range(len(rows))]
     scored = ray.data.from_items(items, override_num_blocks=len(items)).map(
         cast(Any, ScorerActor),
@@ -143,19 +145,6 @@ def _scores(
         yield from images
 
 
-def _share_of_cluster(num_actors: int) -> tuple[int, float]:
-    """Cores and GPUs of each actor, such that all find room at once.
-
-    Raises:
-        ValueError: there is not a core for each; waiting would not help.
-    """
-    cores = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    if not 1 <= num_actors <= sum(cores):
-        raise ValueError(f"--num-actors is {num_actors}, the cluster has {sum(cores)} cores")
-    num_cpus = min(sum(cores) // num_actors, min(count for count in cores if count))
-    return num_cpus, min(1.0, ray.cluster_resources().get("GPU", 0) / num_actors)
-
-
 def _track(
     options: EvaluateOptions,
     summaries: Sequence[Summary],
@@ -165,11 +154,9 @@ def _track(
 ) -> str:
     """Log to the checkpoint's own run, or to a new one; the run's id."""
     progress = checkpoint.progress if checkpoint else {}
-    run = tracking.open_run(
-        options.tracking_uri,
-        name=f"evaluate-{options.split}",
-        experiment=options.experiment,
-        run_id=progress.get("tracking_run", ""),
+    training_run = progress.get("tracking_run", "")
+    run = tracking.join_run(options.tracking_uri, training_run) or tracking.open_run(
+        options.tracking_uri, name=f"evaluate-{options.split}", experiment=options.experiment
     )
     run.set_tags({f"evaluation.{options.split}.data_hash": data_hash})
     for summary in summaries:

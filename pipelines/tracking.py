@@ -1,8 +1,7 @@
 """Runs in MLflow; the only file that knows it.
 
-A server that is slow or away never slows training: rows and pictures go through a queue that a
-thread empties. What cannot be delivered is said once in the log; the run's own `metrics.jsonl`
-holds every row in any case.
+A server that is slow or away does not hold up training: rows and pictures go through a queue that
+a thread empties. What cannot be delivered is said once in the log.
 """
 
 import logging
@@ -44,11 +43,16 @@ def tracking_uri(given: str | None) -> str:
 
 
 class TrackedRun:
-    """One MLflow run, written to from a thread of its own."""
+    """One MLflow run, written to from a thread of its own.
 
-    def __init__(self, uri: str, run_id: str) -> None:
+    Args:
+        owned: `finish` also ends the run; whoever only adds to it leaves its state alone.
+    """
+
+    def __init__(self, uri: str, run_id: str, owned: bool = False) -> None:
         self.uri = uri
         self.run_id = run_id
+        self.owned = owned
         self._client = MlflowClient(uri)
         self._queue: queue.Queue[Callable[[], Any] | None] = queue.Queue()
         self._failed = False
@@ -63,16 +67,18 @@ class TrackedRun:
             self._later(lambda chunk=chunk: self._client.log_batch(self.run_id, params=chunk))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Numbers of one step; names may hold letters, digits and `_-./ `."""
+        """Numbers of one step."""
         now_ms = int(time.time() * 1000)
-        entries = [Metric(key, float(value), now_ms, step) for key, value in metrics.items()]
+        entries = [
+            Metric(_allowed(key), float(value), now_ms, step) for key, value in metrics.items()
+        ]
         for start in range(0, len(entries), MAX_METRICS_PER_CALL):
             chunk = entries[start : start + MAX_METRICS_PER_CALL]
             self._later(lambda chunk=chunk: self._client.log_batch(self.run_id, metrics=chunk))
 
     def log_picture(self, key: str, picture: np.ndarray, step: int = 0) -> None:
         """An RGB picture that a slider over steps can show."""
-        key = re.sub(r"[^\w\-./ ]", "-", key)
+        key = _allowed(key)
         self._later(lambda: self._client.log_image(self.run_id, picture, key=key, step=step))
 
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
@@ -92,8 +98,9 @@ class TrackedRun:
             log.warning("MLflow at %s is slow; not everything is delivered", self.uri)
 
     def finish(self, status: str = "FINISHED") -> None:
-        """Deliver the rest and end the run as FINISHED, FAILED or KILLED."""
-        self._later(lambda: self._client.set_terminated(self.run_id, status))
+        """Deliver the rest; end a run of our own as FINISHED, FAILED or KILLED."""
+        if self.owned:
+            self._later(lambda: self._client.set_terminated(self.run_id, status))
         self.flush()
         self._queue.put(None)
 
@@ -104,7 +111,7 @@ class TrackedRun:
         while (call := self._queue.get()) is not None:
             try:
                 call()
-            except (MlflowException, OSError) as error:
+            except Exception as error:  # whatever a client raises, training goes on
                 if not self._failed:
                     log.warning("MLflow at %s does not take a record: %.300s", self.uri, error)
                 self._failed = True
@@ -130,7 +137,7 @@ def open_run(
         client = MlflowClient(uri)
         if run_id and _known(client, run_id):
             client.update_run(run_id, status="RUNNING")
-            return TrackedRun(uri, run_id)
+            return TrackedRun(uri, run_id, owned=True)
         created = client.create_run(
             _experiment_id(client, uri, experiment),
             run_name=name,
@@ -148,7 +155,15 @@ def open_run(
             f"MLflow at {uri} cannot be used ({error!s:.200}); give another --tracking-uri, such "
             f"as sqlite:///mlflow.db"
         ) from error
-    return TrackedRun(uri, created.info.run_id)
+    return TrackedRun(uri, created.info.run_id, owned=True)
+
+
+def join_run(uri: str | None, run_id: str) -> TrackedRun | None:
+    """An existing run to add to; None where the store does not know it."""
+    uri = tracking_uri(uri)
+    if not run_id or not _known(MlflowClient(uri), run_id):
+        return None
+    return TrackedRun(uri, run_id)
 
 
 def read_run(uri: str | None, run_id: str) -> Run:
@@ -182,6 +197,11 @@ def code_version() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return described.stdout.strip()
+
+
+def _allowed(key: str) -> str:
+    """A name that MLflow takes."""
+    return re.sub(r"[^\w\-./ ]", "-", key)
 
 
 def _known(client: MlflowClient, run_id: str) -> bool:

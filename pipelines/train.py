@@ -3,25 +3,24 @@
 import hashlib
 import json
 import logging
-import os
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, cast
 
 import ray
 import ray.train
 import tyro
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchTrainer
 
 from pipelines import cli, tracking
-from sddusr import ranks
-from sddusr.checkpoint import CheckpointStore
-from sddusr.config import DEMO, PRESETS, Config, flatten, from_dict, to_dict
+from pipelines.train_worker import Outcome, store_of, train_worker
+from sddusr.config import DEMO, PRESETS, Config, flatten, to_dict
 from sddusr.data import places
 from sddusr.data.shards import ShardSet
-from sddusr.training import NonFiniteError, Progress, check_same_run, train
+from sddusr.losses import load_vgg19
+from sddusr.model.sddusr import SDDuSR
+from sddusr.training import NonFiniteError, Progress, check_same_run, load_start
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +42,8 @@ class TrainOptions:
     """A GPU for each worker; by default where the cluster has one for each."""
     cpus_per_worker: int | None = None
     """Processor cores of each worker; by default an equal share of them all."""
+    fresh: bool = False
+    """Delete what an earlier run of this name left, checkpoints too, and train anew."""
     max_failures: int = 3
     """How often workers that die are started again before the run fails."""
     tracking_uri: str | None = None
@@ -66,28 +67,44 @@ def run_training(options: TrainOptions) -> TrainResult:
     """Start or resume the run and wait for its end.
 
     Raises:
-        ValueError, FileNotFoundError: options, data or weights that cannot be used.
+        ValueError, OSError: options, data or weights that cannot be used.
+        NonFiniteError: a loss or gradient is NaN or infinite.
     """
     cli.init_ray()
+    options = replace(options, config=_with_absolute_weights(options.config))
     data = places.absolute(options.data or _samples(options.storage))
     shards = ShardSet(data)
     _check_data(shards, options.config)
     scaling = _scaling(options)
     name = options.name or f"{options.preset}-{_fingerprint(options.config, shards)}"
     folder = places.join(places.absolute(options.storage), name)
+    if options.fresh and places.exists(folder):
+        places.remove_folder(folder)
     earlier = _earlier_progress(folder, options.config, shards)
-    if earlier is not None and earlier.step == options.config.train.num_steps:
-        log.info("run %s in %s is finished; another --name trains anew", name, folder)
+    if earlier is None:
+        _check_weights(options.config)
+    elif earlier.step == options.config.train.num_steps:
+        log.info("run %s in %s is finished; --fresh trains anew", name, folder)
         return TrainResult(folder=folder, progress=earlier, run_id=earlier.tracking_run)
-    run = tracking.open_run(
-        options.tracking_uri,
-        name=name,
-        experiment=options.experiment,
-        run_id=earlier.tracking_run if earlier else "",
-        tags={"sddusr.data": data, "sddusr.preset": options.preset},
-    )
-    run.log_params(flatten(to_dict(options.config)) | {"data_hash": shards.content_hash})
+    run = _tracked(options, name, folder, shards)
     log.info("run %s in %s, MLflow run %s", name, folder, run.run_id)
+    status = "FAILED"
+    try:
+        progress = _fit(options, scaling, data, folder, run)
+        status = "FINISHED"
+    finally:
+        run.finish(status)
+    return TrainResult(folder=folder, progress=progress, run_id=run.run_id)
+
+
+def _fit(
+    options: TrainOptions,
+    scaling: ScalingConfig,
+    data: str,
+    folder: str,
+    run: tracking.TrackedRun,
+) -> Progress:
+    """Let Ray Train's workers train; how far they came."""
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
@@ -104,92 +121,29 @@ def run_training(options: TrainOptions) -> TrainResult:
             failure_config=FailureConfig(max_failures=options.max_failures),
         ),
     )
-    status = "FAILED"
-    try:
-        outcome = Outcome(**cast(Any, trainer.fit().return_value))
-        outcome.raise_error()
-        status = "FINISHED"
-    finally:
-        run.finish(status)
-    return TrainResult(folder=folder, progress=Progress(**outcome.progress), run_id=run.run_id)
+    outcome = Outcome(**cast(Any, trainer.fit().return_value))
+    outcome.raise_error()
+    return Progress(**outcome.progress)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a rank hands back. Errors that a second try would meet again come back as data: Ray
-    Train would start the workers anew for an exception."""
-
-    progress: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
-    non_finite: bool = False
-
-    def raise_error(self) -> None:
-        if self.error:
-            raise (NonFiniteError if self.non_finite else ValueError)(self.error)
-
-
-def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """One rank; runs in a process of Ray Train's, which has set up torch.distributed."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    config = from_dict(Config, settings["config"])
-    try:
-        progress = train(
-            config,
-            ShardSet(settings["data"]),
-            store_of(settings["folder"], config),
-            RayReporter(settings),
-            get_device(),
-            settings["run_id"],
-        )
-    except NonFiniteError as error:
-        return asdict(Outcome(error=str(error), non_finite=True))
-    except cli.USER_ERRORS as error:
-        if ranks.world_size() > 1:
-            raise  # the other ranks may wait for this one; Ray Train ends them
-        return asdict(Outcome(error=str(error)))
-    return asdict(Outcome(progress=asdict(progress)))
-
-
-class RayReporter:
-    """Rank 0 writes to MLflow, to `metrics.jsonl` and to the log; all ranks meet in `report`."""
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        config = settings["config"]
-        self._num_steps = config["train"]["num_steps"]
-        self._folder = settings["folder"]
-        self._is_first = ray.train.get_context().get_world_rank() == 0
-        self._run = None
-        if self._is_first:
-            self._run = tracking.TrackedRun(settings["tracking_uri"], settings["run_id"])
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        if self._run is not None:
-            self._run.log_metrics(metrics, step)
-        self._append({"step": step, **metrics})
-        kind = next(iter(metrics)).split("/")[0]
-        told = " ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in metrics.items())
-        log.info("step %d/%d %s: %s", step, self._num_steps, kind, told)
-
-    def show(self, step: int, pictures: Mapping[str, Any]) -> None:
-        for key, picture in pictures.items():
-            if self._run is not None:
-                self._run.log_picture(key, picture, step)
-
-    def milestone(self, step: int, metrics: Mapping[str, float]) -> None:
-        if self._run is not None:
-            self._run.flush()
-        ray.train.report({"step": step, **metrics})
-
-    def _append(self, row: Mapping[str, float]) -> None:
-        if places.is_local(self._folder):
-            os.makedirs(self._folder, exist_ok=True)
-            with open(places.join(self._folder, "metrics.jsonl"), "a") as file:
-                file.write(json.dumps(row) + "\n")
-
-
-def store_of(folder: str, config: Config) -> CheckpointStore:
-    """The checkpoints of the run in `folder`."""
-    return CheckpointStore(places.join(folder, "checkpoints"), config.train.keep_checkpoints)
+def _tracked(
+    options: TrainOptions, name: str, folder: str, shards: ShardSet
+) -> tracking.TrackedRun:
+    """The run's MLflow run; its id lies beside the checkpoints, so a resume finds it again."""
+    note = places.join(folder, "mlflow.json")
+    uri = tracking.tracking_uri(options.tracking_uri)
+    before = places.read_json(note) if places.exists(note) else {}
+    run = tracking.open_run(
+        uri,
+        name=name,
+        experiment=options.experiment,
+        run_id=before.get("run_id", "") if before.get("tracking_uri") == uri else "",
+        tags={"sddusr.data": shards.root, "sddusr.preset": options.preset},
+    )
+    told = {"tracking_uri": uri, "run_id": run.run_id}
+    places.write_atomic(note, json.dumps(told, indent=1).encode())
+    run.log_params(flatten(to_dict(options.config)) | {"data_hash": shards.content_hash})
+    return run
 
 
 def _samples(storage: str) -> str:
@@ -210,38 +164,75 @@ def _check_data(shards: ShardSet, config: Config) -> None:
             f"{shards.root}: the smallest window holds a crop of {fits} px, the config wants "
             f"{config.data.crop_px}; lower --data.crop-px or preprocess larger windows"
         )
+    if not shards.rows("val"):
+        log.warning(
+            "%s: no split val, so no checkpoint is chosen as the best and the newest counts; "
+            "preprocess with --hold-out to set training scenes aside",
+            shards.root,
+        )
+
+
+def _with_absolute_weights(config: Config) -> Config:
+    """Workers have working folders of their own; a name (`imagenet`, `none`) stays a name."""
+
+    def absolute(source: str) -> str:
+        return source if source in ("", "imagenet", "sintel", "none") else places.absolute(source)
+
+    model = replace(
+        config.model,
+        matching=replace(
+            config.model.matching, vgg_weights=absolute(config.model.matching.vgg_weights)
+        ),
+        alignment=replace(
+            config.model.alignment, spynet_weights=absolute(config.model.alignment.spynet_weights)
+        ),
+    )
+    return replace(
+        config,
+        model=model,
+        losses=replace(config.losses, vgg_weights=absolute(config.losses.vgg_weights)),
+        train=replace(config.train, init_from=absolute(config.train.init_from)),
+    )
+
+
+def _check_weights(config: Config) -> None:
+    """Load all that a new run starts from, so that a missing file is said before workers start.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or does not fit.
+    """
+    load_start(SDDuSR(config.model), config)
+    if config.losses.stage == "full":
+        load_vgg19(config.losses.vgg_weights)
 
 
 def _scaling(options: TrainOptions) -> ScalingConfig:
-    """Workers that the cluster can hold now.
+    """Workers that the cluster can hold.
 
     Raises:
         ValueError: it cannot; waiting would not help.
     """
-    total = ray.cluster_resources()
-    num_cpus, num_gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
-    gpu = num_gpus >= options.workers if options.gpu is None else options.gpu
-    cpus = options.cpus_per_worker or max(1, num_cpus // options.workers)
-    need = f"{options.workers} workers of {cpus} cores{' and a GPU' if gpu else ''}"
-    if (
-        options.workers < 1
-        or options.workers * cpus > num_cpus
-        or (gpu and options.workers > num_gpus)
-    ):
-        raise ValueError(
-            f"cluster has {num_cpus} cores and {num_gpus} GPUs, need {need}; lower --workers or "
-            f"--cpus-per-worker, or start more nodes"
-        )
-    if options.config.train.batch_size % options.workers:
+    if options.workers < 1 or options.config.train.batch_size % options.workers:
         raise ValueError(
             f"--workers {options.workers} does not divide --train.batch-size "
             f"{options.config.train.batch_size}"
         )
-    return ScalingConfig(
-        num_workers=options.workers,
-        use_gpu=gpu,
-        resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})},
-    )
+    cpus = options.cpus_per_worker or cli.cores_for_each(options.workers, "--workers")
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    num_gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    gpu = num_gpus >= options.workers if options.gpu is None else options.gpu
+    if gpu and options.workers > num_gpus:
+        raise ValueError(
+            f"--workers is {options.workers}, the cluster has {num_gpus} GPUs; lower it, or pass "
+            f"--no-gpu"
+        )
+    if sum(int(node.get("CPU", 0)) // cpus for node in nodes) < options.workers:
+        raise ValueError(
+            f"no room for {options.workers} workers of {cpus} cores; lower --workers or "
+            f"--cpus-per-worker, or start more nodes"
+        )
+    resources = {"CPU": cpus, "GPU": 1} if gpu else {"CPU": cpus}
+    return ScalingConfig(num_workers=options.workers, use_gpu=gpu, resources_per_worker=resources)
 
 
 def _fingerprint(config: Config, shards: ShardSet) -> str:
@@ -268,8 +259,10 @@ def main(options: TrainOptions) -> int:
     except NonFiniteError as error:
         log.error("stopped: %s; the checkpoints before it are kept", error)
         return 1
-    best = result.progress
-    log.info("done: step %d, best %.3f dB at step %d", best.step, best.best_score, best.best_step)
+    progress = result.progress
+    log.info("done: %d steps", progress.step)
+    if progress.best_step:
+        log.info("best: %.3f dB at step %d", progress.best_score, progress.best_step)
     print(f"checkpoints  {result.folder}/checkpoints")
     print(f"MLflow       {tracking.how_to_look(options.tracking_uri)}")
     return 0

@@ -73,7 +73,7 @@ def write_checkpoint(
 
 
 def read_checkpoint(place: str) -> Checkpoint:
-    """Read and check a checkpoint; of a run's folder, its best one.
+    """Read and check a checkpoint; of a run's folder, its best one, or the newest if none is.
 
     Raises:
         FileNotFoundError: there is none.
@@ -126,21 +126,40 @@ def resolve(place: str) -> str:
     """
     if places.exists(places.join(place, HASHES)):
         return place
-    for folder in (place, places.join(place, "checkpoints")):
+    for folder in (places.join(place, "checkpoints"), place):
         if places.exists(places.join(folder, BEST)):
-            name = places.read_json(places.join(folder, BEST))["folder"]
+            note = places.read_json(places.join(folder, BEST))
+            name = note.get("folder") if isinstance(note, dict) else None
+            if not isinstance(name, str):
+                raise ValueError(f"{folder}: {BEST} names no folder; give a checkpoint's own")
             return places.member(folder, name)
+        whole = [name for name in _step_folders(folder)
+                 if places.exists(places.join(folder, name, HASHES))]  # fmt: skip
+        if whole:
+            return places.join(folder, whole[-1])
     raise FileNotFoundError(
-        f"{place}: no checkpoint there (no {HASHES}, no {BEST}); give a run's folder or one of "
-        f"its checkpoints/step-*"
+        f"{place}: no checkpoint there; give a run's folder or one of its checkpoints/step-*"
     )
+
+
+def _step_folders(folder: str) -> list[str]:
+    """Names of the checkpoints' folders, oldest first."""
+    if not places.exists(folder):
+        return []
+    return [name for name in places.list_folders(folder) if FOLDER.fullmatch(name)]
 
 
 def load_model(place: str) -> SDDuSR:
     """The trained network of a checkpoint, ready for inference."""
     checkpoint = read_checkpoint(place)
     model = SDDuSR(checkpoint.config.model)
-    model.load_state_dict(checkpoint.model_state)
+    try:
+        model.load_state_dict(checkpoint.model_state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{checkpoint.place}: {MODEL} does not fit the network of its {CONFIG}; it was written "
+            f"by another version"
+        ) from error
     return model.eval().requires_grad_(False)
 
 
@@ -170,7 +189,7 @@ class CheckpointStore:
             train_state=train_state,
         )
         best = f"step-{progress['best_step']:08d}"
-        if places.exists(places.join(self.folder, best, HASHES)):
+        if progress["best_step"] and places.exists(places.join(self.folder, best, HASHES)):
             note = {"folder": best, "score": progress["best_score"]}
             places.write_atomic(places.join(self.folder, BEST), json.dumps(note).encode())
         self._drop_old(best)
@@ -178,20 +197,15 @@ class CheckpointStore:
 
     def newest_good(self) -> Checkpoint | None:
         """The newest whole checkpoint; damaged ones are named in the log and passed over."""
-        for name in reversed(self._names()):
+        for name in reversed(_step_folders(self.folder)):
             try:
                 return read_checkpoint(places.join(self.folder, name))
             except (ValueError, FileNotFoundError) as error:
                 log.warning("CHECKPOINT PASSED OVER: %s", error)
         return None
 
-    def _names(self) -> list[str]:
-        if not places.exists(self.folder):
-            return []
-        return [name for name in places.list_folders(self.folder) if FOLDER.fullmatch(name)]
-
     def _drop_old(self, best: str) -> None:
-        names = self._names()
+        names = _step_folders(self.folder)
         for name in set(names[: -self.keep]) - {best}:
             # Its hashes go first: what is half deleted is no checkpoint.
             places.remove(places.join(self.folder, name, HASHES))

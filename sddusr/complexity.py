@@ -226,7 +226,9 @@ def main() -> None:
             else SDDuSR(PRESETS[args.preset][1].model)
         )
         kept = measure_kept(model, ShardSet(args.data), args.split) if args.data else None
-    except (ValueError, FileNotFoundError) as error:
+        if any(side < 8 or side % 4 for side in args.size):
+            raise ValueError(f"--size is {args.size}, need multiples of 4, 8 or more")
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     print(table_3(kept), end="\n\n")
     print(

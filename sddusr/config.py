@@ -13,6 +13,9 @@ T = TypeVar("T")
 SCALE = 2
 """HR pixels per LR pixel; the network's pixel shuffles and the matching grid are built for it."""
 
+MIN_FULL_CROP_PX = 16
+"""The discriminator halves the HR crop five times."""
+
 LR_PER_CELL = 2
 """LR pixels per cell of the matching grid (VGG halves it); boxes and offsets keep to multiples."""
 
@@ -125,10 +128,21 @@ class ModelConfig:
             self.matching.temperature > 0,
             f"model.matching.temperature is {self.matching.temperature}, need a positive number",
         )
+        for name, value in (
+            ("dictionary.num_tokens", self.dictionary.num_tokens),
+            ("alignment.spynet_levels", self.alignment.spynet_levels),
+            ("encoder.num_groups", self.encoder.num_groups),
+        ):
+            _require(value >= 1, f"model.{name} is {value}, need 1 or more")
         _require(
-            self.dictionary.num_tokens > 0,
-            f"model.dictionary.num_tokens is {self.dictionary.num_tokens}, need 1 or more",
+            self.matching.dim >= 4 and self.matching.dim % 2 == 0,
+            f"model.matching.dim is {self.matching.dim}, need an even number of 4 or more",
         )
+        for name, value in (
+            ("encoder.reduction", self.encoder.reduction),
+            ("fusion.reduction", self.fusion.reduction),
+        ):
+            _require(1 <= value <= self.dim, f"model.{name} is {value}, need 1 to dim ({self.dim})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +178,17 @@ class OptimConfig:
     """Steps of linear warm-up before the cosine."""
     grad_clip: float = 0.0
     """Largest gradient norm; 0 leaves gradients alone."""
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.min_lr <= self.lr,
+            f"optim.lr is {self.lr} and optim.min_lr {self.min_lr}, need 0 <= min_lr <= lr",
+        )
+        _require(
+            self.warmup_steps >= 0 and self.grad_clip >= 0,
+            f"optim.warmup_steps is {self.warmup_steps} and optim.grad_clip {self.grad_clip}, "
+            f"need 0 or more",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +230,9 @@ class TrainConfig:
 
     num_steps: int = 250_000
     """Optimizer steps."""
+    init_from: str = ""
+    """Checkpoint or run whose network a new run starts from, such as a `-rec` run for the stage
+    `full`; empty starts from the published weights."""
     batch_size: int = 4
     """Samples of a global batch, whatever the number of workers."""
     seed: int = 0
@@ -231,6 +259,7 @@ class TrainConfig:
         ):
             value = getattr(self, name)
             _require(value >= 1, f"train.{name} is {value}, need 1 or more")
+        _require(self.seed >= 0, f"train.seed is {self.seed}, need 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +271,13 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.losses.stage == "rec" or self.data.crop_px >= MIN_FULL_CROP_PX,
+            f"data.crop_px is {self.data.crop_px}, the discriminator of losses.stage full needs "
+            f"{MIN_FULL_CROP_PX} or more",
+        )
 
 
 PAPER = Config()

@@ -63,13 +63,12 @@ class Adversary:
         return generator_adversarial(real=real, fake=self.discriminator(sr))
 
     def learn(self, sr: Float[Tensor, "b 3 h w"], hr: Float[Tensor, "b 3 h w"]) -> Tensor:
-        """One step of the discriminator, at its optimizer's rate; its loss."""
+        """The discriminator's own loss, and its gradients; `optimizer.step()` is the caller's."""
         self.discriminator.train().requires_grad_(True)
         real, fake = self.learner(torch.cat([hr, sr.detach()])).chunk(2)
         loss = discriminator_adversarial(real=real, fake=fake)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimizer.step()
         return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:

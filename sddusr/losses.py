@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sddusr.config import LossConfig
 from sddusr.ranks import mean_over_batch
 from sddusr.types import Batch, Output
-from sddusr.weights import IMAGENET_MEAN, IMAGENET_STD, load_state
+from sddusr.weights import Normalize, load_state
 
 CONV5_4 = 34
 """Position of VGG19's last convolution in torchvision's `vgg19().features`."""
@@ -37,21 +37,17 @@ class PerceptualLoss(nn.Module):
         FileNotFoundError, ValueError: its weights are missing or no VGG19's.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, vgg_weights: str) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.normalize = Normalize()
         self.vgg = load_vgg19(vgg_weights).requires_grad_(False).eval()
 
     def forward(
         self, sr: Float[Tensor, "b 3 h w"], hr: Float[Tensor, "b 3 h w"]
     ) -> Float[Tensor, ""]:
         with torch.no_grad():
-            wanted = self.vgg((hr - self.mean) / self.std)
-        return F.l1_loss(self.vgg((sr - self.mean) / self.std).float(), wanted.float())
+            wanted = self.vgg(self.normalize(hr))
+        return F.l1_loss(self.vgg(self.normalize(sr)).float(), wanted.float())
 
 
 def load_vgg19(source: str) -> nn.Sequential:

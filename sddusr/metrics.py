@@ -128,7 +128,9 @@ class Lpips:
             name="imagenet",
             what="LPIPS's AlexNet",
             flag="--lpips-weights",
-            fetch=lambda: AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False),
+            fetch=lambda: AlexNet_Weights.IMAGENET1K_V1.get_state_dict(
+                check_hash=True, progress=False
+            ),
         )
         with warnings.catch_warnings():
             # lpips names torchvision's weights the way torchvision 0.12 did.

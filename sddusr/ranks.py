@@ -2,9 +2,11 @@
 
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
@@ -28,11 +30,26 @@ def data_parallel(module: nn.Module) -> nn.Module:
 def mean_over_batch(values: Float[Tensor, "b *rest"]) -> Float[Tensor, ""]:
     """Mean over the global batch, with its gradient, whatever the number of ranks."""
     mean = values.float().mean()
-    if world_size() == 1:
-        return mean
-    from torch.distributed.nn.functional import all_reduce
+    return mean if world_size() == 1 else _MeanOverRanks.apply(mean)
 
-    return all_reduce(mean) / world_size()
+
+class _MeanOverRanks(torch.autograd.Function):
+    """Every rank's loss may depend on the mean, so gradients are averaged over ranks as well."""
+
+    @staticmethod
+    def forward(_: Any, mean: Tensor) -> Tensor:
+        return _averaged(mean)
+
+    @staticmethod
+    @once_differentiable
+    def backward(_: Any, *grad_outputs: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _averaged(grad_outputs[0])
+
+
+def _averaged(value: Tensor) -> Tensor:
+    value = value.clone()
+    dist.all_reduce(value)
+    return value / world_size()
 
 
 def gather(value: T) -> list[T]:

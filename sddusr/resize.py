@@ -16,6 +16,6 @@ def bicubic_up(picture: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"
     return F.interpolate(picture, scale_factor=SCALE, mode="bicubic", antialias=True)
 
 
-def bicubic_down(picture: Float[Tensor, "b c 2*h 2*w"]) -> Float[Tensor, "b c h w"]:
+def bicubic_down(picture: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h//2 w//2"]:
     """Half as large."""
     return F.interpolate(picture, scale_factor=1 / SCALE, mode="bicubic", antialias=True)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sddusr import ranks
-from sddusr.checkpoint import Checkpoint, CheckpointStore
+from sddusr.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
 from sddusr.config import Config, flatten, to_dict
 from sddusr.data.shards import ShardSet
 from sddusr.data.stream import Stream
@@ -27,7 +27,8 @@ from sddusr.validation import validate
 log = logging.getLogger(__name__)
 
 SCORE = "val/full_psnr"
-"""What the best checkpoint is best in."""
+"""What the best checkpoint is best in. Without a split `val` none is best: choosing one on the
+test pictures would flatter their scores."""
 
 
 @runtime_checkable
@@ -109,16 +110,19 @@ class Learner:
             if self.perceptual is not None and self.adversary is not None:
                 terms["perceptual"] = self.perceptual(output.sr, batch.hr)
                 terms["adversarial"] = self.adversary.judge(output.sr, batch.hr)
-        total = total_loss(terms, self.config.losses)
+        terms["total"] = total_loss(terms, self.config.losses)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        norm = self._gradient_norm()
-        _check_finite(total, norm, terms, batch, step)
-        self.optimizer.step()
+        terms["total"].backward()
         seen = {name: term.detach() for name, term in terms.items()}
+        seen["gradient_norm"] = self._clipped_norm(self.model)
         if self.adversary is not None:
             seen["discriminator"] = self.adversary.learn(output.sr, batch.hr)
-        return seen | {"total": total.detach(), "gradient_norm": norm}
+            seen["discriminator_norm"] = self._clipped_norm(self.adversary.discriminator)
+        _check_finite(seen, batch.ids, step)
+        self.optimizer.step()
+        if self.adversary is not None:
+            self.adversary.optimizer.step()
+        return seen
 
     def _set_rate(self, step: int) -> None:
         rate = learning_rate(step, self.config.train.num_steps, self.config.optim)
@@ -126,8 +130,9 @@ class Learner:
         if self.adversary is not None:
             set_learning_rate(self.adversary.optimizer, rate)
 
-    def _gradient_norm(self) -> Float[Tensor, ""]:
-        parameters = list(self.model.parameters())
+    def _clipped_norm(self, network: nn.Module) -> Float[Tensor, ""]:
+        """The gradients' norm before they are clipped; the same on every rank."""
+        parameters = list(network.parameters())
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.config.optim.grad_clip > 0:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.optim.grad_clip, norm)
@@ -182,7 +187,8 @@ def train(
                 row = meter.read(stream.wait_s) | {"train/learning_rate": rate}
                 if ranks.rank() == 0:
                     reporter.log(progress.step, row)
-            _milestones(learner, shards, store, reporter, progress)
+            if _milestones(learner, shards, store, reporter, progress):
+                meter.restart(stream.wait_s)
     return progress
 
 
@@ -190,13 +196,31 @@ def _start(learner: Learner, store: CheckpointStore, data_hash: str, run: str) -
     """Load the newest good checkpoint, or the published weights."""
     checkpoint = store.newest_good()
     if checkpoint is None:
-        learner.model.load_published_weights(learner.config.model)
+        load_start(learner.model, learner.config)
         return Progress(data_hash=data_hash, tracking_run=run)
     progress = Progress(**checkpoint.progress)
     check_same_run(checkpoint, learner.config, data_hash)
     learner.restore(checkpoint)
     log.info("resuming from %s at step %d", checkpoint.place, progress.step)
     return progress
+
+
+def load_start(model: SDDuSR, config: Config) -> None:
+    """What a new run starts from: another run's network, or the published weights.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or does not fit.
+    """
+    if not config.train.init_from:
+        model.load_published_weights(config.model)
+        return
+    earlier = read_checkpoint(config.train.init_from)
+    if earlier.config.model != config.model:
+        raise ValueError(
+            f"{earlier.place} holds a network of another shape than the config's; give the same "
+            f"preset and --model flags, or leave --train.init-from out"
+        )
+    model.load_state_dict(earlier.model_state)
 
 
 def check_same_run(checkpoint: Checkpoint, config: Config, data_hash: str) -> None:
@@ -225,20 +249,20 @@ def _milestones(
     store: CheckpointStore,
     reporter: Reporter,
     progress: Progress,
-) -> None:
-    """Validate and save where it is due; a new best is always saved."""
+) -> bool:
+    """Validate and save where it is due; a new best is always saved. Whether anything was due."""
     config, step = learner.config, progress.step
     scores: dict[str, float] = {}
     if _due(step, config.train.validate_every, config):
         scores, pictures = validate(learner.model, shards, learner.precision)
-        if ranks.rank() == 0:
+        if scores and ranks.rank() == 0:
             reporter.log(step, scores)
             reporter.show(step, pictures)
     is_best = scores.get(SCORE, -float("inf")) > progress.best_score
     if is_best:
         progress.best_step, progress.best_score = step, scores[SCORE]
     if not is_best and not _due(step, config.train.checkpoint_every, config):
-        return
+        return bool(scores)
     if ranks.rank() == 0:
         store.write(
             learner.model,
@@ -247,6 +271,7 @@ def _milestones(
             train_state=learner.train_state(),
         )
     reporter.milestone(step, scores)
+    return True
 
 
 class Meter:
@@ -264,26 +289,29 @@ class Meter:
 
     def read(self, waited_s: float) -> dict[str, float]:
         """The row (this rank's losses), then start anew; `waited_s` is the stream's total."""
-        now_s = time.perf_counter()
-        span_s = now_s - self._since_s
+        span_s = time.perf_counter() - self._since_s
         row = {
             f"train/{name}": torch.stack([terms[name] for terms in self._terms]).mean().item()
             for name in self._terms[0]
         }
         row["train/samples_per_s"] = self._num_samples / span_s
         row["train/data_wait_share"] = (waited_s - self._waited_s) / span_s
-        self._terms, self._num_samples = [], 0
-        self._since_s, self._waited_s = now_s, waited_s
+        self.restart(waited_s)
         return row
 
+    def restart(self, waited_s: float) -> None:
+        """Forget what came before; validation and checkpoints are no training time."""
+        self._terms, self._num_samples = [], 0
+        self._since_s, self._waited_s = time.perf_counter(), waited_s
 
-def _check_finite(
-    total: Tensor, norm: Tensor, terms: Mapping[str, Tensor], batch: Batch, step: int
-) -> None:
-    if torch.isfinite(total) and torch.isfinite(norm):
+
+def _check_finite(seen: Mapping[str, Tensor], ids: tuple[str, ...], step: int) -> None:
+    """Every rank raises, or none: gradients are averaged over ranks, so their norms agree."""
+    if all(torch.isfinite(value) for name, value in seen.items() if name.endswith("norm")):
         return
-    losses = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
-    raise NonFiniteError(
-        f"step {step}, rank {ranks.rank()}: {losses}, gradient norm {norm.item():g}; the weights "
-        f"are as before the step; samples {', '.join(batch.ids)}"
-    )
+    told = ", ".join(f"{name} {value.item():g}" for name, value in seen.items())
+    own = bool(torch.isfinite(seen["total"]))
+    line = f"rank {ranks.rank()}: {told}; samples {', '.join(ids)}"
+    everyone = ranks.gather((own, line))
+    guilty = [line for fine, line in everyone if not fine] or [line for _, line in everyone]
+    raise NonFiniteError(f"step {step}, {' | '.join(guilty)}; the weights are as before the step")

@@ -21,9 +21,10 @@ log = logging.getLogger(__name__)
 Pictures = dict[str, np.ndarray]
 
 
-def validation_rows(shards: ShardSet) -> list[Row]:
-    """Pictures of split `val`; where there are none, of split `test`."""
-    return shards.rows("val") or shards.rows("test")
+def validation_rows(shards: ShardSet) -> tuple[str, list[Row]]:
+    """Split `val` and its pictures; where there are none, `test`, to watch but not to choose by."""
+    split = "val" if shards.rows("val") else "test"
+    return split, shards.rows(split)
 
 
 def validate(
@@ -32,18 +33,20 @@ def validate(
     """Mean scores over the held-out pictures, on every rank, and the first few pictures.
 
     Scores are PSNR and SSIM under `kedusr-float`, as `val/full_psnr`, the gain over bicubic as
-    `val/full_psnr_gain`, and the shares of cells that the masks keep. No held-out picture: none.
+    `val/full_psnr_gain`, and the shares of cells that the masks keep; they begin with the split's
+    name. No held-out picture: none.
     """
-    rows = validation_rows(shards)
+    split, rows = validation_rows(shards)
     scores, pictures = {}, {}
     for index in range(ranks.rank(), len(rows), ranks.world_size()):
         triplet = shards.read(rows[index])
         scores[index], shown = _validate_one(model, triplet, precision)
         if index < NUM_SHOWN:
-            pictures |= {f"val/{triplet.id}/{name}": image for name, image in shown.items()}
-    everyone = [row for share in ranks.gather(scores) for row in sorted(share.items())]
+            pictures |= {f"{split}/{triplet.id}/{name}": image for name, image in shown.items()}
+    by_index = {index: row for share in ranks.gather(scores) for index, row in share.items()}
     everyones_pictures = {k: v for share in ranks.gather(pictures) for k, v in share.items()}
-    return _means([row for _, row in sorted(everyone)]), everyones_pictures
+    means = _means([by_index[index] for index in sorted(by_index)])
+    return {f"{split}/{name}": value for name, value in means.items()}, everyones_pictures
 
 
 def _validate_one(
@@ -56,9 +59,9 @@ def _validate_one(
         score(torch.from_numpy(picture).permute(2, 0, 1), hr, triplet.center_box, PROTOCOL)
         for picture in (sr, reference)
     )
-    row = {f"val/{name}": value for name, value in ours._asdict().items()}
+    row = ours._asdict()
     gains = zip(ours._fields, ours, theirs, strict=True)
-    row |= {f"val/{name}_gain": a - b for name, a, b in gains if name.endswith("psnr")}
+    row |= {f"{name}_gain": a - b for name, a, b in gains if name.endswith("psnr")}
     shown = {
         "lr": triplet.lr,
         "ref": triplet.ref,
@@ -69,14 +72,15 @@ def _validate_one(
     }
     if output.query_mask is not None:
         mask = output.query_mask[0, 0].float().cpu().numpy()
-        row["val/kept_queries"] = float(mask.mean())
+        row["kept_queries"] = float(mask.mean())
         shown["mask"] = figures.overlay_mask(to_8bit(sr), mask)
     if output.key_mask is not None:
-        row["val/kept_keys"] = output.key_mask.float().mean().item()
+        row["kept_keys"] = output.key_mask.float().mean().item()
     return row, shown
 
 
 def _means(rows: list[Mapping[str, float]]) -> dict[str, float]:
-    if not rows:
-        return {}
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    """Means of what is defined: a picture whose box is the whole of it has no corner."""
+    names = rows[0] if rows else {}
+    defined = {name: [row[name] for row in rows if not np.isnan(row[name])] for name in names}
+    return {name: float(np.mean(values)) for name, values in defined.items() if values}

@@ -6,12 +6,29 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.hub import load_state_dict_from_url
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of RGB in 0..1; what the published VGGs and SpyNet were trained with."""
+
+
+class Normalize(nn.Module):
+    """RGB in 0..1 to zero mean and unit variance over ImageNet."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, picture: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        return (picture - self.mean) / self.std
+
 
 SPYNET_URL = (
     "https://download.openmmlab.com/mmediting/restorers/basicvsr/spynet_20210409-c6c1bd09.pth"
@@ -30,7 +47,7 @@ def load_state(
     if source == name:
         try:
             return fetch()
-        except (URLError, OSError) as error:
+        except (URLError, OSError, RuntimeError) as error:  # RuntimeError: a wrong hash
             raise FileNotFoundError(
                 f"{what} weights cannot be downloaded here ({error}); download them where there "
                 f"is internet and give their path: {flag} FILE"
@@ -71,4 +88,5 @@ def in_layer_order(state: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         (name.removesuffix(".weight") for name in state if name.endswith(".weight")),
         key=lambda name: [int(number) for number in re.findall(r"\d+", name)],
     )
-    return [(state[f"{layer}.weight"], state[f"{layer}.bias"]) for layer in layers]
+    pairs = [(state[f"{layer}.weight"], state.get(f"{layer}.bias")) for layer in layers]
+    return [(weight, bias) for weight, bias in pairs if bias is not None]

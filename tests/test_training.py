@@ -1,14 +1,19 @@
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import make_triplet
 
-from sddusr.checkpoint import CheckpointStore, load_model
+from sddusr.checkpoint import CheckpointStore, load_model, read_checkpoint, resolve
 from sddusr.config import Config, DataConfig, LossConfig, OptimConfig, TrainConfig
+from sddusr.data.manifest import build_manifest, write_manifest
+from sddusr.data.shard_file import write_shard
+from sddusr.data.shards import ShardSet
 from sddusr.data.stream import Stream
-from sddusr.training import Learner, NonFiniteError, train
+from sddusr.training import Learner, NonFiniteError, load_start, train
 from tests.tiny import TINY
 
 CPU = torch.device("cpu")
@@ -153,14 +158,41 @@ def test_the_full_loss_trains_and_resumes(tiny_shards, tmp_path, vgg19_file):
     full = replace(
         CONFIG,
         losses=LossConfig(stage="full", vgg_weights=vgg19_file, discriminator_dim=8),
-        train=replace(CONFIG.train, num_steps=2, log_every=1, validate_every=2),
+        train=replace(CONFIG.train, num_steps=2, log_every=1, validate_every=2, checkpoint_every=1),
     )
     _, notebook = run(tiny_shards, tmp_path, full)
     row = notebook.rows[0][1]
     for term in ("reconstruction", "mask", "perceptual", "adversarial", "discriminator"):
         assert np.isfinite(row[f"train/{term}"])
+    final = read_checkpoint(str(tmp_path / "step-00000002"))
     (tmp_path / "step-00000002" / "hashes.json").unlink()
-    assert run(tiny_shards, tmp_path, full)[0].step == 2
+    assert run(tiny_shards, tmp_path, full)[0].step == 2  # from step 1
+    again = read_checkpoint(str(tmp_path / "step-00000002"))
+    torch.testing.assert_close(again.model_state, final.model_state, rtol=0, atol=0)
+    torch.testing.assert_close(again.train_state, final.train_state, rtol=0, atol=0)
+
+
+def test_a_run_starts_from_another_runs_network(tiny_shards, tmp_path):
+    run(tiny_shards, tmp_path / "rec")
+    rec = replace(CONFIG.train, init_from=str(tmp_path / "rec"), num_steps=1)
+    learner = Learner(CONFIG, CPU)
+    load_start(learner.model, replace(CONFIG, train=rec))
+    torch.testing.assert_close(dict(learner.model.state_dict()), weights(tmp_path / "rec"))
+    other = replace(CONFIG, train=rec, model=replace(CONFIG.model, image_skip=False))
+    with pytest.raises(ValueError, match=r"another shape.*init-from"):
+        load_start(learner.model, other)
+
+
+def test_without_held_out_pictures_the_newest_checkpoint_counts(tmp_path):
+    root = str(tmp_path / "train_only")
+    triplets = [make_triplet(f"train-{i}", seed=i) for i in range(2)]
+    entry = write_shard(f"{root}/train-00000.parquet", "train", triplets, {})
+    write_manifest(root, build_manifest([entry], {}, {}))
+    progress, notebook = run(ShardSet(root), tmp_path / "run")
+    assert progress.best_step == 0
+    assert not notebook.pictures
+    assert load_model(str(tmp_path / "run")).state_dict().keys()
+    assert Path(resolve(str(tmp_path / "run"))).name == "step-00000006"
 
 
 def test_missing_weights_stop_the_run_before_its_first_step(tiny_shards, tmp_path):

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 
 from sddusr.data.geometry import HR_PER_CELL
+from sddusr.resize import bicubic_down, bicubic_up
 
 PERCENTS = np.arange(101)
 
@@ -17,9 +18,9 @@ areas (a burnt-out sky) tie exactly and are labelled 0."""
 def detail_map(hr: UInt8[np.ndarray, "rows cols 3"]) -> Float32[np.ndarray, "hq wq"]:
     """Σ_C |HR − HR↓↑|, averaged over each cell of the matching grid (4x4 HR pixels).
 
-    HR counts from 0 to 1. It is halved with an antialiased bicubic and brought back with a plain
-    one, so what is left is what a lens of half the resolution cannot see. Rows and columns beyond
-    the last whole cell are left out.
+    HR counts from 0 to 1. It is halved and doubled with the project's bicubic, so what is left is
+    what a lens of half the resolution cannot see. Rows and columns beyond the last whole cell are
+    left out.
 
     Raises:
         ValueError: less than one cell.
@@ -29,9 +30,7 @@ def detail_map(hr: UInt8[np.ndarray, "rows cols 3"]) -> Float32[np.ndarray, "hq 
         raise ValueError(f"HR is {hr.shape[0]}x{hr.shape[1]}, need {HR_PER_CELL} pixels or more")
     picture = torch.from_numpy(np.ascontiguousarray(hr[:height, :width].transpose(2, 0, 1)))
     picture = picture.float().div_(255)[None]
-    down = F.interpolate(picture, scale_factor=0.5, mode="bicubic", antialias=True)
-    up = F.interpolate(down, size=(height, width), mode="bicubic")
-    lost = (picture - up).abs_().sum(1, keepdim=True)
+    lost = (picture - bicubic_up(bicubic_down(picture))).abs_().sum(1, keepdim=True)
     detail = F.avg_pool2d(lost, HR_PER_CELL)[0, 0]
     return detail.mul_(_LEVELS).round_().div_(_LEVELS).numpy()
 

@@ -13,6 +13,10 @@ HR_PER_CELL = SCALE * LR_PER_CELL
 """HR pixels per cell of the matching grid."""
 
 
+MIN_CELLS = 2
+"""Cells that a centre needs along each axis: patches are reflected at its border."""
+
+
 class AlignedRef(NamedTuple):
     """A tele picture on the matching grid, and where it lies in HR."""
 
@@ -32,9 +36,9 @@ def centered(height: int, width: int, within: Box) -> Box:
 
 
 def check_box(box: Box, hr_shape: tuple[int, ...], name: str) -> None:
-    """Raise ValueError unless the box is inside HR and holds a cell of the grid at any phase."""
+    """Raise ValueError unless the box is inside HR and large enough at any phase of the grid."""
     height, width = hr_shape[:2]
-    least = 2 * HR_PER_CELL - 1
+    least = (MIN_CELLS + 1) * HR_PER_CELL - 1
     inside = min(box.y0, box.x0) >= 0 and box.y1 <= height and box.x1 <= width
     if not inside or min(box.height, box.width) < least:
         raise ValueError(

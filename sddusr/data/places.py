@@ -29,7 +29,7 @@ def resolve(place: str | Path) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), os.path.abspath(place)
     try:
         return fs.FileSystem.from_uri(str(place))
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, OSError) as error:
         raise ValueError(
             f"{place}: not a place that can be read ({type(error).__name__}); "
             "give a local path or a URI such as s3://bucket/folder"
@@ -42,12 +42,16 @@ def is_local(place: str | Path) -> bool:
 
 def absolute(place: str | Path) -> str:
     """A place that means the same in another working folder, without a trailing slash."""
-    return os.path.abspath(place) if is_local(place) else str(place).rstrip("/")
+    plain = str(place).removeprefix("file://")
+    if is_local(plain):
+        return os.path.abspath(os.path.expanduser(plain))
+    return plain.rstrip("/")
 
 
 def join(place: str | Path, *names: str) -> str:
     """Names of our own below a place; names from an index go through `member`."""
-    return posixpath.join(str(place), *names)
+    path, mark, query = str(place).partition("?") if not is_local(place) else (str(place), "", "")
+    return posixpath.join(path, *names) + mark + query
 
 
 def member(root: str | Path, name: str) -> str:

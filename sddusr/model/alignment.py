@@ -12,13 +12,7 @@ from torchvision.ops import deform_conv2d
 from sddusr.config import AlignmentConfig
 from sddusr.model.blocks import activation, conv3x3, zero_start
 from sddusr.model.warp import warp_by_flow
-from sddusr.weights import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    fetch_spynet,
-    in_layer_order,
-    load_state,
-)
+from sddusr.weights import Normalize, fetch_spynet, in_layer_order, load_state
 
 FLOW_DIM = 2
 
@@ -29,13 +23,9 @@ TAPS = 9
 class SpyNet(nn.Module):
     """Coarse-to-fine optical flow (Ranjan and Black, 2017); each level corrects the one before."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, num_levels: int, dims: tuple[int, ...]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.normalize = Normalize()
         self.levels = nn.ModuleList(_flow_level(dims) for _ in range(num_levels))
 
     def forward(
@@ -89,7 +79,7 @@ class SpyNet(nn.Module):
         return [layer for layer in self.levels.modules() if isinstance(layer, nn.Conv2d)]
 
     def _normalised(self, picture: Tensor, size: tuple[int, int]) -> Tensor:
-        return F.interpolate((picture - self.mean) / self.std, size=size, mode="bilinear")
+        return F.interpolate(self.normalize(picture), size=size, mode="bilinear")
 
     def _pyramid(self, picture: Tensor) -> list[Tensor]:
         """Coarsest first."""

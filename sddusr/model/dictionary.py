@@ -29,12 +29,13 @@ class TokenDictionary(nn.Module):
         self.keep_logit = nn.Parameter(torch.zeros(()))
         if config.attention == "cosine":
             self.sharpness = nn.Parameter(torch.tensor(math.log(COSINE_SCALE)))
+        # A bias of the keys, or one that all centre tokens share, cancels in the softmax.
         self.update_query = nn.Linear(dim, dim)
-        self.update_key = nn.Linear(dim, dim)
-        self.update_center_value = nn.Linear(dim, dim)
+        self.update_key = nn.Linear(dim, dim, bias=False)
+        self.update_center_value = nn.Linear(dim, dim, bias=False)
         self.update_ref_value = nn.Linear(dim, dim)
         self.lookup_query = nn.Linear(dim, dim)
-        self.lookup_key = nn.Linear(dim, dim)
+        self.lookup_key = nn.Linear(dim, dim, bias=False)
         self.lookup_value = nn.Linear(dim, dim)
 
     @property
@@ -88,13 +89,17 @@ class TokenDictionary(nn.Module):
         key: Float[Tensor, "b cols c"],
         value: Float[Tensor, "b cols cv"],
     ) -> Float[Tensor, "b rows cv"]:
-        """Softmax attention over the columns; the score matrix is streamed, not kept."""
+        """Softmax attention over the columns, streamed: the score matrix is not kept."""
         query, key = query.to(value.dtype), key.to(value.dtype)
         scale = query.shape[-1] ** -0.5 if self.attention == "sqrt_d" else 1.0
         if self.attention == "cosine":
             query = F.normalize(query, dim=-1) * self.sharpness.exp().to(query.dtype)
             key = F.normalize(key, dim=-1)
-        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+        # The streaming kernel wants one width for all three; zeros change no logit.
+        wider = (0, value.shape[-1] - query.shape[-1])
+        query, key = F.pad(query, wider).unsqueeze(1), F.pad(key, wider).unsqueeze(1)
+        found = F.scaled_dot_product_attention(query, key, value.unsqueeze(1), scale=scale)
+        return found.squeeze(1)
 
 
 def _pixels(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:

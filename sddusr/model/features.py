@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sddusr.config import MatchingConfig
 from sddusr.model.blocks import conv3x3
-from sddusr.weights import IMAGENET_MEAN, IMAGENET_STD, load_state
+from sddusr.weights import Normalize, load_state
 
 VGG_CONVS = (0, 2, 5, 7)
 """Positions of conv1_1, conv1_2, conv2_1 and conv2_2, as in torchvision's `vgg16().features`."""
@@ -17,14 +16,10 @@ VGG_CONVS = (0, 2, 5, 7)
 class MatchingFeatures(nn.Module):
     """RGB in 0..1 to features on the matching grid (half the picture's height and width)."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, config: MatchingConfig) -> None:
         super().__init__()
         first, second = config.vgg_dims
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.normalize = Normalize()
         self.vgg = nn.Sequential(
             conv3x3(3, first),
             nn.ReLU(inplace=True),
@@ -39,7 +34,7 @@ class MatchingFeatures(nn.Module):
         self.project = conv3x3(second, config.dim)
 
     def forward(self, picture: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d h//2 w//2"]:
-        return self.project(self.vgg((picture - self.mean) / self.std))
+        return self.project(self.vgg(self.normalize(picture)))
 
     def load_vgg(self, source: str) -> None:
         """Start from VGG16's ImageNet weights, by name (`imagenet`) or from a path.

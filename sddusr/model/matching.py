@@ -56,9 +56,11 @@ class SparseMatching(nn.Module):
             seeds: one for each sample, for the mask's Gumbel noise in training.
         """
         query_feat, key_feat = self.features(lr).float(), self.features(lr_center).float()
-        if self.training:
-            return self._dense_then_mask(query_feat, key_feat, aligned_feat, seeds)
-        return self._mask_then_sparse(query_feat, key_feat, aligned_feat)
+        # The best keys of a query differ by less than bfloat16 can tell apart.
+        with torch.autocast(lr.device.type, enabled=False):
+            if self.training:
+                return self._dense_then_mask(query_feat, key_feat, aligned_feat.float(), seeds)
+            return self._mask_then_sparse(query_feat, key_feat, aligned_feat.float())
 
     def _dense_then_mask(
         self, query_feat: Tensor, key_feat: Tensor, aligned_feat: Tensor, seeds: Tensor | None
@@ -131,7 +133,8 @@ def _best_key_of_block(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     best_index = torch.zeros(len(query), dtype=torch.long, device=query.device)
     for start in range(0, len(key), KEY_BLOCK):
         scores = query @ key[start : start + KEY_BLOCK].T
-        scores = F.pad(scores, (0, -scores.shape[1] % KEY_GROUP), value=-torch.inf)
+        if odd := -scores.shape[1] % KEY_GROUP:
+            scores = F.pad(scores, (0, odd), value=-torch.inf)
         groups = scores.unflatten(1, (-1, KEY_GROUP))
         score, group = groups.amax(dim=2).max(dim=1)
         winners = groups[torch.arange(len(query), device=query.device), group]

@@ -120,7 +120,7 @@ def test_tensors_are_what_the_network_takes(tiny_shards):
     assert batch.seeds.shape == (3,)
     for picture in (batch.lr, batch.lr_center, batch.ref, batch.hr):
         assert picture.dtype == torch.float32
-        assert picture.is_contiguous()
+        assert picture.is_contiguous(memory_format=torch.channels_last)
         assert 0 <= picture.min() < 0.4 < 0.6 < picture.max() <= 1
     assert set(batch.mask_label.unique().tolist()) == {0.0, 1.0}
 

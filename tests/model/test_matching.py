@@ -89,6 +89,19 @@ def test_streamed_search_finds_the_first_maximum(num_queries, num_keys, key_bloc
     torch.testing.assert_close(picked, truth.amax(1), rtol=1e-5, atol=1e-5)
 
 
+def test_bfloat16_autocast_does_not_touch_the_search():
+    """Smooth features: the best keys of a query differ by less than bfloat16 can tell apart."""
+    torch.manual_seed(0)
+    matching_ = SparseMatching(SMALL, MaskConfig(enabled=False)).eval()
+    smooth = torch.nn.functional.interpolate(torch.rand(1, 3, 6, 6), size=(64, 64), mode="bicubic")
+    aligned = torch.rand(1, 2, 128, 128)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = matching_(smooth, smooth, aligned)
+    torch.testing.assert_close(found.confidence, torch.ones(1, 1, 32, 32), rtol=0, atol=1e-5)
+    own = (found.warped_feat - aligned).abs().amax(1).le(1e-5).float().mean()
+    assert own > 0.95  # each cell finds itself, and so its own patch
+
+
 def test_a_tie_goes_to_the_first_key():
     key = torch.ones(200, 3)
     assert (best_key(torch.ones(5, 3), key)[0] == 0).all()

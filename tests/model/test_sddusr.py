@@ -27,8 +27,9 @@ def test_every_parameter_gets_a_gradient(preset):
     model = without_zero_starts(SDDuSR(preset.model)).train()
     output = model(*pictures(1, (48, 48), (48, 48)), torch.tensor([1]))
     (output.sr - torch.rand_like(output.sr)).abs().mean().backward()
-    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert silent == []
+    norms = {name: float(p.grad.norm()) for name, p in model.named_parameters()}
+    rounding = 1e-8 * max(norms.values())  # what cancels exactly still leaves this much
+    assert [name for name, norm in norms.items() if norm < rounding] == []
 
 
 @pytest.mark.parametrize("training", [True, False])
