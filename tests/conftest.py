@@ -4,25 +4,30 @@ from jaxtyping import install_import_hook
 
 install_import_hook("sddusr", "beartype.beartype")
 
-import os  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
+import os
+from collections.abc import Iterator
 
 os.environ.pop("RAY_ADDRESS", None)
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import ray  # noqa: E402
-import torch  # noqa: E402
-from torchvision.models import vgg19  # noqa: E402
+import cv2
+import numpy as np
+import pytest
+import ray
+import torch
+from hypothesis import settings
+from torchvision.models import vgg19
 
-from sddusr.data.detail import detail_map, detail_quantiles  # noqa: E402
-from sddusr.data.geometry import crop, whole  # noqa: E402
-from sddusr.data.manifest import build_manifest, write_manifest  # noqa: E402
-from sddusr.data.shard_file import write_shard  # noqa: E402
-from sddusr.data.shards import ShardSet  # noqa: E402
-from sddusr.types import Box, Triplet  # noqa: E402
+from sddusr.data.detail import detail_map, detail_quantiles
+from sddusr.data.geometry import crop, whole
+from sddusr.data.manifest import build_manifest, write_manifest
+from sddusr.data.shard_file import write_shard
+from sddusr.data.shards import ShardSet
+from sddusr.types import Box, Triplet
+
+# The same cases in every run, and no clock: the machine may be busy.
+settings.register_profile("sddusr", deadline=None, derandomize=True)
+settings.load_profile("sddusr")
 
 
 def textured(height: int, width: int, seed: int) -> np.ndarray:

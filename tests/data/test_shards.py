@@ -33,7 +33,7 @@ def write_set(root: Path, triplets: list[Triplet]) -> ShardSet:
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(6, 40), st.integers(6, 40), st.integers(0, 99))
+@given(st.integers(8, 40), st.integers(8, 40), st.integers(0, 99))
 def test_a_row_of_any_size_comes_back_unchanged(tmp_path_factory, height, width, seed):
     root = tmp_path_factory.mktemp("set")
     box = Box(seed % 3, 2 * height - seed % 4, 1, 2 * width)
