@@ -220,6 +220,4 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     if uri.startswith("sqlite:"):
         database = Path(unquote(urlparse(uri).path)[1:])
         location = (database.parent / "mlartifacts" / name).absolute().as_uri()
-    # The kind opens the page on runs and their curves, not on chat traces.
-    kind = {"mlflow.experimentKind": "custom_model_development"}
-    return client.create_experiment(name, artifact_location=location, tags=kind)
+    return client.create_experiment(name, artifact_location=location)
