@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sddusr import ranks
 from sddusr.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
-from sddusr.config import Config, flatten, to_dict
+from sddusr.config import Config, ModelConfig, flatten, to_dict
 from sddusr.data.shards import ShardSet
 from sddusr.data.stream import Stream
 from sddusr.discriminator import Adversary
@@ -215,12 +215,21 @@ def load_start(model: SDDuSR, config: Config) -> None:
         model.load_published_weights(config.model)
         return
     earlier = read_checkpoint(config.train.init_from)
-    if earlier.config.model != config.model:
+    if _without_weights(earlier.config.model) != _without_weights(config.model):
         raise ValueError(
             f"{earlier.place} holds a network of another shape than the config's; give the same "
             f"preset and --model flags, or leave --train.init-from out"
         )
     model.load_state_dict(earlier.model_state)
+
+
+def _without_weights(config: ModelConfig) -> ModelConfig:
+    """The network alone, wherever its first weights came from."""
+    return replace(
+        config,
+        matching=replace(config.matching, vgg_weights="none"),
+        alignment=replace(config.alignment, spynet_weights="none"),
+    )
 
 
 def check_same_run(checkpoint: Checkpoint, config: Config, data_hash: str) -> None:

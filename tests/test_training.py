@@ -176,7 +176,9 @@ def test_a_run_starts_from_another_runs_network(tiny_shards, tmp_path):
     run(tiny_shards, tmp_path / "rec")
     rec = replace(CONFIG.train, init_from=str(tmp_path / "rec"), num_steps=1)
     learner = Learner(CONFIG, CPU)
-    load_start(learner.model, replace(CONFIG, train=rec))
+    elsewhere = replace(CONFIG.model.matching, vgg_weights="/no/vgg16.pth")
+    learned = replace(CONFIG, train=rec, model=replace(CONFIG.model, matching=elsewhere))
+    load_start(learner.model, learned)
     torch.testing.assert_close(dict(learner.model.state_dict()), weights(tmp_path / "rec"))
     other = replace(CONFIG, train=rec, model=replace(CONFIG.model, image_skip=False))
     with pytest.raises(ValueError, match=r"another shape.*init-from"):
