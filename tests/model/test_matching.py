@@ -102,6 +102,24 @@ def test_bfloat16_autocast_does_not_touch_the_search():
     assert own > 0.95  # each cell finds itself, and so its own patch
 
 
+@pytest.mark.parametrize(("dy", "dx"), [(8, 4), (4, -6), (-2, 10)])
+def test_what_the_tele_lens_saw_arrives_where_the_wide_lens_saw_it(dy, dx):
+    """Of a picture, the centre is cut (dy, dx) LR pixels off the query: the feature follows."""
+    torch.manual_seed(0)
+    matching_ = SparseMatching(SMALL, MaskConfig(enabled=False)).eval()
+    scene = torch.rand(1, 3, 64, 64)
+    query = scene[..., 16:48, 16:48]
+    center = scene[..., 16 + dy : 48 + dy, 16 + dx : 48 + dx]
+    scene_feat = torch.rand(1, 2, 128, 128)  # stands for Ref's feature of the whole scene
+    aligned = scene_feat[..., 32 + 2 * dy : 96 + 2 * dy, 32 + 2 * dx : 96 + 2 * dx]
+    warped = matching_(query, center, aligned).warped_feat
+    wanted = scene_feat[..., 32:96, 32:96]
+    top, left = 2 * max(dy, 0) + 20, 2 * max(dx, 0) + 20  # VGG pads at the border
+    bottom, right = 64 + 2 * min(dy, 0) - 20, 64 + 2 * min(dx, 0) - 20
+    seen = (slice(None), slice(None), slice(top, bottom), slice(left, right))
+    torch.testing.assert_close(warped[seen], wanted[seen], rtol=0, atol=1e-5)
+
+
 def test_a_tie_goes_to_the_first_key():
     key = torch.ones(200, 3)
     assert (best_key(torch.ones(5, 3), key)[0] == 0).all()
