@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from sddusr.config import AlignmentConfig
-from sddusr.model.blocks import activation, conv3x3, zero_start
+from sddusr.model.blocks import activation, conv3x3, pass_through, zero_start
 from sddusr.model.warp import warp_by_flow
 from sddusr.weights import Normalize, fetch_spynet, in_layer_order, load_state
 
@@ -110,7 +110,8 @@ class Alignment(nn.Module):
             conv3x3(2 * dim + 2, dim), activation(), conv3x3(dim, dim), activation()
         )
         self.offset_tail = zero_start(conv3x3(dim, config.num_groups * TAPS * 3))
-        self.conv = conv3x3(dim, dim)
+        # Gates start at one half, so the aligned feature starts as Ref's own.
+        self.conv = pass_through(conv3x3(dim, dim), gain=2.0)
 
     def forward(
         self,

@@ -97,6 +97,16 @@ def zero_start(conv: nn.Conv2d) -> nn.Conv2d:
     return conv
 
 
+def pass_through(conv: nn.Conv2d, gain: float = 1.0) -> nn.Conv2d:
+    """The same convolution, starting as `gain` times its input; a single input goes everywhere."""
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+    with torch.no_grad():
+        for channel, kernel in enumerate(conv.weight):
+            kernel[channel % conv.in_channels, 1, 1] = gain
+    return conv
+
+
 def pixel_shuffle_up(dim: int) -> nn.Sequential:
     """Twice the height and width by a convolution and a pixel shuffle (ESPCN)."""
     return nn.Sequential(conv3x3(dim, 4 * dim), nn.PixelShuffle(2))

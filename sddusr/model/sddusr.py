@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from sddusr.config import LR_PER_CELL, SCALE, ModelConfig
 from sddusr.model.alignment import Alignment
-from sddusr.model.blocks import conv3x3
+from sddusr.model.blocks import conv3x3, pass_through
 from sddusr.model.dictionary import TokenDictionary
 from sddusr.model.encoder import LrEncoder, center_encoder, ref_encoder
 from sddusr.model.fusion import Fusion, picture_head
@@ -31,7 +31,7 @@ class SDDuSR(nn.Module):
         self.dictionary = (
             TokenDictionary(dim, config.dictionary) if config.dictionary.enabled else None
         )
-        self.confidence_conv = conv3x3(1, dim)
+        self.confidence_conv = pass_through(conv3x3(1, dim))
         self.fusion = Fusion(dim, 3 if config.dictionary.enabled else 2, config.fusion)
         self.head = picture_head(dim, starts_at_zero=config.image_skip)
 

@@ -21,8 +21,8 @@ def test_composed_deform_conv_is_torchvisions_operator():
     torch.testing.assert_close(results[0], results[1])
 
 
-def test_without_offsets_and_flow_it_is_a_half_strength_convolution():
-    """The last offset convolution starts at zero: gates at 1/2, no shift."""
+def test_alignment_starts_as_refs_own_feature():
+    """No flow, no offsets, gates at one half, and a kernel that makes up for them."""
     torch.manual_seed(0)
     config = AlignmentConfig(
         spynet_weights="none", spynet_levels=2, spynet_dims=(4, 4, 4, 4), num_groups=2
@@ -30,11 +30,8 @@ def test_without_offsets_and_flow_it_is_a_half_strength_convolution():
     align = Alignment(4, config)
     center, ref = torch.rand(1, 3, 8, 6), torch.rand(1, 3, 16, 12)
     center_feat, ref_feat = torch.randn(2, 1, 4, 16, 12).unbind(0)
-    plain = torch.nn.functional.conv2d(
-        0.5 * ref_feat, align.conv.weight, align.conv.bias, padding=1
-    )
     torch.testing.assert_close(
-        align(center, ref, center_feat, ref_feat), plain, rtol=1e-4, atol=1e-5
+        align(center, ref, center_feat, ref_feat), ref_feat, rtol=1e-4, atol=1e-5
     )
 
 
