@@ -306,7 +306,7 @@ DEMO = Config(
     optim=OptimConfig(lr=2e-3, min_lr=1e-5, warmup_steps=20),
     data=DataConfig(crop_px=32, shift_px=(8, 32)),
     train=TrainConfig(
-        num_steps=400, batch_size=8, log_every=20, validate_every=200, checkpoint_every=100
+        num_steps=300, batch_size=8, log_every=20, validate_every=150, checkpoint_every=100
     ),
 )
 
