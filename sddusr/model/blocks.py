@@ -99,8 +99,7 @@ def zero_start(conv: nn.Conv2d) -> nn.Conv2d:
 
 def pass_through(conv: nn.Conv2d, gain: float = 1.0) -> nn.Conv2d:
     """The same convolution, starting as `gain` times its input; a single input goes everywhere."""
-    for parameter in conv.parameters():
-        nn.init.zeros_(parameter)
+    zero_start(conv)
     with torch.no_grad():
         for channel, kernel in enumerate(conv.weight):
             kernel[channel % conv.in_channels, 1, 1] = gain
