@@ -72,7 +72,7 @@ class ScorerActor:
     ) -> None:
         self.rows = rows
         self.num_comparisons = options.num_comparisons
-        self.scorer = Scorer(options, others, lpips)
+        self.scorer = Scorer(options, others, lpips, memory_share=1 / options.num_actors)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, str]:
         index = item["index"]
@@ -154,9 +154,11 @@ def _track(
 ) -> str:
     """Log to the checkpoint's own run, or to a new one; the run's id."""
     progress = checkpoint.progress if checkpoint else {}
-    training_run = progress.get("tracking_run", "")
-    run = tracking.join_run(options.tracking_uri, training_run) or tracking.open_run(
-        options.tracking_uri, name=f"evaluate-{options.split}", experiment=options.experiment
+    run = tracking.join_run(
+        options.tracking_uri,
+        progress.get("tracking_run", "") or _run_of(checkpoint),
+        name=f"evaluate-{options.split}",
+        experiment=options.experiment,
     )
     run.set_tags({f"evaluation.{options.split}.data_hash": data_hash})
     for summary in summaries:
@@ -172,6 +174,13 @@ def _track(
             run.log_artifact(places.join(options.out, COMPARISONS), f"{folder}/{COMPARISONS}")
     run.finish()
     return run.run_id
+
+
+def _run_of(checkpoint: Checkpoint | None) -> str:
+    """The MLflow run of a checkpoint that was written before it could be created."""
+    if checkpoint is None:
+        return ""
+    return tracking.noted_run(checkpoint.place.rpartition("/checkpoints/")[0] or checkpoint.place)
 
 
 def main(options: EvaluateOptions) -> None:

@@ -1,4 +1,4 @@
-"""Triplets on disk -> Parquet shards and a manifest, one Ray Data task a shard.
+"""Pictures on disk -> Parquet shards and a manifest, one Ray Data task a shard.
 
 A run that was killed goes on where it stopped: finished shards are found by a hash of their inputs
 and parameters, and verified. The manifest is written last, so a folder without one is unfinished.
@@ -9,21 +9,24 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import tyro
 
 from pipelines import cli
-from sddusr.config import LR_PER_CELL
+from pipelines.preview import preview
+from pipelines.ray_tasks import run_tasks
+from sddusr.config import LR_PER_CELL, DataConfig
 from sddusr.data import places
-from sddusr.data.images import MAX_PIXELS, PILLOW_MAX_PIXELS
-from sddusr.data.layouts import Found, Layout, find, hold_out
+from sddusr.data.degradation import Degradation
+from sddusr.data.images import MAX_PIXELS, MOST_PIXELS
+from sddusr.data.layouts import REGISTERED, Found, Layout, find, hold_out
+from sddusr.data.loading import Job, Pairing
 from sddusr.data.manifest import MANIFEST, Manifest, build_manifest, write_manifest
+from sddusr.data.pairs import PairConfig
 from sddusr.data.prepare import (
     SHARD_NAME,
-    Job,
     Recipe,
     ShardPlan,
     ShardReport,
@@ -43,10 +46,15 @@ class PreprocessOptions:
 
     layout: tyro.conf.Positional[Layout]
     """`dusr-real` (train/{LR,HR,Ref_full}, test/{LR,HR,Ref_SIFT} and a JSON of centre boxes),
-    `folders` (LR, Ref and HR, below train/ and test/ if there are any), or `samples` (photographs
-    that ship with scikit-image and scikit-learn; needs no --root)."""
-    out: str
+    `folders` (LR, Ref and HR, below train/ and test/ if there are any), `samples` (photographs
+    that ship with scikit-image and scikit-learn; needs no --root), `pairs` (wide and tele pictures
+    as a phone gives them, below train/ and test/ if there are any; the wide picture is HR, its half
+    is LR, and the tele picture is found in it) or `camerafusion` (the same from DCSR's folders)."""
+    out: str | None = None
     """Folder or URI for the shards and the manifest."""
+    preview: str | None = None
+    """Folder or URI for a contact sheet of each pair, instead of --out; exit code 1 if a pair is
+    refused."""
     root: str | None = None
     """Folder or URI of the dataset."""
     hold_out: int = 0
@@ -56,6 +64,16 @@ class PreprocessOptions:
     stride_px: int | None = None
     """LR pixels between two windows, even; half a window when left out, so that every crop of up
     to half a window can be drawn. A whole window takes a quarter of the space."""
+    margin_px: int | None = None
+    """LR pixels around Ref's box that training windows reach, even. When left out: 96 for pairs and
+    camerafusion, the reach of --data.shift-px, since a crop further out has no stand-in as near as
+    that; all of the picture for the others."""
+    degradation: Degradation = "bicubic"
+    """How pairs and camerafusion make LR of the wide picture: bicubic, or as a camera would (blur,
+    2x2 means, noise, JPEG)."""
+    pair: PairConfig = field(default_factory=PairConfig)
+    """How pairs and camerafusion find the tele picture in the wide one. `min_box_px` of twice the
+    crop refuses pairs whose Ref is too small for a training crop."""
     pictures_per_shard: int = 4
     """Triplets that share a shard; a shard is the unit of work and of restart."""
     on_error: Literal["stop", "quarantine"] = "stop"
@@ -68,11 +86,7 @@ class PreprocessOptions:
     """Replace what a run with other parameters left in --out."""
 
     def __post_init__(self) -> None:
-        stride = self.recipe.stride_px
-        if self.window_px < 8 or self.window_px % LR_PER_CELL:
-            raise ValueError(f"--window-px is {self.window_px}, need an even number of 8 or more")
-        if not 0 < stride <= self.window_px or stride % LR_PER_CELL:
-            raise ValueError(f"--stride-px is {stride}, need an even number up to --window-px")
+        self._check_windows()
         if self.pictures_per_shard < 1 or self.hold_out < 0:
             raise ValueError(
                 f"--pictures-per-shard is {self.pictures_per_shard} and --hold-out "
@@ -80,31 +94,68 @@ class PreprocessOptions:
             )
         if not 0 <= self.max_errors_share <= 1:
             raise ValueError(f"--max-errors-share is {self.max_errors_share}, need 0 to 1")
-        if not 0 < self.max_megapixels <= PILLOW_MAX_PIXELS / 1e6:
+        if not 0 < self.max_megapixels <= MOST_PIXELS / 1e6:
             raise ValueError(
                 f"--max-megapixels is {self.max_megapixels}, need more than 0 and at most "
-                f"{PILLOW_MAX_PIXELS // 10**6}"
+                f"{MOST_PIXELS // 10**6}"
             )
         if (self.layout == "samples") != (self.root is None):
             raise ValueError(
-                f"--root is {self.root}; dusr-real and folders need it, samples has none"
+                f"--root is {self.root}; samples has none, every other layout needs it"
+            )
+        self._check_pairing()
+
+    def _check_windows(self) -> None:
+        stride, margin = self.recipe.stride_px, self.recipe.margin_px
+        if self.window_px < 8 or self.window_px % LR_PER_CELL:
+            raise ValueError(f"--window-px is {self.window_px}, need an even number of 8 or more")
+        if not 0 < stride <= self.window_px or stride % LR_PER_CELL:
+            raise ValueError(f"--stride-px is {stride}, need an even number up to --window-px")
+        if margin is not None and (margin < 0 or margin % LR_PER_CELL):
+            raise ValueError(f"--margin-px is {margin}, need an even number of 0 or more")
+
+    def _check_pairing(self) -> None:
+        if (self.out is None) == (self.preview is None):
+            raise ValueError(
+                f"--out is {self.out} and --preview {self.preview}, need one of the two"
+            )
+        if self.layout in REGISTERED:
+            return
+        if self.preview or self.degradation != "bicubic" or self.pair != PairConfig():
+            raise ValueError(
+                f"--preview, --degradation and --pair are for {' and '.join(REGISTERED)}; leave "
+                f"them out for {self.layout}"
             )
 
     @property
     def recipe(self) -> Recipe:
         half = self.window_px // 2
         stride = half - half % LR_PER_CELL if self.stride_px is None else self.stride_px
-        return Recipe(window_px=self.window_px, stride_px=stride)
+        if self.layout not in REGISTERED:
+            return Recipe(window_px=self.window_px, stride_px=stride, margin_px=self.margin_px)
+        reach = DataConfig().shift_px[1] if self.margin_px is None else self.margin_px
+        pairing = Pairing(degradation=self.degradation, pair=self.pair)
+        return Recipe(window_px=self.window_px, stride_px=stride, margin_px=reach, pairing=pairing)
+
+    @property
+    def job(self) -> Job:
+        return Job(
+            root=places.absolute(self.root) if self.root else "",
+            out=places.absolute(self.out or self.preview or ""),
+            quarantine=self.on_error == "quarantine",
+            max_pixels=int(self.max_megapixels * 1e6),
+        )
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What decides the shards, besides the pictures."""
-        return {
+        """What decides the shards, besides the pictures; what does not apply is left out."""
+        given = {
             "layout": self.layout,
             "hold_out": self.hold_out,
             "pictures_per_shard": self.pictures_per_shard,
             **dataclasses.asdict(self.recipe),
         }
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def preprocess(options: PreprocessOptions) -> dict[str, Any]:
@@ -116,12 +167,7 @@ def preprocess(options: PreprocessOptions) -> dict[str, Any]:
         OSError: --out cannot be written.
     """
     started = time.monotonic()
-    job = Job(
-        root=places.absolute(options.root) if options.root else "",
-        out=places.absolute(options.out),
-        quarantine=options.on_error == "quarantine",
-        max_pixels=int(options.max_megapixels * 1e6),
-    )
+    job = options.job
     found = find(options.layout, job.root)
     if found.orphans and not job.quarantine:
         first, others = next(iter(found.orphans.values())), len(found.orphans) - 1
@@ -144,7 +190,7 @@ def _claim(out: str, plan: dict[str, Any], overwrite: bool) -> None:
     before = places.read_json(place) if places.exists(place) else plan
     if before != plan and not overwrite:
         known = before if isinstance(before, dict) else {}
-        differing = sorted(name for name in plan if known.get(name) != plan[name])
+        differing = sorted(name for name in known | plan if known.get(name) != plan.get(name))
         raise ValueError(
             f"{out}: holds shards made with another {' and '.join(differing)}; choose another "
             "--out or pass --overwrite"
@@ -157,7 +203,8 @@ def _claim(out: str, plan: dict[str, Any], overwrite: bool) -> None:
 def _run(plans: list[ShardPlan], job: Job) -> list[ShardReport]:
     """Make all shards, in any order; the first problem ends the work."""
     reports: dict[str, ShardReport] = {}
-    for report in _reports(plans, job) if plans else ():
+    for text in run_tasks(functools.partial(_task, plans, job), len(plans)):
+        report = ShardReport.from_json(text)
         if report.error or report.entry is None:
             raise ValueError(report.error)
         reports[report.name] = report
@@ -167,21 +214,8 @@ def _run(plans: list[ShardPlan], job: Job) -> list[ShardReport]:
     return [reports[plan.name] for plan in plans]
 
 
-def _reports(plans: list[ShardPlan], job: Job) -> Iterator[ShardReport]:
-    """Run one Ray Data task a shard; Ray repeats those whose worker dies."""
-    import ray.data
-
-    cli.init_ray()
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its lines would bury ours
-    items = [{"index": index} for index in range(len(plans))]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items))
-    for row in dataset.map(functools.partial(_task, plans, job), num_cpus=1).iter_rows():
-        yield ShardReport.from_json(row["report"])
-
-
-def _task(plans: list[ShardPlan], job: Job, row: dict[str, Any]) -> dict[str, Any]:
-    return {"report": make_shard(plans[row["index"]], job).to_json()}
+def _task(plans: list[ShardPlan], job: Job, index: int) -> str:
+    return make_shard(plans[index], job).to_json()
 
 
 def _manifest(options: PreprocessOptions, found: Found, reports: list[ShardReport]) -> Manifest:
@@ -216,8 +250,12 @@ def _log_summary(manifest: Manifest, out: str, seconds: float) -> None:
     )
 
 
-def main(options: PreprocessOptions) -> None:
-    preprocess(options)
+def main(options: PreprocessOptions) -> int:
+    if options.preview is None:
+        preprocess(options)
+        return 0
+    found = find(options.layout, options.job.root)
+    return 1 if preview(found, options.job, options.pair) else 0
 
 
 if __name__ == "__main__":

@@ -1,26 +1,38 @@
 """Enlarge a wide picture with the help of a tele picture of its centre.
 
-python pipelines/super_resolve.py WIDE TELE --checkpoint DIR --out FILE
-python pipelines/super_resolve.py WIDES TELES --checkpoint DIR --out DIR --boxes FILE
+python pipelines/super_resolve.py wide.jpg tele.jpg --checkpoint DIR --out sr.png
+python pipelines/super_resolve.py wides/ teles/ --checkpoint DIR --out results/
+python pipelines/super_resolve.py '*/wide.heic' '*/tele.heic' --checkpoint DIR --out results/
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-import torch
 import tyro
-from pyarrow.fs import FileType
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipelines import cli
-from sddusr.checkpoint import load_model
-from sddusr.config import SCALE
+from pipelines.super_resolve_worker import make_all, make_here
+from sddusr.checkpoint import resolve
 from sddusr.data import places
-from sddusr.data.geometry import centered, whole
-from sddusr.data.images import MAX_PIXELS, read_rgb, write_png
-from sddusr.data.layouts import pictures_by_stem, read_boxes
-from sddusr.inference import Precision, super_resolve, to_8bit
+from sddusr.data.color import ColorConfig
+from sddusr.data.images import MAX_PIXELS, MOST_PIXELS
+from sddusr.data.layouts import read_boxes
+from sddusr.data.pairs import PairConfig
+from sddusr.data.registration import RegistrationConfig
+from sddusr.inference import Precision
+from sddusr.own_pictures.files import FoundPairs, are_files, find_pairs
+from sddusr.own_pictures.jobs import (
+    Device,
+    Job,
+    Placement,
+    Settings,
+    hash_checkpoint,
+    result_places,
+)
+from sddusr.own_pictures.record import is_finished
 from sddusr.types import Box
 
 log = logging.getLogger(__name__)
@@ -28,92 +40,209 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class SuperResolveOptions:
-    """A picture twice as large as the wide one, or a folder of them."""
+    """Make wide pictures twice as large, with the detail that a tele picture has of their centre.
+
+    The tele picture is found in the wide one and brought to its colours, whatever its zoom (1.3 to
+    5 times), size and place; a pair that does not match is refused with the reason. Beside each
+    result NAME.png lies NAME.json: what was found, done and needed.
+    """
 
     wide: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WIDE")]
-    """The wide picture (LR), or a folder of them."""
+    """The wide picture; or a folder of them, or a quoted pattern such as 'shots/*_wide.jpg'."""
     tele: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TELE")]
-    """The tele picture (Ref), at the result's density, or a folder paired with it by stem."""
+    """The tele picture of the same scene; or a folder, paired by file name without extension, or a
+    pattern, paired by what the wildcards stand for."""
     checkpoint: str
-    """A checkpoint, or a training run's folder (its best checkpoint)."""
+    """The trained network: a training run's folder (its best checkpoint) or one checkpoint."""
     out: str = "sr.png"
-    """PNG file to write, or the folder for them."""
-    box: tuple[int, int, int, int] | None = None
-    """y0 y1 x0 x1: where the tele picture lies in the result, in the result's pixels (twice the
-    wide picture's), ends excluded; left out: in the middle."""
-    boxes: str | None = None
-    """Of folders: a JSON file of stem: [y0, y1, x0, x1]; left out: in the middle."""
+    """The result; its extension is its format. Or a folder, where results are named like the wide
+    pictures."""
+    format: Annotated[str | None, tyro.conf.arg(metavar="EXTENSION")] = None
+    """Format of the results in a folder: png, jpg, tif or webp. Left out: the wide picture's own,
+    PNG where that cannot be written."""
+    quality: int = 95
+    """Of JPEG and WebP, 1 to 100."""
+    strip_metadata: bool = False
+    """Leave out EXIF (camera, time, place) and colour profile, which are carried over otherwise."""
+    explain: bool = False
+    """Also draw NAME.explain.jpg: where the tele picture was found, which regions were searched,
+    how sure each match is and where it came from."""
+    overwrite: bool = False
+    """Make results anew that are finished. Without it they are skipped, as long as pictures,
+    checkpoint and options are the same."""
+
+    centered: bool = False
+    """Do not search: the tele picture has the result's density and lies in its middle."""
+    box: Annotated[tuple[int, int, int, int] | None, tyro.conf.arg(metavar="Y0 Y1 X0 X1")] = None
+    """Do not search: the tele picture has the result's density and lies there, in the result's
+    pixels (twice the wide picture's), ends excluded."""
+    boxes: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """The same for many pictures: a JSON file of NAME: [y0, y1, x0, x1]."""
+    refine: Literal["flow", "none"] = "flow"
+    """After the search, follow what the distance between the lenses shifts, or leave it."""
+    color: Literal["matrix", "channels", "none"] = "matrix"
+    """Bring the tele picture to the wide picture's colours: fully, channel by channel, or not."""
+
+    memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
+    """Keep to this much memory, such as 4GB, by making the picture in smaller pieces. Shared out
+    among --num-actors. Finding the tele picture takes up to 2GB at 12 megapixels in any case."""
+    device: Device = "auto"
+    """Where the network runs; auto takes the GPU where there is one."""
     precision: Precision = "float32"
-    """Number format of the network."""
+    """Number format of the network; bfloat16 is rougher, and several times faster on GPUs and on
+    processors that compute it."""
+    num_actors: int = 1
+    """Of many pictures, how many are made at a time; each process holds the weights."""
     max_megapixels: float = MAX_PIXELS / 1e6
     """Larger pictures are refused before they are decoded."""
 
 
-class Job(NamedTuple):
-    """One picture to make."""
+class Plan(NamedTuple):
+    """What is to be done, before anything is."""
 
-    wide: str
-    tele: str
-    box: Box | None
-    """None: the tele picture lies in the middle."""
-    out: str
+    todo: list[Job]
+    finished: list[Job]
+    failures: dict[str, str]
+    """Name -> why nothing can be made of it."""
 
 
-def main(options: SuperResolveOptions) -> None:
-    """Make every picture.
+def main(options: SuperResolveOptions) -> int:
+    """Make every picture that is not finished; 1 if some of many could not be made.
 
     Raises:
-        FileNotFoundError: a picture, a partner or the checkpoint is missing.
-        ValueError: sizes and boxes that do not fit.
+        FileNotFoundError: a picture, all partners, or the checkpoint is missing.
+        ValueError: options that do not fit, or a single pair that cannot be used.
     """
-    jobs = list(_jobs(options))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(options.checkpoint).to(device)
-    max_pixels = round(options.max_megapixels * 1e6)
-    for job in jobs:
-        lr, ref = (read_rgb(place, max_pixels).pixels for place in (job.wide, job.tele))
-        box = job.box or _middle(lr.shape[:2], ref.shape[:2], job.tele)
-        sr = super_resolve(model, lr, ref, box, options.precision).sr
-        write_png(job.out, to_8bit(sr))
-        log.info("%s: %dx%d", job.out, *sr.shape[:2])
+    _check(options)
+    settings = _settings(options)
+    single = are_files(*(places.absolute(place) for place in (options.wide, options.tele)))
+    plan = _plan(options, settings)
+    for job in plan.finished:
+        log.info("%s: finished before, --overwrite makes it anew", job.out)
+    failures = dict(plan.failures)
+    with logging_redirect_tqdm():
+        if single or len(plan.todo) == 1:
+            failures |= _make_one(plan.todo, settings, raises=single)
+        elif plan.todo:
+            failures |= _make_many(plan.todo, settings, options.num_actors)
+    if not single:
+        _log_summary(plan, failures)
+    return 1 if failures else 0
 
 
-def _jobs(options: SuperResolveOptions) -> Iterator[Job]:
-    are_folders = [_is_folder(place) for place in (options.wide, options.tele)]
-    if not any(are_folders):
-        if options.boxes is not None:
-            raise ValueError("--boxes goes with two folders; give --box y0 y1 x0 x1 for one pair")
-        box = Box(*options.box) if options.box else None
-        yield Job(options.wide, options.tele, box, options.out)
-        return
-    if not all(are_folders) or options.box is not None:
-        raise ValueError("give two files with --box, or two folders with --boxes FILE")
-    wides, teles = pictures_by_stem(options.wide), pictures_by_stem(options.tele)
-    boxes = read_boxes([options.boxes]) if options.boxes else dict.fromkeys(wides)
-    for others, name in ((teles, options.tele), (boxes, options.boxes)):
-        if orphans := sorted(wides.keys() - others.keys()):
-            raise FileNotFoundError(f"{name}: nothing for {orphans[:5]} of {options.wide}")
-    for stem, wide in wides.items():
-        yield Job(wide, teles[stem], boxes[stem], places.join(options.out, f"{stem}.png"))
-
-
-def _is_folder(place: str) -> bool:
-    kind = places.info(place).type
-    if kind == FileType.NotFound:
-        raise FileNotFoundError(f"{place}: no such file or folder")
-    return kind == FileType.Directory
-
-
-def _middle(lr_shape: tuple[int, ...], ref_shape: tuple[int, ...], tele: str) -> Box:
-    """The box of Ref's size in the middle of the result."""
-    height, width = (SCALE * side for side in lr_shape)
-    if ref_shape[0] > height or ref_shape[1] > width:
+def _check(options: SuperResolveOptions) -> None:
+    """Refuse options that do not fit, before anything is read."""
+    given = [name for name in ("box", "boxes") if getattr(options, name) is not None]
+    if len(given) + options.centered > 1:
+        raise ValueError("--centered, --box and --boxes each say where Ref lies; give one of them")
+    if not 1 <= options.quality <= 100:
+        raise ValueError(f"--quality is {options.quality}, need 1 to 100")
+    if options.num_actors < 1:
+        raise ValueError(f"--num-actors is {options.num_actors}, need 1 or more")
+    if not 0 < options.max_megapixels <= MOST_PIXELS / 1e6:
         raise ValueError(
-            f"{tele}: {ref_shape[0]}x{ref_shape[1]} is larger than the result, {height}x{width}; "
-            f"resize it to the result's density"
+            f"--max-megapixels is {options.max_megapixels}, need more than 0 and at most "
+            f"{MOST_PIXELS // 10**6}"
         )
-    return centered(ref_shape[0], ref_shape[1], whole(height, width))
+
+
+def _settings(options: SuperResolveOptions) -> Settings:
+    checkpoint = resolve(places.absolute(options.checkpoint))
+    return Settings(
+        checkpoint=checkpoint,
+        checkpoint_hash=hash_checkpoint(checkpoint),
+        device=options.device,
+        precision=options.precision,
+        memory_bytes=cli.parse_bytes(options.memory, "--memory") if options.memory else None,
+        max_pixels=round(options.max_megapixels * 1e6),
+        quality=options.quality,
+        strip_metadata=options.strip_metadata,
+        explain=options.explain,
+        pair=PairConfig(
+            registration=RegistrationConfig(refine=options.refine),
+            color=ColorConfig(kind=options.color),
+        ),
+    )
+
+
+def _plan(options: SuperResolveOptions, settings: Settings) -> Plan:
+    """Pair the pictures and set aside what is finished, or cannot be done."""
+    wide, tele = places.absolute(options.wide), places.absolute(options.tele)
+    found, single = find_pairs(wide, tele), are_files(wide, tele)
+    if (options.boxes if single else options.box) is not None:
+        raise ValueError("--box y0 y1 x0 x1 goes with two files, --boxes FILE with many")
+    boxes = read_boxes([options.boxes]) if options.boxes else None
+    outs = result_places(found.pairs, options.out, options.format, single)
+    without = [pair.name for pair in found.pairs if boxes is not None and pair.name not in boxes]
+    plan = Plan([], [], found.orphans | dict.fromkeys(without, f"no box in {options.boxes}"))
+    for job in _jobs(options, found, boxes, outs):
+        try:
+            finished = is_finished(job, settings) and not options.overwrite
+        except cli.USER_ERRORS as error:
+            if single:
+                raise
+            plan.failures[job.name] = str(error)
+        else:
+            (plan.finished if finished else plan.todo).append(job)
+    return plan
+
+
+def _jobs(
+    options: SuperResolveOptions,
+    found: FoundPairs,
+    boxes: Mapping[str, Box] | None,
+    outs: Mapping[str, str],
+) -> Iterator[Job]:
+    everywhere: Placement = "middle" if options.centered else "find"
+    if options.box is not None:
+        everywhere = Box(*options.box)
+    for name, wide, tele in found.pairs:
+        if boxes is None or name in boxes:
+            placement = everywhere if boxes is None else boxes[name]
+            yield Job(name, wide, tele, outs[name], placement)
+
+
+def _make_one(todo: Sequence[Job], settings: Settings, raises: bool) -> dict[str, str]:
+    """In this process; the failure of a pair that was named itself is the command's."""
+    failures = {}
+    for job in todo:
+        try:
+            _log_made(job, make_here(job, settings))
+        except cli.USER_ERRORS as error:
+            if raises:
+                raise
+            failures[job.name] = str(error)
+    return failures
+
+
+def _make_many(todo: Sequence[Job], settings: Settings, num_actors: int) -> dict[str, str]:
+    failures = {}
+    for outcome in make_all(todo, settings, num_actors):
+        if outcome.error:
+            log.warning("%s: FAILED: %s", outcome.job.name, outcome.error)
+            failures[outcome.job.name] = outcome.error
+        else:
+            _log_made(outcome.job, outcome.record)
+    return failures
+
+
+def _log_made(job: Job, record: dict[str, Any]) -> None:
+    (height, width), memory = record["result"]["size"], record["memory"]
+    seconds, peak = sum(record["seconds"].values()), memory["peak_bytes"]
+    log.info("%s: %d x %d, %.1f s, %.1f GB", job.out, height, width, seconds, peak / 1e9)
+    if peak > (memory["limit_bytes"] or peak):
+        log.warning("%s: took %.2f GB, more than --memory", job.out, peak / 1e9)
+
+
+def _log_summary(plan: Plan, failures: Mapping[str, str]) -> None:
+    num_made = len(plan.todo) - len(failures.keys() - plan.failures.keys())
+    log.info("%d made, %d finished before, %d failed", num_made, len(plan.finished), len(failures))
+    for name, why in sorted(failures.items()):
+        log.error("failed: %s: %s", name, why)
 
 
 if __name__ == "__main__":
-    cli.run(main, SuperResolveOptions)
+    # By name, so that Ray pickles jobs and settings by reference.
+    from pipelines import super_resolve as this
+
+    cli.run(this.main, this.SuperResolveOptions)

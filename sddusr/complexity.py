@@ -2,18 +2,20 @@
 
 import argparse
 import platform
-import resource
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from sddusr.checkpoint import load_model
 from sddusr.config import LR_PER_CELL, PRESETS, SCALE
+from sddusr.data.geometry import centered, snap_box, whole
 from sddusr.data.shards import ShardSet
 from sddusr.inference import super_resolve
+from sddusr.inference.memory import peak_bytes
 from sddusr.model.sddusr import SDDuSR, num_parameters
 
 PAPER_DIM = 64
@@ -81,11 +83,11 @@ def measure_kept(model: SDDuSR, shards: ShardSet, split: str) -> Kept:
     """
     shares = []
     for triplet in shards.iterate(split):
-        _, output = super_resolve(model, triplet.lr, triplet.ref, triplet.center_box)
-        if output.query_mask is None:
+        matches = super_resolve(model, triplet.lr, triplet.ref, triplet.center_box).matches
+        if matches.query_mask is None:
             raise ValueError("the checkpoint's network matches densely, it has no masks")
-        queries = output.query_mask.float().mean().item()
-        keys = 1.0 if output.key_mask is None else output.key_mask.float().mean().item()
+        queries = float(matches.query_mask.mean())
+        keys = 1.0 if matches.key_mask is None else float(matches.key_mask.mean())
         shares.append((queries, keys, queries * keys))
     if not shares:
         raise ValueError(f"{shards.root}: no picture in split {split}")
@@ -118,23 +120,21 @@ def measure_latency(model: SDDuSR, height: int, width: int) -> Latency:
     """Best of two runs on an LR picture of `height` x `width`, with a centre of half its sides."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device).to(memory_format=torch.channels_last).eval()
-    lr = torch.rand(1, 3, height, width, device=device)
-    center = lr[..., : height // 4 * 2, : width // 4 * 2]
-    ref = torch.rand(1, 3, *(SCALE * side for side in center.shape[2:]), device=device)
-    bf16 = torch.autocast(device.type, torch.bfloat16)
+    pixels = np.random.default_rng(0)
+    lr = pixels.integers(256, size=(height, width, 3), dtype=np.uint8)
+    box = snap_box(centered(height, width, whole(SCALE * height, SCALE * width)))
+    ref = pixels.integers(256, size=(box.height, box.width, 3), dtype=np.uint8)
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        with torch.inference_mode(), bf16:
-            model(lr, center, ref).sr.sum().item()
+        super_resolve(model, lr, ref, box, "bfloat16")
         seconds.append(time.perf_counter() - start)
     if device.type == "cuda":
         return Latency(
             min(seconds), torch.cuda.max_memory_allocated() / 2**20, torch.cuda.get_device_name()
         )
-    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     cores = f"{torch.get_num_threads()} cores, {platform.machine()}"
-    return Latency(min(seconds), peak_kb / 1024, cores)
+    return Latency(min(seconds), peak_bytes(device) / 2**20, cores)
 
 
 def table_3(kept: Kept | None = None) -> str:

@@ -80,13 +80,18 @@ class Scorer:
     Args:
         others: row's id -> picture in `sr_dir`, from `pair_others`.
         with_lpips: whether `lpips_note` said that it can be measured.
+        memory_share: of what is free, where several processes score.
     """
 
     def __init__(
-        self, config: EvaluationConfig, others: Mapping[str, str], with_lpips: bool
+        self,
+        config: EvaluationConfig,
+        others: Mapping[str, str],
+        with_lpips: bool,
+        memory_share: float = 1.0,
     ) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.config, self.others = config, others
+        self.config, self.others, self.memory_share = config, others, memory_share
         self.shards = ShardSet(config.data)
         self.model = load_model(config.checkpoint).to(device) if config.checkpoint else None
         self.lpips = Lpips(config.lpips_weights, device) if with_lpips else None
@@ -118,8 +123,10 @@ class Scorer:
             pictures[self.config.other_name] = other.astype(np.float32) / 255
         if self.model is not None:
             lr, ref, box = triplet.lr, triplet.ref, triplet.center_box
-            sr = super_resolve(self.model, lr, ref, box, self.config.precision).sr
-            pictures[self.config.name] = sr
+            made = super_resolve(
+                self.model, lr, ref, box, self.config.precision, memory_share=self.memory_share
+            )
+            pictures[self.config.name] = made.sr
         return pictures
 
     def _save(self, kind: str, id: str, picture: np.ndarray) -> None:

@@ -90,7 +90,7 @@ def _column(
     tile_px: int,
 ) -> UInt8[np.ndarray, "height tile 3"]:
     overview_px = round(tile_px * picture.shape[0] / picture.shape[1])
-    parts = [_label(label, tile_px), _overview(picture, frames, (overview_px, tile_px))]
+    parts = [caption(label, tile_px), _overview(picture, frames, (overview_px, tile_px))]
     for crop in crops:
         parts += [_gap(tile_px), _enlarged(picture, crop, tile_px)]
     return np.vstack(parts)
@@ -110,7 +110,7 @@ def _ref_column(
     overview = np.full((overview_px, tile_px, 3), VOID, np.uint8)
     top, left = (overview_px - height) // 2, (tile_px - width) // 2
     overview[top : top + height, left : left + width] = _overview(ref, seen, (height, width))
-    parts = [_label("Ref (tele)", tile_px), overview]
+    parts = [caption("Ref (tele)", tile_px), overview]
     for detail in details:
         inside = _inside(detail.box, box)
         parts += [_gap(tile_px), _enlarged(ref, _moved(detail, box), tile_px) if inside
@@ -180,7 +180,8 @@ def _unseen(tile_px: int) -> UInt8[np.ndarray, "tile tile 3"]:
     return _centered_text(tile, "outside Ref's view")
 
 
-def _label(text: str, tile_px: int) -> UInt8[np.ndarray, "label tile 3"]:
+def caption(text: str, tile_px: int) -> UInt8[np.ndarray, "label tile 3"]:
+    """A strip of text above a tile."""
     return _centered_text(np.full((LABEL_PX, tile_px, 3), PAPER, np.uint8), text)
 
 

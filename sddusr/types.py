@@ -46,9 +46,12 @@ class Triplet(NamedTuple):
     detail_quantiles: Float32[np.ndarray, "101"]
     """Percentiles 0 to 100 of the whole picture's detail map, for `mask_scope="image"`."""
     center_box: Box
-    """Where `ref` lies in `hr`, as the dataset gives it."""
+    """Where `ref` lies in `hr`, as the dataset gives it; seen from a training window it may lie
+    beside `hr`, at negative or larger coordinates."""
     provenance: dict[str, Any]
     """Source path and SHA-256 of each member; how the picture was made or registered."""
+    lr_center: UInt8[np.ndarray, "hc wc 3"] | None = None
+    """What the wide lens saw of `center_box`; None where it can be cut out of `lr`."""
 
 
 class Batch(NamedTuple):

@@ -25,6 +25,9 @@ from sddusr.data.shard_file import write_shard
 from sddusr.data.shards import ShardSet
 from sddusr.types import Box, Triplet
 
+# The pictures are small: on a busy machine more threads would only wait for each other.
+torch.set_num_threads(1)
+
 # The same cases in every run, and no clock: the machine may be busy.
 settings.register_profile("sddusr", deadline=None, derandomize=True)
 settings.load_profile("sddusr")

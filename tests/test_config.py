@@ -3,7 +3,17 @@ from dataclasses import replace
 
 import pytest
 
-from sddusr.config import PAPER, PRESETS, Config, DataConfig, flatten, from_dict, to_dict
+from sddusr.config import (
+    PAPER,
+    PRESETS,
+    Config,
+    DataConfig,
+    OptimConfig,
+    TrainConfig,
+    flatten,
+    from_dict,
+    to_dict,
+)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -46,3 +56,26 @@ def test_baseline_and_sfm_are_paper_with_parts_switched_off():
 def test_what_cannot_work_is_refused_at_once(field, value, message):
     with pytest.raises(ValueError, match=message):
         replace(DataConfig(), **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        (TrainConfig, {"batch_size": 6, "accumulate": 4}, r"multiple of train\.accumulate \(4\)"),
+        (TrainConfig, {"accumulate": 0}, r"train\.accumulate is 0, need 1 or more"),
+        (TrainConfig, {"ema_decay": 1.0}, r"train\.ema_decay is 1\.0, need 0 or more and less"),
+        (TrainConfig, {"profile_steps": -1}, r"train\.profile_steps is -1, need 0 or more"),
+        (OptimConfig, {"max_grad_norm": -1.0}, r"optim\.max_grad_norm -1\.0, need 0 or more"),
+    ],
+)
+def test_a_run_that_cannot_work_is_refused_at_once(kind, changes, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**changes)
+
+
+def test_every_option_is_off_unless_asked_for():
+    for _, config in PRESETS.values():
+        train = config.train
+        assert (train.accumulate, train.ema_decay, train.profile_steps) == (1, 0.0, 0)
+        assert not train.compile
+        assert config.optim.max_grad_norm == 0

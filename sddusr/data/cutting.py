@@ -38,7 +38,8 @@ def draw_span(
 
     Args:
         length_px: length of the LR picture along this axis.
-        center_px: start and end of the snapped centre box along this axis, in LR pixels.
+        center_px: start and end of the snapped centre box along this axis, in LR pixels; beside
+            the picture (negative, or beyond its length) for a window that is.
     """
     start = int(rng.integers(0, (length_px - config.crop_px) // LR_PER_CELL + 1)) * LR_PER_CELL
     candidates = np.arange(center_px[0], center_px[1] - config.crop_px + 1, LR_PER_CELL)
@@ -62,16 +63,16 @@ def cut_sample(triplet: Triplet, config: DataConfig, rng: np.random.Generator) -
     """
     ref, box = align_ref(triplet.ref, triplet.center_box)
     center = to_lr(box)
+    source = crop(triplet.lr, center) if triplet.lr_center is None else triplet.lr_center
     _check_fits(triplet, center, config.crop_px)
     height, width = triplet.lr.shape[:2]
     y = draw_span(height, (center.y0, center.y1), config, rng)
     x = draw_span(width, (center.x0, center.x1), config, rng)
     here = _square(y.crop, x.crop, config.crop_px)
-    there = _square(y.center, x.center, config.crop_px)
     inside = _square(y.center - center.y0, x.center - center.x0, config.crop_px)
     sample = Sample(
         lr=crop(triplet.lr, here),
-        lr_center=crop(triplet.lr, there),
+        lr_center=crop(source, inside),
         ref=crop(ref, _scaled(inside)),
         hr=crop(triplet.hr, _scaled(here)),
         mask_label=_label(triplet, here, config),

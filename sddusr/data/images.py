@@ -1,98 +1,124 @@
-"""Pictures from files and to files: 8-bit RGB, sizes known before a byte is decoded."""
+"""Pictures from files and to files, of 8 or 16 bits; sizes known before a pixel is decoded."""
 
 import hashlib
-import io
-import warnings
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
+from jaxtyping import UInt8, UInt16
 
-from sddusr.data import places
+from sddusr.data import exif, places
+from sddusr.data.picture_decoding import EXTENSIONS, MOST_PIXELS, decode
+from sddusr.data.picture_encoding import check_output, encode, encode_png
+
+__all__ = [
+    "EXTENSIONS",
+    "MAX_PIXELS",
+    "MOST_PIXELS",
+    "NO_METADATA",
+    "Metadata",
+    "Picture",
+    "check_output",
+    "encode_png",
+    "focal_length_35mm",
+    "read_picture",
+    "read_rgb",
+    "write_picture",
+    "write_png",
+]
 
 MAX_PIXELS = 100_000_000
 """A picture larger than this is refused unless the user raises the limit."""
 
-PILLOW_MAX_PIXELS = 178_956_970
-"""Pillow opens nothing larger, whatever the limit."""
+_ROUND_TO_8_BITS = ((np.arange(65_536, dtype=np.uint32) + 128) // 257).astype(np.uint8)
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
-_ORIENTATION_TAG = 0x0112
-_FIRST_SIDEWAYS = 5
-"""EXIF orientations from here on swap height and width; OpenCV turns such pictures upright."""
+class Metadata(NamedTuple):
+    """What goes from a picture to what is made of it; empty, none of it does."""
+
+    exif: bytes = b""
+    """The EXIF block, from its byte order on; it says that the pixels are upright."""
+    icc: bytes = b""
+    """The profile of the RGB colours."""
+
+
+NO_METADATA = Metadata()
 
 
 class Picture(NamedTuple):
-    pixels: UInt8[np.ndarray, "rows cols 3"]
+    pixels: UInt8[np.ndarray, "rows cols 3"] | UInt16[np.ndarray, "rows cols 3"]
+    """RGB, upright."""
     sha256: str
     """Of the file; a flipped bit in a JPEG decodes without complaint."""
+    alpha: UInt8[np.ndarray, "rows cols"] | UInt16[np.ndarray, "rows cols"] | None = None
+    """None where all is opaque."""
+    metadata: Metadata = NO_METADATA
 
 
-def read_rgb(place: str, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read an 8-bit picture as RGB; grey becomes three equal channels, alpha is dropped.
+def read_picture(place: str, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read a picture as RGB in its own depth; grey becomes three equal channels.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no picture, larger than `max_pixels`, truncated, or not 8-bit.
+        ValueError: no picture, larger than `max_pixels`, damaged, several frames, or colours that
+            are not RGB or grey of at most 16 bits.
     """
     data = places.read_bytes(place)
-    height, width = _header_size(data, place)
-    if height * width > max_pixels:
+    channels, block, icc = decode(data, place, max_pixels)
+    height, width = channels.shape[:2]
+    pixels, alpha = channels, None
+    if channels.shape[2] == 4:
+        pixels, alpha = channels[..., :3].copy(), channels[..., 3].copy()
+        if (alpha == np.iinfo(alpha.dtype).max).all():
+            alpha = None
+    metadata = Metadata(exif.describe_pixels(block, height, width), icc)
+    return Picture(pixels, hashlib.sha256(data).hexdigest(), alpha, metadata)
+
+
+def read_rgb(place: str, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read a picture as 8-bit RGB: 16 bits are rounded, alpha is dropped.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_picture`.
+    """
+    picture = read_picture(place, max_pixels)
+    if picture.pixels.dtype == np.uint16:
+        picture = picture._replace(pixels=_ROUND_TO_8_BITS[picture.pixels])
+    return picture._replace(alpha=None)
+
+
+def write_picture(
+    place: str,
+    pixels: UInt8[np.ndarray, "rows cols 3"] | UInt16[np.ndarray, "rows cols 3"],
+    *,
+    alpha: UInt8[np.ndarray, "rows cols"] | UInt16[np.ndarray, "rows cols"] | None = None,
+    metadata: Metadata = NO_METADATA,
+    quality: int = 95,
+) -> None:
+    """Write a picture, atomically, in the format of its extension.
+
+    PNG and TIFF lose nothing; JPEG, WebP and HEIC go by `quality` (1 to 100). A JPEG leaves out an
+    EXIF block of more than 64 KB, which it cannot hold, and a TIFF a damaged one.
+
+    Raises:
+        ValueError: see `check_output`; or alpha of another size or depth than the pixels.
+        OSError: see `places.write_atomic`.
+    """
+    height, width = pixels.shape[:2]
+    check_output(place, height, width, pixels.dtype, alpha is not None, quality)
+    if alpha is not None and (alpha.dtype, alpha.shape) != (pixels.dtype, pixels.shape[:2]):
         raise ValueError(
-            f"{place}: {height}x{width} is {height * width / 1e6:.1f} megapixels, the limit is "
-            f"{max_pixels / 1e6:.1f}; raise --max-megapixels if the file can be trusted"
+            f"{place}: alpha is {alpha.dtype} {alpha.shape}, need {pixels.dtype} {height}x{width}"
         )
-    try:
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise ValueError(f"{place}: cannot be decoded ({error.err}); replace the file") from error
-    if pixels is None:
-        raise ValueError(f"{place}: truncated or damaged picture; replace the file")
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"{place}: pixels are {pixels.dtype}, need 8 bits; convert the file")
-    if pixels.shape != (height, width, 3):
-        raise ValueError(
-            f"{place}: decoded to {pixels.shape}, its header says {height}x{width}; replace it"
-        )
-    return Picture(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), hashlib.sha256(data).hexdigest())
-
-
-def _header_size(data: bytes, place: str) -> tuple[int, int]:
-    """Height and width as a viewer shows the picture, from the header alone."""
-    try:
-        with warnings.catch_warnings():
-            # Our limit takes the place of its bomb warning; damaged tags are the decoder's matter.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as header:
-                width, height = header.size
-                # Only what is known by now: Pillow decodes a whole PNG to look for EXIF behind its
-                # pixels, and gives a TIFF's size as it is turned.
-                exif = header.getexif() if "exif" in header.info else {}
-                sideways = exif.get(_ORIENTATION_TAG, 1) >= _FIRST_SIDEWAYS
-    except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{place}: more than {PILLOW_MAX_PIXELS / 1e6:.0f} megapixels; cut it into pieces"
-        ) from error
-    except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError) as error:
-        raise ValueError(
-            f"{place}: no picture that can be read ({type(error).__name__}), need one of "
-            f"{', '.join(EXTENSIONS)}"
-        ) from error
-    return (width, height) if sideways else (height, width)
-
-
-def encode_png(pixels: UInt8[np.ndarray, "rows cols 3"]) -> bytes:
-    """RGB as a PNG file."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise ValueError(f"a picture of {pixels.shape} cannot be written as PNG")
-    return data.tobytes()
+    channels = pixels if alpha is None else np.dstack([pixels, alpha])
+    block = exif.describe_pixels(metadata.exif, height, width)
+    places.write_atomic(place, encode(place, channels, block, metadata.icc, quality))
 
 
 def write_png(place: str, pixels: UInt8[np.ndarray, "rows cols 3"]) -> None:
     """Write RGB to a PNG file, atomically."""
     places.write_atomic(place, encode_png(pixels))
+
+
+def focal_length_35mm(metadata: Metadata) -> float | None:
+    """Focal length in mm as if the sensor's long side were 36 mm; None if unknown or absurd."""
+    return exif.focal_length_35mm(metadata.exif)

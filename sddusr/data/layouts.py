@@ -1,7 +1,8 @@
 """Who belongs to whom: the triplets of a dataset on disk, paired by stem and never by order."""
 
+import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -10,10 +11,14 @@ from sddusr.data.images import EXTENSIONS
 from sddusr.data.manifest import SPLITS
 from sddusr.types import Box
 
-Layout = Literal["dusr-real", "folders", "samples"]
+Layout = Literal["dusr-real", "folders", "samples", "pairs", "camerafusion"]
 
-BoxRule = Literal["whole", "center"]
-"""`whole`: Ref must have HR's size. `center`: Ref, of whatever size, lies in HR's middle."""
+REGISTERED: tuple[Layout, ...] = ("pairs", "camerafusion")
+"""Layouts of wide and tele pictures whose places in each other nobody has told."""
+
+BoxRule = Literal["whole", "center", "registered"]
+"""`whole`: Ref must have HR's size. `center`: Ref, of whatever size, lies in HR's middle.
+`registered`: Ref is a tele picture that has to be found in HR, see `pairs.prepare_pair`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +30,10 @@ class Source:
     """What must not be in two splits."""
     split: str
     hr: str
-    lr: str | None
-    """None: LR and Ref are made of HR by `samples.degrade`."""
-    ref: str | None
+    lr: str | None = None
+    """None: LR is made of HR; see `degradation`."""
+    ref: str | None = None
+    """None: Ref is made of HR too, by `samples.degrade`."""
     box: Box | BoxRule
 
 
@@ -49,10 +55,7 @@ def find(layout: Layout, root: str) -> Found:
         ValueError: two files of one stem, a coordinates file that is missing, ambiguous or
             damaged, or no triplet at all.
     """
-    if layout == "samples":
-        sources, orphans = list(_samples()), {}
-    else:
-        sources, orphans = _dusr_real(root) if layout == "dusr-real" else _folders(root)
+    sources, orphans = _FINDERS[layout](root)
     if not sources and not orphans:
         raise ValueError(f"{root}: no pictures, need one of {', '.join(EXTENSIONS)}")
     return Found(sorted(sources, key=lambda source: (source.split, source.id)), orphans)
@@ -81,23 +84,25 @@ def hold_out(sources: list[Source], num_scenes: int) -> list[Source]:
     ]
 
 
-def _samples() -> Iterator[Source]:
+def _samples(_: str) -> Found:
+    sources = []
     for split in samples.PICTURES:
+        box: BoxRule = "whole" if split == "train" else "center"
         for name, path in samples.find(split).items():
             stem = _stem(name)
-            box: BoxRule = "whole" if split == "train" else "center"
-            yield Source(id=stem, scene=stem, split=split, hr=path, lr=None, ref=None, box=box)
+            sources.append(Source(id=stem, scene=stem, split=split, hr=path, box=box))
+    return Found(sources, {})
 
 
 def _dusr_real(root: str) -> Found:
     """train/{LR,HR,Ref_full} and test/{LR,HR,Ref_SIFT} with one JSON of centre boxes."""
-    train, test = _folder(root, "train"), _folder(root, "test")
-    coordinates = _json_files(test) or _json_files(root)
+    train, test = (_Top(name, f"{name}-", _folder(root, name)) for name in ("train", "test"))
+    coordinates = _json_files(test.place) or _json_files(root)
     if not coordinates:
-        raise ValueError(f"{test}: no *.json with the centre boxes, nor in {root}; put it there")
+        raise ValueError(f"{test.place}: no *.json with the boxes, nor in {root}; put it there")
     return _joined(
-        _pair(_members(train, ref="Ref_full"), "train", "train-", "whole"),
-        _pair(_members(test, ref="Ref_SIFT"), "test", "test-", read_boxes(coordinates)),
+        _pair(_triplets(train.place, ref="Ref_full"), train, "whole"),
+        _pair(_triplets(test.place, ref="Ref_SIFT"), test, read_boxes(coordinates)),
     )
 
 
@@ -106,14 +111,60 @@ def _folders(root: str) -> Found:
 
     A JSON file beside the three folders gives the centre boxes; without one they are centred.
     """
-    below = {name.lower(): place for name, place in places.list_folders(root).items()}
-    tops = {split: below[split] for split in SPLITS if split in below}
     found = []
-    for split, top in (tops or {"train": root}).items():
-        coordinates = _json_files(top)
+    for top in _tops(root):
+        coordinates = _json_files(top.place)
         boxes = read_boxes(coordinates) if coordinates else "center"
-        found.append(_pair(_members(top, ref="Ref"), split, f"{split}-" if tops else "", boxes))
+        found.append(_pair(_triplets(top.place, ref="Ref"), top, boxes))
     return _joined(*found)
+
+
+def _pairs(root: str) -> Found:
+    """wide and tele folders, below a folder for each split if there are any."""
+    return _joined(*(_registered(top, ["wide"], ["tele"]) for top in _tops(root)))
+
+
+def _camerafusion(root: str) -> Found:
+    """The folders of DCSR's data set (Wang et al., ICCV 2021), as its loader and scripts name them.
+
+    train, val and test hold HR (the wide picture, 3024x4032; also called LR/x1), LR/x2 (its half),
+    Ref/x1 (the tele picture as it was shot, of HR's size and about twice its density) and Ref/x2
+    (that, halved). Nothing in it is cropped or registered. The wide picture and Ref/x1 are read and
+    LR is made anew, so LR/x2 and Ref/x2 need not be there.
+    """
+    found = []
+    for top in _tops(root):
+        has_hr = "hr" in map(str.lower, places.list_folders(top.place))
+        found.append(_registered(top, ["HR"] if has_hr else ["LR", "x1"], ["Ref", "x1"]))
+    return _joined(*found)
+
+
+_FIELDS = {"wide": "hr", "tele": "ref"}
+"""What users call the members that a source names by their part in training."""
+
+_FINDERS: dict[Layout, Callable[[str], Found]] = {
+    "dusr-real": _dusr_real,
+    "folders": _folders,
+    "samples": _samples,
+    "pairs": _pairs,
+    "camerafusion": _camerafusion,
+}
+
+
+class _Top(NamedTuple):
+    """The folder of a split."""
+
+    split: str
+    prefix: str
+    """Of the split's ids."""
+    place: str
+
+
+def _tops(root: str) -> list[_Top]:
+    """A folder for each split there is; without any, all is `train`."""
+    below = {name.lower(): place for name, place in places.list_folders(root).items()}
+    found = [_Top(split, f"{split}-", below[split]) for split in SPLITS if split in below]
+    return found or [_Top("train", "", root)]
 
 
 def _joined(*found: Found) -> Found:
@@ -121,29 +172,33 @@ def _joined(*found: Found) -> Found:
     return Found(sources, {id: why for part in found for id, why in part.orphans.items()})
 
 
-def _members(top: str, ref: str) -> dict[str, dict[str, str]]:
+def _triplets(top: str, ref: str) -> dict[str, dict[str, str]]:
     """Member -> stem -> place, of the three folders of a split."""
     folders = {"lr": "LR", "ref": ref, "hr": "HR"}
     return {member: pictures_by_stem(_folder(top, name)) for member, name in folders.items()}
 
 
+def _registered(top: _Top, wide: list[str], tele: list[str]) -> Found:
+    """Wide and tele pictures, the folders of each one inside the other below a split's."""
+    wide_folder, tele_folder = (functools.reduce(_folder, path, top.place) for path in (wide, tele))
+    members = {"wide": pictures_by_stem(wide_folder), "tele": pictures_by_stem(tele_folder)}
+    return _pair(members, top, "registered")
+
+
 def _pair(
-    members: Mapping[str, Mapping[str, str]],
-    split: str,
-    prefix: str,
-    boxes: Mapping[str, Box] | BoxRule,
+    members: Mapping[str, Mapping[str, str]], top: _Top, boxes: Mapping[str, Box] | BoxRule
 ) -> Found:
     sources, orphans = [], {}
     for stem in sorted(set().union(*members.values())):
-        id = prefix + stem
+        id = top.prefix + stem
         box = boxes if isinstance(boxes, str) else boxes.get(stem)
         if absent := [member for member, files in members.items() if stem not in files]:
             orphans[id] = f"{id}: no {' and no '.join(absent)} picture of that stem"
         elif box is None:
             orphans[id] = f"{id}: no centre box in the coordinates file"
         else:
-            files = {member: places_of[stem] for member, places_of in members.items()}
-            sources.append(Source(id=id, scene=id, split=split, box=box, **files))
+            files = {_FIELDS.get(name, name): found[stem] for name, found in members.items()}
+            sources.append(Source(id=id, scene=id, split=top.split, box=box, **files))
     return Found(sources, orphans)
 
 

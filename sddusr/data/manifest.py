@@ -8,7 +8,7 @@ from typing import Any
 from sddusr.config import from_dict
 from sddusr.data import places
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of shards and manifest; raised when a reader of the older one would go wrong, or when the same
 pictures make other rows: finished shards are then made again."""
 

@@ -9,10 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from sddusr.config import LR_PER_CELL, SCALE
-from sddusr.data.geometry import check_box, snap_box, to_lr
+from sddusr.data.geometry import HR_PER_CELL, check_box, snap_box, to_lr
 from sddusr.types import Box, Triplet
 
-_PICTURES = ("lr", "ref", "hr")
+_PICTURES = ("lr", "lr_center", "ref", "hr")
+
+_NONE = np.empty((0, 0, 3), np.uint8)
+"""Stands for an `lr_center` that is None."""
 
 SCHEMA = pa.schema(
     [
@@ -23,6 +26,8 @@ SCHEMA = pa.schema(
             ("split", pa.string()),
             ("lr", pa.binary()),
             ("lr_shape", pa.list_(pa.int32(), 2)),
+            ("lr_center", pa.binary()),
+            ("lr_center_shape", pa.list_(pa.int32(), 2)),
             ("ref", pa.binary()),
             ("ref_shape", pa.list_(pa.int32(), 2)),
             ("hr", pa.binary()),
@@ -36,7 +41,8 @@ SCHEMA = pa.schema(
         ]
     ]
 )
-"""Pictures are uint8 RGB, rows first; detail and its quantiles are little-endian float32."""
+"""Pictures are uint8 RGB, rows first; detail and its quantiles are little-endian float32. An
+`lr_center` of no pixels is None."""
 
 
 def to_record(triplet: Triplet) -> dict[str, Any]:
@@ -58,7 +64,7 @@ def to_record(triplet: Triplet) -> dict[str, Any]:
         "provenance": json.dumps(triplet.provenance, sort_keys=True),
     }
     for name in _PICTURES:
-        picture = getattr(triplet, name)
+        picture = _NONE if getattr(triplet, name) is None else getattr(triplet, name)
         record[name] = picture.tobytes()
         record[f"{name}_shape"] = list(picture.shape[:2])
     return record
@@ -76,6 +82,7 @@ def from_record(record: Mapping[str, Any]) -> Triplet:
         name: np.frombuffer(record[name], np.uint8).reshape(*record[f"{name}_shape"], 3)
         for name in _PICTURES
     }
+    lr_center = pictures.pop("lr_center")
     triplet = Triplet(
         id=record["id"],
         scene=record["scene"],
@@ -84,6 +91,7 @@ def from_record(record: Mapping[str, Any]) -> Triplet:
         detail_quantiles=_floats(record["detail_quantiles"]),
         center_box=Box(*record["center_box"]),
         provenance=json.loads(record["provenance"]),
+        lr_center=lr_center if lr_center.size else None,
         **pictures,
     )
     check_sizes(triplet)
@@ -103,7 +111,7 @@ def check_sizes(triplet: Triplet) -> None:
             f"{triplet.id}: HR is {rows}x{cols}, need {SCALE * height}x{SCALE * width}, "
             f"{SCALE} times LR's {height}x{width}"
         )
-    check_box(triplet.center_box, triplet.hr.shape, triplet.id)
+    _check_center(triplet)
     box = triplet.center_box
     if triplet.ref.shape[:2] != (box.height, box.width):
         raise ValueError(
@@ -115,6 +123,19 @@ def check_sizes(triplet: Triplet) -> None:
         raise ValueError(
             f"{triplet.id}: detail is {triplet.detail.shape} with "
             f"{triplet.detail_quantiles.shape} quantiles, need {cells} with (101,)"
+        )
+
+
+def _check_center(triplet: Triplet) -> None:
+    box, source = triplet.center_box, triplet.lr_center
+    if source is None:
+        check_box(box, triplet.hr.shape, triplet.id)
+        return
+    on_grid = all(edge % HR_PER_CELL == 0 for edge in box)
+    if not on_grid or (box.height, box.width) != (SCALE * source.shape[0], SCALE * source.shape[1]):
+        raise ValueError(
+            f"{triplet.id}: centre box is {list(box)}, need multiples of {HR_PER_CELL} and "
+            f"{SCALE} times the {source.shape[0]}x{source.shape[1]} of its LR picture"
         )
 
 

@@ -5,8 +5,7 @@ They let everything run without a download. The pictures are real, the two lense
 
 HR   cropped to multiples of 4 pixels, so that LR is even and every pixel lies in a whole cell of
      the matching grid.
-LR   Gaussian blur of σ 0.8 to 1.2 HR pixels (the wide lens), the mean of each 2x2 pixels (its
-     sensor), Gaussian noise of σ 1 to 2 of 255, JPEG of quality 85 to 95.
+LR   as `degradation.camera` makes it: blur, 2x2 means, noise, JPEG.
 Ref  a homography that moves each corner by up to 2 HR pixels in y and x (what registration leaves
      over), gain 0.96 to 1.04 and offset -4 to 4 of 255 for each channel (another sensor), Gaussian
      noise of σ 0.5 to 1. It covers the whole picture in training, so that windows and crops can
@@ -16,7 +15,6 @@ Ref  a homography that moves each corner by up to 2 HR pixels in y and x (what r
 Microscope, moon and retina pictures are left out: the largest would fill half of every epoch.
 """
 
-import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +23,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from sddusr.data.degradation import camera, rng_of, to_uint8
 from sddusr.data.geometry import HR_PER_CELL, centered, crop, whole
 from sddusr.types import Box
 
@@ -85,27 +84,13 @@ def degrade(photo: UInt8[np.ndarray, "rows cols 3"], name: str, *, full_ref: boo
         name: seeds every draw.
         full_ref: Ref covers the whole picture (training), not its centre half.
     """
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    rng = np.random.default_rng(seed)
+    rng = rng_of(name)
     height, width = (side // HR_PER_CELL * HR_PER_CELL for side in photo.shape[:2])
     hr = np.ascontiguousarray(photo[:height, :width])
-    lr, lens = _wide(hr, rng)
+    lr, lens = camera(hr, rng)
     ref, tele = _tele(hr, rng)
     box = whole(height, width) if full_ref else _center_box(height, width, rng)
     return Degraded(lr, np.ascontiguousarray(crop(ref, box)), hr, box, lens | tele)
-
-
-def _wide(
-    hr: UInt8[np.ndarray, "rows cols 3"], rng: np.random.Generator
-) -> tuple[UInt8[np.ndarray, "h w 3"], dict[str, Any]]:
-    blur_px, noise, quality = rng.uniform(0.8, 1.2), rng.uniform(1, 2), int(rng.integers(85, 96))
-    blurred = cv2.GaussianBlur(hr.astype(np.float32), (0, 0), blur_px)
-    lr = cv2.resize(blurred, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    lr = _to_uint8(lr + rng.normal(0, noise, lr.shape))
-    _, jpeg = cv2.imencode(".jpg", lr[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), np.uint8)
-    record = {"lr_blur_px": blur_px, "lr_noise": noise, "lr_jpeg_quality": quality}
-    return np.ascontiguousarray(decoded[..., ::-1]), record
 
 
 def _tele(
@@ -123,7 +108,7 @@ def _tele(
         flags=cv2.INTER_CUBIC,
         borderMode=cv2.BORDER_REFLECT_101,
     )
-    ref = _to_uint8(warped * gain + offset + rng.normal(0, noise, hr.shape))
+    ref = to_uint8(warped * gain + offset + rng.normal(0, noise, hr.shape))
     record = {
         "ref_corner_shifts_px": shifts_px.tolist(),
         "ref_gain": gain.tolist(),
@@ -137,7 +122,3 @@ def _center_box(height: int, width: int, rng: np.random.Generator) -> Box:
     box = centered(height // 2, width // 2, whole(height, width))
     dy, dx = (int(rng.integers(-side // 16, side // 16 + 1)) for side in (height, width))
     return Box(box.y0 + dy, box.y1 + dy, box.x0 + dx, box.x1 + dx)
-
-
-def _to_uint8(picture: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from sddusr.config import LR_PER_CELL, SCALE
-from sddusr.data.geometry import crop, to_lr, whole
+from sddusr.data.geometry import align_ref, crop, to_lr, whole
 from sddusr.types import Box, Triplet
 
 
@@ -17,7 +17,9 @@ def offsets(length_px: int, window_px: int, stride_px: int) -> list[int]:
     return [*range(0, last, stride_px), last]
 
 
-def window_boxes(lr_shape: tuple[int, ...], window_px: int, stride_px: int) -> list[Box]:
+def window_boxes(
+    lr_shape: tuple[int, ...], window_px: int, stride_px: int, within: Box | None = None
+) -> list[Box]:
     """Windows that cover a picture, in HR pixels, row by row.
 
     Args:
@@ -26,32 +28,68 @@ def window_boxes(lr_shape: tuple[int, ...], window_px: int, stride_px: int) -> l
         stride_px: LR pixels between two windows, even. With half a window, a crop of up to half a
             window lies whole in some window wherever it is, so no place is out of reach; it costs
             four times the space of windows side by side.
+        within: the part to cover, in LR pixels, starting at even ones; None is all of it.
     """
-    sides = [min(window_px, side - side % LR_PER_CELL) for side in lr_shape[:2]]
+    region = within or whole(*lr_shape[:2])
+    height, width = (
+        min(window_px, side - side % LR_PER_CELL) for side in (region.height, region.width)
+    )
     return [
-        Box(*(SCALE * edge for edge in (y, y + sides[0], x, x + sides[1])))
-        for y in offsets(lr_shape[0], window_px, stride_px)
-        for x in offsets(lr_shape[1], window_px, stride_px)
+        Box(*(SCALE * edge for edge in (y, y + height, x, x + width)))
+        for y in (region.y0 + start for start in offsets(region.height, window_px, stride_px))
+        for x in (region.x0 + start for start in offsets(region.width, window_px, stride_px))
     ]
 
 
-def cut_windows(triplet: Triplet, window_px: int, stride_px: int) -> Iterator[Triplet]:
-    """Cut a training triplet whose Ref covers the whole picture.
+def cut_windows(
+    triplet: Triplet, window_px: int, stride_px: int, margin_px: int | None = None
+) -> Iterator[Triplet]:
+    """Cut a training triplet into rows: a window of the picture, and one of what Ref shows.
 
-    Where Ref covers only a centre box, the triplet stays whole: the crop roams the picture and its
-    centre stand-in roams the box, and no window has room for both.
+    Where Ref covers the window, both are the same place. Elsewhere Ref's window is the nearest of
+    that size inside the centre box, with the LR picture of that place (`lr_center`) beside it, so
+    whatever crop and stand-in `cutting.draw_span` finds for the whole picture is there to be drawn.
+
+    Args:
+        margin_px: how far around the centre box windows reach, in LR pixels, even. A crop further
+            out has no stand-in within `margin_px`. None is all of the picture.
     """
-    if triplet.center_box != whole(*triplet.hr.shape[:2]):
-        yield triplet
-        return
-    for box in window_boxes(triplet.lr.shape, window_px, stride_px):
-        cells = Box(*(edge // (SCALE * LR_PER_CELL) for edge in box))
+    ref, center = align_ref(triplet.ref, triplet.center_box)
+    within = _region(triplet.lr.shape, to_lr(center), margin_px)
+    for window in window_boxes(triplet.lr.shape, window_px, stride_px, within):
+        near = _nearest(window, center)
+        cells = Box(*(edge // (SCALE * LR_PER_CELL) for edge in window))
         yield triplet._replace(
-            id=f"{triplet.id}@{box.y0}x{box.x0}",
-            lr=crop(triplet.lr, to_lr(box)),
-            ref=crop(triplet.ref, box),
-            hr=crop(triplet.hr, box),
+            id=f"{triplet.id}@{window.y0}x{window.x0}",
+            lr=crop(triplet.lr, to_lr(window)),
+            ref=crop(ref, _seen_from(near, center)),
+            hr=crop(triplet.hr, window),
             detail=crop(triplet.detail, cells),
-            center_box=whole(box.height, box.width),
-            provenance=triplet.provenance | {"window": list(box)},
+            center_box=_seen_from(near, window),
+            provenance=triplet.provenance | {"window": list(window)},
+            lr_center=None if near == window else crop(triplet.lr, to_lr(near)),
         )
+
+
+def _region(lr_shape: tuple[int, ...], center: Box, margin_px: int | None) -> Box | None:
+    """The centre box and the margin around it, in LR pixels."""
+    if margin_px is None:
+        return None
+    return Box(
+        max(center.y0 - margin_px, 0),
+        min(center.y1 + margin_px, lr_shape[0]),
+        max(center.x0 - margin_px, 0),
+        min(center.x1 + margin_px, lr_shape[1]),
+    )
+
+
+def _nearest(window: Box, center: Box) -> Box:
+    """The part of the centre, as large as the window where it can be, that lies nearest to it."""
+    height, width = min(window.height, center.height), min(window.width, center.width)
+    y0 = min(max(window.y0, center.y0), center.y1 - height)
+    x0 = min(max(window.x0, center.x0), center.x1 - width)
+    return Box(y0, y0 + height, x0, x0 + width)
+
+
+def _seen_from(box: Box, origin: Box) -> Box:
+    return Box(box.y0 - origin.y0, box.y1 - origin.y0, box.x0 - origin.x0, box.x1 - origin.x0)

@@ -1,5 +1,6 @@
 """Alignment of the Ref feature to the centre: optical flow, then a deformable convolution."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -29,9 +30,16 @@ class SpyNet(nn.Module):
         self.levels = nn.ModuleList(_flow_level(dims) for _ in range(num_levels))
 
     def forward(
-        self, picture: Float[Tensor, "b 3 h w"], other: Float[Tensor, "b 3 h w"]
+        self,
+        picture: Float[Tensor, "b 3 h w"],
+        other: Float[Tensor, "b 3 h w"],
+        apply: Callable[[nn.Module, Tensor], Tensor] = nn.Module.__call__,
     ) -> Float[Tensor, "b 2 h w"]:
-        """Flow (x, y) in pixels such that other(p + flow(p)) ≈ picture(p)."""
+        """Flow (x, y) in pixels such that other(p + flow(p)) ≈ picture(p).
+
+        Args:
+            apply: how a level's convolutions are run, for a frame that is too large for one piece.
+        """
         rows, cols = picture.shape[2:]
         step = 2 ** (len(self.levels) - 1)
         size = (-(-rows // step) * step, -(-cols // step) * step)
@@ -41,7 +49,7 @@ class SpyNet(nn.Module):
         for i, (level, fixed, moving) in enumerate(zip(self.levels, *pyramids, strict=True)):
             if i > 0:
                 flow = 2 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True)
-            flow = flow + level(torch.cat([fixed, warp_by_flow(moving, flow), flow], dim=1))
+            flow = flow + apply(level, torch.cat([fixed, warp_by_flow(moving, flow), flow], dim=1))
         scale = flow.new_tensor([cols / size[1], rows / size[0]]).view(1, 2, 1, 1)
         return F.interpolate(flow, size=(rows, cols), mode="bilinear") * scale
 
@@ -102,7 +110,7 @@ class Alignment(nn.Module):
 
     def __init__(self, dim: int, config: AlignmentConfig) -> None:
         super().__init__()
-        self.max_offset_px = config.max_offset_px
+        self.max_offset_px, self.num_groups = config.max_offset_px, config.num_groups
         self.spynet = SpyNet(config.spynet_levels, config.spynet_dims)
         if config.spynet_weights == "none":
             self.spynet.start_at_zero_flow()
@@ -120,12 +128,30 @@ class Alignment(nn.Module):
         center_feat: Float[Tensor, "b c 2*hc 2*wc"],
         ref_feat: Float[Tensor, "b c 2*hc 2*wc"],
     ) -> Float[Tensor, "b c 2*hc 2*wc"]:
+        """F^align on the 2x grid."""
+        return self.align(self.flow(lr_center, ref), center_feat, ref_feat)
+
+    def flow(
+        self,
+        lr_center: Float[Tensor, "b 3 hc wc"],
+        ref: Float[Tensor, "b 3 2*hc 2*wc"],
+        apply: Callable[[nn.Module, Tensor], Tensor] = nn.Module.__call__,
+    ) -> Float[Tensor, "b 2 2*hc 2*wc"]:
+        """Where each pixel of the centre lies in Ref, as (x, y) px of the 2x grid off its place."""
         with torch.autocast(lr_center.device.type, enabled=False):
-            flow = self.spynet(lr_center.float(), F.avg_pool2d(ref.float(), 2))
-        flow = 2 * F.interpolate(flow, scale_factor=2, mode="bilinear")
+            flow = self.spynet(lr_center.float(), F.avg_pool2d(ref.float(), 2), apply)
+        return 2 * F.interpolate(flow, scale_factor=2, mode="bilinear")
+
+    def align(
+        self,
+        flow: Float[Tensor, "b 2 h w"],
+        center_feat: Float[Tensor, "b c h w"],
+        ref_feat: Float[Tensor, "b c h w"],
+    ) -> Float[Tensor, "b c h w"]:
+        """The deformable convolution, guided by the flow."""
         warped = warp_by_flow(ref_feat.float(), flow)
         hints = self.offset_head(torch.cat([warped, center_feat.float(), flow], dim=1))
-        with torch.autocast(lr_center.device.type, enabled=False):
+        with torch.autocast(flow.device.type, enabled=False):
             offset, gate = self._offsets(hints.float(), flow)
             convolve = deform_conv2d if ref_feat.is_cuda else composed_deform_conv2d
             return convolve(

@@ -19,6 +19,21 @@ def activation() -> nn.LeakyReLU:
     return nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
 
 
+class FrameMean(nn.Module):
+    """Mean of each channel over the picture: with `FrameMax`, all that the convolutions' side of
+    the network reads of far-off pixels. Tiles hold these fixed (`inference.pools`)."""
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
+        return x.mean(dim=(2, 3), keepdim=True)
+
+
+class FrameMax(nn.Module):
+    """Maximum of each channel over the picture."""
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
+        return x.amax(dim=(2, 3), keepdim=True)
+
+
 class ChannelAttention(nn.Module):
     """Scale each channel by what its mean over the picture says (squeeze and excitation).
 
@@ -28,6 +43,7 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, dim: int, reduction: int) -> None:
         super().__init__()
+        self.mean = FrameMean()
         self.gate = nn.Sequential(
             nn.Conv2d(dim, dim // reduction, 1),
             activation(),
@@ -36,7 +52,7 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return x * self.gate(x.mean(dim=(2, 3), keepdim=True))
+        return x * self.gate(self.mean(x))
 
 
 class CbamChannelGate(nn.Module):
@@ -44,6 +60,7 @@ class CbamChannelGate(nn.Module):
 
     def __init__(self, dim: int, reduction: int) -> None:
         super().__init__()
+        self.mean, self.peak = FrameMean(), FrameMax()
         self.mlp = nn.Sequential(
             nn.Conv2d(dim, dim // reduction, 1),
             activation(),
@@ -51,9 +68,7 @@ class CbamChannelGate(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        mean = x.mean(dim=(2, 3), keepdim=True)
-        peak = x.amax(dim=(2, 3), keepdim=True)
-        return x * torch.sigmoid(self.mlp(mean) + self.mlp(peak))
+        return x * torch.sigmoid(self.mlp(self.mean(x)) + self.mlp(self.peak(x)))
 
 
 class CbamSpatialGate(nn.Module):
@@ -77,6 +92,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return x + self.body(x)
+
+    def before_gates(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """What the gates are applied to."""
+        return self.body[:3](x)
 
 
 class ResidualGroup(nn.Module):

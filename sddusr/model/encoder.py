@@ -33,7 +33,11 @@ class LrEncoder(nn.Module):
         self.up = pixel_shuffle_up(dim)
 
     def forward(self, lr: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
-        return self.up(self.body(self.head(lr)))
+        return self.up(self.encode(lr))
+
+    def encode(self, lr: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
+        """The feature on LR's own grid."""
+        return self.body(self.head(lr))
 
 
 def center_encoder(dim: int, config: EncoderConfig) -> nn.Sequential:

@@ -18,7 +18,7 @@ class MatchingFeatures(nn.Module):
 
     def __init__(self, config: MatchingConfig) -> None:
         super().__init__()
-        first, second = config.vgg_dims
+        self.vgg_dims = first, second = config.vgg_dims
         self.normalize = Normalize()
         self.vgg = nn.Sequential(
             conv3x3(3, first),

@@ -23,8 +23,8 @@ class Fusion(nn.Module):
         super().__init__()
         wide = num_sources * dim
         gates = [CbamChannelGate(wide, config.reduction), CbamSpatialGate()]
+        self.widest = ResidualBlock(wide, gates=gates)
         self.body = nn.Sequential(
-            ResidualBlock(wide, gates=gates),
             conv3x3(wide, dim),
             activation(),
             plain_trunk(dim, config.num_blocks),
@@ -33,7 +33,13 @@ class Fusion(nn.Module):
     def forward(
         self, lr_feat: Float[Tensor, "b c h w"], *found: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
-        return lr_feat + self.body(torch.cat([lr_feat, *found], dim=1))
+        return lr_feat + self.body(self.widest(torch.cat([lr_feat, *found], dim=1)))
+
+    def before_gates(
+        self, lr_feat: Float[Tensor, "b c h w"], *found: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b wide h w"]:
+        """What CBAM's channel gate pools over the frame."""
+        return self.widest.before_gates(torch.cat([lr_feat, *found], dim=1))
 
 
 def picture_head(dim: int, starts_at_zero: bool) -> nn.Sequential:

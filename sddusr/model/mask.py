@@ -9,6 +9,9 @@ from torch import Tensor, nn
 KEEP = 1
 """Index of the decision "takes part"."""
 
+STRIP_CELLS = 64
+"""Rows of cells that inference decides about at once."""
+
 
 class MaskGenerator(nn.Module):
     """Per-cell MLP that reads half its channels locally and half as their mean over the frame."""
@@ -26,10 +29,8 @@ class MaskGenerator(nn.Module):
 
     def log_probs(self, features: Float[Tensor, "b d h w"]) -> Float[Tensor, "b 2 h w"]:
         """Log-probabilities of dropping and of keeping each cell, in float32."""
-        local, shared = self.embed(rearrange(features, "b d h w -> b h w d")).chunk(2, dim=-1)
-        shared = shared.mean(dim=(1, 2), keepdim=True).expand_as(local)
-        logits = self.decide(torch.cat([local, shared], dim=-1)).float()
-        return rearrange(F.log_softmax(logits, dim=-1), "b h w two -> b two h w")
+        local, shared = self._halves(features)
+        return self._decide(local, shared.mean(dim=(1, 2), keepdim=True))
 
     def sample(
         self, features: Float[Tensor, "b d h w"], gumbel: Float[Tensor, "b 2 h w"]
@@ -41,9 +42,24 @@ class MaskGenerator(nn.Module):
         return hard + (soft - soft.detach())
 
     def keep(self, features: Float[Tensor, "b d h w"]) -> Bool[Tensor, "b 1 h w"]:
-        """The decision of inference: p ≥ 0.5, never sampled."""
-        drop, keep = self.log_probs(features).chunk(2, dim=1)
-        return keep >= drop
+        """The decision of inference: p ≥ 0.5, never sampled; in strips, the frame may be large."""
+        strips = features.split(STRIP_CELLS, dim=2)
+        total = sum(self._halves(strip)[1].sum(dim=(1, 2), keepdim=True) for strip in strips)
+        mean = torch.as_tensor(total) / features[0, 0].numel()
+        decisions = (self._decide(self._halves(strip)[0], mean) for strip in strips)
+        return torch.cat([log_probs[:, KEEP:] >= log_probs[:, :KEEP] for log_probs in decisions], 2)
+
+    def _halves(self, features: Float[Tensor, "b d h w"]) -> tuple[Tensor, Tensor]:
+        """What is read of each cell, and what is read of the frame; channels last."""
+        embedded = self.embed(rearrange(features, "b d h w -> b h w d"))
+        local, shared = embedded.chunk(2, dim=-1)
+        return local, shared
+
+    def _decide(
+        self, local: Float[Tensor, "b h w half"], mean: Float[Tensor, "b 1 1 half"]
+    ) -> Float[Tensor, "b 2 h w"]:
+        logits = self.decide(torch.cat([local, mean.expand_as(local)], dim=-1)).float()
+        return rearrange(F.log_softmax(logits, dim=-1), "b h w two -> b two h w")
 
 
 def gumbel_noise(seeds: Tensor, height: int, width: int) -> Float[Tensor, "b 2 height width"]:

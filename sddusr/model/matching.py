@@ -1,5 +1,6 @@
 """Sparse feature matching: who looks like whom (Eqs. 2 to 5)."""
 
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +17,15 @@ from sddusr.model.warp import patches_of_fold, patches_of_source, transfer_patch
 from sddusr.types import Match
 
 QUERY_BLOCK = 1024
-KEY_BLOCK = 16384
+KEY_BLOCK = 2048
+STRIP = 16384
+"""Cells whose patches are cut at once."""
 KEY_GROUP = 64
 """Keys over which a plain maximum is taken before any index is looked for."""
+
+
+Progress = Callable[[float], None]
+"""Told the share of the work that is done, 0 to 1."""
 
 
 class Transfer(NamedTuple):
@@ -27,6 +34,19 @@ class Transfer(NamedTuple):
     warped_feat: Float[Tensor, "b c 4*hq 4*wq"]
     confidence: Float[Tensor, "b 1 hq wq"]
     query_mask: Float[Tensor, "b 1 hq wq"] | None
+    key_mask: Bool[Tensor, "b 1 hk wk"] | None
+
+
+class Search(NamedTuple):
+    """What inference found for each query cell."""
+
+    key_index: Int[Tensor, "b q"]
+    """Flat index into the key grid; 0 where the query did not take part."""
+    confidence: Float[Tensor, "b 1 hq wq"]
+    weight: Float[Tensor, "b 1 hq wq"]
+    """1 where a cell took part in the search and there was a key to be found, else 0."""
+    is_sparse: bool
+    """Whether a mask chose the queries."""
     key_mask: Bool[Tensor, "b 1 hk wk"] | None
 
 
@@ -84,18 +104,30 @@ class SparseMatching(nn.Module):
         )
         return Transfer(warped, _as_map(confidence, query_feat) * mask, mask, None)
 
-    def _mask_then_sparse(
-        self, query_feat: Tensor, key_feat: Tensor, aligned_feat: Tensor
-    ) -> Transfer:
-        query_mask = self._keep(query_feat)
-        key_mask = self._keep(key_feat) if self.mask_keys else None
-        match = sparse_match(query_feat, key_feat, query_mask, key_mask)
+    def search(
+        self,
+        query_feat: Float[Tensor, "b d hq wq"],
+        key_feat: Float[Tensor, "b d hk wk"],
+        progress: Progress | None = None,
+    ) -> Search:
+        """The search of inference: only kept queries meet kept keys."""
+        query_mask, key_mask = self._keep(query_feat), None
+        if self.mask_keys:
+            key_mask = self._keep(key_feat)
+        match = sparse_match(query_feat, key_feat, query_mask, key_mask, progress)
         weight = torch.ones_like(query_feat[:, :1]) if query_mask is None else query_mask.float()
         if key_mask is not None:
             weight = weight * key_mask.flatten(1).any(1).view(-1, 1, 1, 1)
-        warped = transfer_patches(aligned_feat, match.key_index, weight)
         confidence = _as_map(match.confidence, query_feat)
-        return Transfer(warped, confidence, None if query_mask is None else weight, key_mask)
+        return Search(match.key_index, confidence, weight, query_mask is not None, key_mask)
+
+    def _mask_then_sparse(
+        self, query_feat: Tensor, key_feat: Tensor, aligned_feat: Tensor
+    ) -> Transfer:
+        found = self.search(query_feat, key_feat)
+        warped = transfer_patches(aligned_feat, found.key_index, found.weight)
+        query_mask = found.weight if found.is_sparse else None
+        return Transfer(warped, found.confidence, query_mask, found.key_mask)
 
     def _keep(self, features: Tensor) -> Bool[Tensor, "b 1 h w"] | None:
         return None if self.mask_generator is None else self.mask_generator.keep(features)
@@ -113,6 +145,15 @@ def unit_patches(features: Float[Tensor, "b d h w"]) -> Float[Tensor, "b h*w 9*d
     return F.normalize(rearrange(patches, "b d q -> b q d"), dim=-1)
 
 
+def patch_rows(features: Float[Tensor, "d h w"], start: int, stop: int) -> Float[Tensor, "q _"]:
+    """`unit_patches` of the cells in some rows of a picture's features."""
+    rows = torch.arange(start - 1, stop + 1, device=features.device).abs()
+    last = features.shape[1] - 1
+    strip = features.index_select(1, last - (last - rows).abs())
+    patches = F.unfold(F.pad(strip.unsqueeze(0), (1, 1, 0, 0), mode="reflect"), kernel_size=3)
+    return F.normalize(rearrange(patches, "1 d q -> q d"), dim=-1)
+
+
 def best_key(
     query: Float[Tensor, "q d"], key: Float[Tensor, "k d"]
 ) -> tuple[Int[Tensor, "q"], Float[Tensor, "q"]]:
@@ -123,22 +164,32 @@ def best_key(
     scores are looked at again.
     """
     with torch.no_grad():
-        blocks = [_best_key_of_block(block, key) for block in query.split(QUERY_BLOCK)]
+        scores = query.new_empty(min(len(query), QUERY_BLOCK) * _whole_groups(len(key)))
+        blocks = [_best_key_of_block(block, key, scores) for block in query.split(QUERY_BLOCK)]
     index, score = zip(*blocks, strict=True)
     return torch.cat(index), torch.cat(score)
 
 
-def _best_key_of_block(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+def _whole_groups(num_keys: int) -> int:
+    """Scores of a block of keys, up to whole groups."""
+    return -(-min(num_keys, KEY_BLOCK) // KEY_GROUP) * KEY_GROUP
+
+
+def _best_key_of_block(
+    query: Tensor, key: Tensor, buffer: Float[Tensor, "n"]
+) -> tuple[Int[Tensor, "q"], Float[Tensor, "q"]]:
     best_score = query.new_full((len(query),), -torch.inf)
     best_index = torch.zeros(len(query), dtype=torch.long, device=query.device)
+    every = torch.arange(len(query), device=query.device)
     for start in range(0, len(key), KEY_BLOCK):
-        scores = query @ key[start : start + KEY_BLOCK].T
-        if odd := -scores.shape[1] % KEY_GROUP:
-            scores = F.pad(scores, (0, odd), value=-torch.inf)
+        keys = key[start : start + KEY_BLOCK]
+        width = _whole_groups(len(keys))
+        scores = buffer[: len(query) * width].view(len(query), width)
+        scores[:, len(keys) :] = -torch.inf
+        torch.mm(query, keys.T, out=scores[:, : len(keys)])
         groups = scores.unflatten(1, (-1, KEY_GROUP))
         score, group = groups.amax(dim=2).max(dim=1)
-        winners = groups[torch.arange(len(query), device=query.device), group]
-        index = start + group * KEY_GROUP + winners.argmax(dim=1)
+        index = start + group * KEY_GROUP + groups[every, group].argmax(dim=1)
         better = score > best_score
         best_score = torch.where(better, score, best_score)
         best_index = torch.where(better, index, best_index)
@@ -150,28 +201,63 @@ def sparse_match(
     key_feat: Float[Tensor, "b d hk wk"],
     query_mask: Bool[Tensor, "b 1 hq wq"] | None,
     key_mask: Bool[Tensor, "b 1 hk wk"] | None,
+    progress: Progress | None = None,
 ) -> Match:
     """Only kept queries meet kept keys; the others have confidence 0 (section 3.2, inference).
 
-    None keeps everything.
+    Patches are cut from the features a strip of cells at a time, so what is held is those of the
+    kept keys. None keeps everything.
+
+    Args:
+        progress: told the share of the queries that were answered.
     """
-    query, key = unit_patches(query_feat), unit_patches(key_feat)
-    key_index = torch.zeros(query.shape[:2], dtype=torch.long, device=query.device)
-    confidence = query.new_zeros(query.shape[:2])
-    for i in range(len(query)):
-        asking = _kept(query_mask, i, query)
-        answering = _kept(key_mask, i, key)
-        if len(asking) and len(answering):
-            found, score = best_key(query[i, asking], key[i, answering])
+    num, _, rows, cols = query_feat.shape
+    key_index = query_feat.new_zeros(num, rows * cols, dtype=torch.long)
+    confidence = query_feat.new_zeros(num, rows * cols)
+    for i in range(num):
+        keys, answering = _gather_patches(key_feat[i], _mask_of(key_mask, i))
+        if not len(answering):
+            continue
+        for query, asking in _kept_patches(query_feat[i], _mask_of(query_mask, i)):
+            found, score = best_key(query, keys)
             key_index[i, asking] = answering[found]
             confidence[i, asking] = score
+            if progress is not None:
+                progress((i + (int(asking[-1]) + 1) / (rows * cols)) / num)
     return Match(key_index, confidence)
 
 
-def _kept(mask: Tensor | None, i: int, patches: Tensor) -> Int[Tensor, "kept"]:
-    if mask is None:
-        return torch.arange(patches.shape[1], device=patches.device)
-    return mask[i].flatten().nonzero().squeeze(1)
+def _kept_patches(
+    features: Float[Tensor, "d h w"], mask: Bool[Tensor, "cells"] | None
+) -> Iterator[tuple[Float[Tensor, "kept _"], Int[Tensor, "kept"]]]:
+    """Patches of the kept cells and their flat indices, a strip of rows at a time."""
+    _, rows, cols = features.shape
+    strip_rows = max(1, STRIP // cols)
+    for start in range(0, rows, strip_rows):
+        stop = min(start + strip_rows, rows)
+        cells = torch.arange(start * cols, stop * cols, device=features.device)
+        if mask is None:
+            yield patch_rows(features, start, stop), cells
+        elif (kept := mask[start * cols : stop * cols]).any():
+            yield patch_rows(features, start, stop)[kept], cells[kept]
+
+
+def _gather_patches(
+    features: Float[Tensor, "d h w"], mask: Bool[Tensor, "cells"] | None
+) -> tuple[Float[Tensor, "kept _"], Int[Tensor, "kept"]]:
+    """All kept patches at once."""
+    num = features[0].numel() if mask is None else int(mask.sum())
+    patches, cells = features.new_empty(num, 9 * len(features)), []
+    done = 0
+    for part, part_cells in _kept_patches(features, mask):
+        patches[done : done + len(part)] = part
+        done += len(part)
+        cells.append(part_cells)
+    return patches, torch.cat(cells) if cells else patches.new_zeros(0, dtype=torch.long)
+
+
+def _mask_of(mask: Tensor | None, i: int) -> Bool[Tensor, "cells"] | None:
+    return None if mask is None else mask[i].flatten()
 
 
 class SoftAssignment(torch.autograd.Function):

@@ -22,7 +22,7 @@ class SDDuSR(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim = config.dim
-        self.image_skip = config.image_skip
+        self.dim, self.image_skip = dim, config.image_skip
         self.lr_encoder = LrEncoder(dim, config.encoder)
         self.center_encoder = center_encoder(dim, config.encoder)
         self.ref_encoder = ref_encoder(dim, config.encoder)
@@ -58,17 +58,31 @@ class SDDuSR(nn.Module):
         center_feat, ref_feat = self.center_encoder(lr_center), self.ref_encoder(ref)
         aligned_feat = self.alignment(lr_center, ref, center_feat, ref_feat)
         found = self.matching(lr, lr_center, aligned_feat, seeds)
-        warped_feat = self.confidence_weight(found.confidence) * found.warped_feat
-        sources, dict_feat = [warped_feat], None
+        dict_feat = None
         if self.dictionary is not None:
             dict_feat = self.dictionary(lr_feat, center_feat, aligned_feat)
-            sources.append(dict_feat)
-        sr = self.head(self.fusion(lr_feat, *sources)).float()
-        if self.image_skip:
-            sr = sr + bicubic_up(lr)
+        sources = self.sources(found.confidence, found.warped_feat, dict_feat)
+        sr = self.picture(lr, self.fusion(lr_feat, *sources))
         return Output(
             sr, found.confidence, found.query_mask, found.key_mask, found.warped_feat, dict_feat
         )
+
+    def sources(
+        self,
+        confidence: Float[Tensor, "b 1 hq wq"],
+        warped_feat: Float[Tensor, "b c h w"],
+        dict_feat: Float[Tensor, "b c h w"] | None,
+    ) -> list[Tensor]:
+        """What is fused with the LR feature: h(C) · F^Warp and, where it is learned, F^Dict."""
+        warped_feat = self.confidence_weight(confidence) * warped_feat
+        return [warped_feat] if dict_feat is None else [warped_feat, dict_feat]
+
+    def picture(
+        self, lr: Float[Tensor, "b 3 h w"], fused: Float[Tensor, "b c 2*h 2*w"]
+    ) -> Float[Tensor, "b 3 2*h 2*w"]:
+        """F^SR to RGB."""
+        sr = self.head(fused).float()
+        return sr + bicubic_up(lr) if self.image_skip else sr
 
     def confidence_weight(
         self, confidence: Float[Tensor, "b 1 hq wq"]

@@ -1,5 +1,7 @@
 """Re-assembly of the Ref feature from matched patches (Eq. 5), and warping by a flow."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -13,8 +15,42 @@ PATCH = 2 * CELL + 1
 """Side of the patches that are moved: 9 pixels, at stride 4, padded by 4."""
 
 
+class CellBank(NamedTuple):
+    """The feature that patches are taken from, cut into cells, channels last.
+
+    A ring of cells around the picture replicates its border, since a patch reaches over it.
+    """
+
+    cells: Float[Tensor, "b rows+2 cols+2 4 4 c"]
+
+    @classmethod
+    def of(cls, source: Float[Tensor, "b c h w"]) -> "CellBank":
+        """The bank of a feature on the key picture's 2x grid, four pixels a cell."""
+        padded = F.pad(source, (CELL,) * 4, mode="replicate")
+        return cls(rearrange(padded, "b c (y p) (x r) -> b y x p r c", p=CELL, r=CELL))
+
+    @classmethod
+    def empty(cls, rows: int, cols: int, dim: int, like: Tensor) -> "CellBank":
+        """A bank for one picture of so many cells, to be filled piece by piece and closed."""
+        return cls(like.new_empty(1, rows + 2, cols + 2, CELL, CELL, dim))
+
+    def put(self, piece: Float[Tensor, "1 c rows cols"], y: int, x: int) -> None:
+        """Write a piece of the feature whose first cell is (y, x)."""
+        cells = rearrange(piece, "b c (y p) (x r) -> b y x p r c", p=CELL, r=CELL)
+        self.cells[:, 1 + y : 1 + y + cells.shape[1], 1 + x : 1 + x + cells.shape[2]] = cells
+
+    def close(self) -> "CellBank":
+        """Replicate the border into the ring, once everything is written."""
+        cells = self.cells
+        cells[:, 0] = cells[:, 1, :, :1]
+        cells[:, -1] = cells[:, -2, :, -1:]
+        cells[:, :, 0] = cells[:, :, 1, :, :1]
+        cells[:, :, -1] = cells[:, :, -2, :, -1:]
+        return self
+
+
 def transfer_patches(
-    source: Float[Tensor, "b c rows cols"],
+    source: Float[Tensor, "b c rows cols"] | CellBank,
     key_index: Int[Tensor, "b q"],
     weight: Float[Tensor, "b 1 hq wq"],
 ) -> Float[Tensor, "b c 4*hq 4*wq"]:
@@ -30,34 +66,33 @@ def transfer_patches(
         key_index: for each query cell, the flat index of a key cell.
         weight: the query mask; 0 leaves a cell's patch out.
     """
+    bank = (source if isinstance(source, CellBank) else CellBank.of(source)).cells
     rows, cols = weight.shape[2:]
-    cells, key_rows, key_cols = _padded_cells(source)
-    key_y, key_x = _grid(key_index // key_cols, rows), _grid(key_index % key_cols, rows)
-    first = torch.arange(len(source), device=source.device) * (key_rows + 2) * (key_cols + 2)
+    ringed_rows, ringed_cols = bank.shape[1:3]
+    cells = bank.flatten(0, 2)
+    key_y, key_x = (
+        _grid(part, rows)
+        for part in (key_index // (ringed_cols - 2), key_index % (ringed_cols - 2))
+    )
+    first = torch.arange(len(bank), device=bank.device) * ringed_rows * ringed_cols
     inside = torch.ones_like(weight[:1])
-    total = cells.new_zeros(len(source) * rows * cols, CELL, CELL, source.shape[1])
-    cover = cells.new_zeros(rows * cols, CELL, CELL, 1)
+    exact = torch.promote_types(cells.dtype, weight.dtype)
+    total = cells.new_zeros(key_index.numel(), CELL, CELL, bank.shape[-1], dtype=exact)
+    cover = weight.new_zeros(rows * cols, CELL, CELL, 1)
     for dy, strip_y in _reach():
         for dx, strip_x in _reach():
             y, x, w, seen = (_neighbour(grid, dy, dx) for grid in (key_y, key_x, weight, inside))
-            index = (y + 1 - dy) * (key_cols + 2) + (x + 1 - dx) + first.view(-1, 1, 1, 1)
+            index = (y + 1 - dy) * ringed_cols + (x + 1 - dx) + first.view(-1, 1, 1, 1)
             moved = cells[:, strip_y, strip_x].index_select(0, index.flatten())
-            total[:, strip_y, strip_x] += w.reshape(-1, 1, 1, 1).to(moved.dtype) * moved
-            cover[:, strip_y, strip_x] += seen.reshape(-1, 1, 1, 1).to(cover.dtype)
-    total = total.unflatten(0, (len(source), -1)) / cover
+            total[:, strip_y, strip_x] += w.reshape(-1, 1, 1, 1) * moved
+            cover[:, strip_y, strip_x] += seen.reshape(-1, 1, 1, 1)
+    total = total.unflatten(0, (len(bank), -1)) / cover
     return rearrange(total, "b (y x) p r c -> b (y p) (x r) c", y=rows).permute(0, 3, 1, 2)
 
 
 def _reach() -> tuple[tuple[int, slice], ...]:
     """(offset of the query cell whose patch reaches this one, the part that it covers)."""
     return (0, slice(None)), (1, slice(None)), (-1, slice(0, 1))
-
-
-def _padded_cells(source: Float[Tensor, "b c h w"]) -> tuple[Tensor, int, int]:
-    """Cells of the picture with a replicated ring around it, as (b·cells, 4, 4, c)."""
-    padded = F.pad(source, (CELL,) * 4, mode="replicate")
-    cells = rearrange(padded, "b c (y p) (x r) -> (b y x) p r c", p=CELL, r=CELL)
-    return cells, source.shape[2] // CELL, source.shape[3] // CELL
 
 
 def _grid(flat: Int[Tensor, "b q"], rows: int) -> Int[Tensor, "b 1 rows cols"]:

@@ -7,7 +7,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sddusr.data.detail import detail_map, detail_quantiles, image_threshold, mask_label
-from sddusr.data.geometry import align_ref, centered, check_box, crop, snap_box, to_lr, whole
+from sddusr.data.geometry import (
+    align_ref,
+    box_inside,
+    centered,
+    check_box,
+    corner_points,
+    crop,
+    resizing,
+    snap_box,
+    to_lr,
+    transform,
+    whole,
+)
 from sddusr.data.windows import cut_windows, window_boxes
 from sddusr.types import Box
 
@@ -55,6 +67,59 @@ def test_bad_boxes_are_refused():
 def test_a_centered_box_is_centered():
     assert centered(10, 20, whole(40, 60)) == Box(15, 25, 20, 40)
     assert centered(40, 60, whole(40, 60)) == whole(40, 60)
+
+
+QUADS = st.builds(
+    lambda y, x, size, angle, stretch: (
+        np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+        * [size * stretch, size]
+        @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        + [x, y]
+    ),
+    *(st.floats(10, 30), st.floats(10, 30), st.floats(3, 25), st.floats(-0.8, 0.8)),
+    st.floats(0.5, 2),
+)
+
+
+def holds(quad: np.ndarray, box: Box) -> bool:
+    pixels = np.array([[x, y] for x in (box.x0, box.x1 - 1) for y in (box.y0, box.y1 - 1)])
+    sides = np.roll(quad, -1, axis=0) - quad
+    apart = pixels[:, None] - quad
+    return bool((sides[:, 0] * apart[..., 1] - sides[:, 1] * apart[..., 0] >= -1e-9).all())
+
+
+@settings(max_examples=60)
+@given(QUADS)
+def test_the_box_inside_a_tilted_view_is_the_largest_on_the_grid(quad):
+    frame = whole(38, 44)
+    boxes = [
+        Box(y0, y1, x0, x1)
+        for y0 in range(0, 37, 4)
+        for y1 in range(y0 + 4, 39, 4)
+        for x0 in range(0, 41, 4)
+        for x1 in range(x0 + 4, 45, 4)
+        if holds(quad, Box(y0, y1, x0, x1))
+    ]
+    found = box_inside(quad, frame)
+    if not boxes:
+        assert found is None
+        return
+    assert found in boxes
+    assert found.height * found.width == max(box.height * box.width for box in boxes)
+
+
+def test_a_view_of_whole_cells_is_its_own_box():
+    quad = corner_points((24, 16)) + np.array([8, 4])
+    assert box_inside(quad, whole(40, 40)) == Box(4, 28, 8, 24)
+    assert box_inside(quad, whole(26, 40)) == Box(4, 24, 8, 24)
+    assert box_inside(quad, Box(30, 40, 0, 40)) is None
+
+
+def test_resized_pictures_share_their_outer_corner():
+    ramp = np.tile(np.arange(32, dtype=np.float32), (8, 1))
+    half = cv2.resize(ramp, (16, 8), interpolation=cv2.INTER_AREA)
+    points = np.stack([np.arange(16), np.zeros(16)], 1).astype(float)
+    np.testing.assert_allclose(transform(resizing(1.0, 2.0), points)[:, 0], half[0])
 
 
 def test_detail_is_where_the_wide_lens_sees_less():
@@ -126,8 +191,3 @@ def test_members_of_a_window_show_the_same_place(height, width):
             window.detail, triplet.detail[y0 // 4 : y0 // 4 + 8, x0 // 4 : x0 // 4 + 8]
         )
         assert window.center_box == Box(0, 32, 0, 32)
-
-
-def test_a_triplet_with_a_centre_box_stays_whole():
-    triplet = make_triplet("t", box=Box(33, 97, 38, 110))
-    assert list(cut_windows(triplet, 16, 8)) == [triplet]

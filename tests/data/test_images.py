@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sddusr.data import places
-from sddusr.data.images import encode_png, read_rgb, write_png
+from sddusr.data.images import encode_png, read_picture, read_rgb, write_picture, write_png
 
 
 def encoded(extension: str, picture: np.ndarray) -> bytes:
@@ -59,16 +59,21 @@ def bomb(height: int, width: int) -> bytes:
     return data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:]
 
 
+def flipped(data: bytes, byte: int) -> bytes:
+    return data[:byte] + bytes([data[byte] ^ 1]) + data[byte + 1 :]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (bomb(10_001, 10_000), r"100\.0 megapixels, the limit is 100\.0; raise --max-megapixels"),
-        (bomb(60_000, 60_000), "more than 179 megapixels"),
+        (bomb(60_000, 60_000), "60000x60000 is more than 1074 megapixels"),
         (bomb(50, 50), "truncated or damaged|decoded to"),
         (b"", "no picture"),
         (b"\x89PNG\r\n\x1a\n", "no picture"),
-        (encoded(".png", textured(9, 9, 0).astype(np.uint16)), "uint16, need 8 bits"),
+        (flipped(encode_png(textured(40, 40, 0)), 1000), "truncated or damaged"),
         (encoded(".png", textured(40, 40, 0))[:-60], "truncated or damaged"),
+        (encode_png(textured(40, 40, 0))[:-12], "truncated or damaged"),
     ],
 )
 def test_what_cannot_be_read_is_said(tmp_path, data, message):
@@ -87,18 +92,44 @@ def test_the_limit_is_the_users(tmp_path):
         read_rgb(f"{tmp_path}/q.png")
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.sampled_from([".png", ".jpg", ".bmp", ".webp", ".tif"]), st.data())
-def test_a_fuzzed_picture_is_read_whole_or_refused(tmp_path_factory, extension, data):
-    content = bytearray(encoded(extension, textured(24, 20, 0)))
+@pytest.mark.parametrize("extension", [".png", ".jpg", ".bmp", ".webp", ".tif"])
+def test_the_limit_goes_beyond_pillows_own(tmp_path, monkeypatch, extension):
+    path = tmp_path / f"p{extension}"
+    path.write_bytes(encoded(extension, textured(20, 20, 0)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    if extension in (".webp", ".tif"):
+        with pytest.raises(ValueError, match="as TIFF or WebP; convert it to PNG or JPEG"):
+            read_rgb(str(path))
+    else:
+        assert read_rgb(str(path)).pixels.shape == (20, 20, 3)
+
+
+def test_sixteen_bits_are_rounded_to_eight_and_alpha_is_dropped(tmp_path):
+    place = f"{tmp_path}/p.png"
+    pixels = np.arange(65_536 * 3, dtype=np.uint32).reshape(256, 256, 3).astype(np.uint16)
+    write_picture(place, pixels, alpha=pixels[..., 0].copy())
+    picture = read_rgb(place)
+    np.testing.assert_array_equal(picture.pixels, np.round(pixels / 257).astype(np.uint8))
+    assert picture.alpha is None
+    assert picture.sha256 == read_picture(place).sha256
+
+
+KINDS = [(extension, np.uint8) for extension in (".png", ".jpg", ".bmp", ".webp", ".tif")]
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.sampled_from([*KINDS, (".png", np.uint16), (".tif", np.uint16)]), st.data())
+def test_a_fuzzed_picture_is_read_whole_or_refused(tmp_path_factory, kind, data):
+    extension, dtype = kind
+    content = bytearray(encoded(extension, textured(24, 20, 0).astype(dtype)))
     for _ in range(data.draw(st.integers(1, 5))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     content = content[: data.draw(st.integers(0, len(content)))]
     path = tmp_path_factory.mktemp("fuzz") / f"p{extension}"
     path.write_bytes(content)
     with contextlib.suppress(ValueError):
-        pixels = read_rgb(str(path), max_pixels=10**6).pixels
-        assert pixels.dtype == np.uint8
+        pixels = read_picture(str(path), max_pixels=10**6).pixels
+        assert pixels.dtype in (np.uint8, np.uint16)
         assert pixels.size <= 3 * 10**6
 
 

@@ -10,15 +10,8 @@ from conftest import textured
 from sddusr.data import samples
 from sddusr.data.images import read_rgb
 from sddusr.data.layouts import Found, Source, find, hold_out
-from sddusr.data.prepare import (
-    Job,
-    Recipe,
-    ShardPlan,
-    ShardReport,
-    load_triplet,
-    make_shard,
-    plan_shards,
-)
+from sddusr.data.loading import Job, load_triplet
+from sddusr.data.prepare import Recipe, ShardPlan, ShardReport, make_shard, plan_shards
 from sddusr.data.records import check_sizes
 from sddusr.types import Box
 
@@ -150,7 +143,7 @@ def test_missing_coordinates_are_said(dusr_real):
         "test-0002": "test-0002: no centre box in the coordinates file"
     }
     (dusr_real / "test" / "coords.json").unlink()
-    with pytest.raises(ValueError, match=r"no \*\.json with the centre boxes"):
+    with pytest.raises(ValueError, match=r"no \*\.json with the boxes"):
         find("dusr-real", str(dusr_real))
     with pytest.raises(FileNotFoundError, match="no such folder"):
         find("dusr-real", str(dusr_real / "nowhere"))
@@ -163,6 +156,55 @@ def test_split_folders_and_centred_refs(tmp_path):
     assert [(s.id, s.split) for s in found.sources] == [("test-a", "test"), ("train-a", "train")]
     centers = [load_triplet(source, job(tmp_path)).center_box for source in found.sources]
     assert centers == [Box(11, 36, 13, 51), Box(0, 48, 0, 64)]
+
+
+def save_pairs(top: Path, wide: str, tele: str, stems: str) -> None:
+    for stem in stems:
+        for folder in (wide, tele):
+            save(top / folder / f"{stem}.jpg", textured(24, 32, 0))
+
+
+@pytest.mark.parametrize("split", ["", "test"])
+def test_pairs_are_wide_and_tele_pictures_of_one_stem(tmp_path, split):
+    save_pairs(tmp_path / split, "Wide", "TELE", "ab")
+    (tmp_path / split / "Wide" / "b.jpg").unlink()
+    save_pairs(tmp_path / split, "Wide", "notes", "c")
+    found = find("pairs", str(tmp_path))
+    prefix = f"{split}-" if split else ""
+    (source,) = found.sources
+    assert (source.id, source.split) == (f"{prefix}a", split or "train")
+    assert source.hr.endswith("Wide/a.jpg")
+    assert (source.ref or "").endswith("TELE/a.jpg")
+    assert source.lr is None
+    assert source.box == "registered"
+    assert found.orphans == {
+        f"{prefix}b": f"{prefix}b: no wide picture of that stem",
+        f"{prefix}c": f"{prefix}c: no tele picture of that stem",
+    }
+
+
+@pytest.mark.parametrize("wide", ["HR", "LR/x1"])
+def test_camerafusion_has_the_wide_picture_as_hr_and_the_whole_tele_picture(tmp_path, wide):
+    for split in ("train", "val", "test"):
+        save_pairs(tmp_path / split, wide, "Ref/x1", "ab")
+        save_pairs(tmp_path / split, "LR/x2", "Ref/x2", "a")
+    found = find("camerafusion", str(tmp_path))
+    ids = ["test-a", "test-b", "train-a", "train-b", "val-a", "val-b"]
+    assert [source.id for source in found.sources] == ids
+    assert not found.orphans
+    for source in found.sources:
+        assert f"/{source.split}/{wide}/" in source.hr
+        assert f"/{source.split}/Ref/x1/" in (source.ref or "")
+        assert source.lr is None
+        assert source.box == "registered"
+
+
+def test_a_folder_that_is_not_camerafusion_is_said(tmp_path):
+    save_pairs(tmp_path / "test", "HR", "Ref/x2", "a")
+    with pytest.raises(FileNotFoundError, match=r"Ref: no folder x1; found \['x2'\]"):
+        find("camerafusion", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no folder wide"):
+        find("pairs", str(tmp_path))
 
 
 def sources(num: int) -> list[Source]:
@@ -240,10 +282,6 @@ def shrink(path: Path) -> None:
     save(path, textured(46, 64, 0))
 
 
-def deepen(path: Path) -> None:
-    save(path, textured(48, 64, 0).astype(np.uint16) * 257)
-
-
 def empty(path: Path) -> None:
     path.write_bytes(b"")
 
@@ -253,7 +291,6 @@ def empty(path: Path) -> None:
     [
         (truncate, r"HR/bb\.png: truncated or damaged"),
         (shrink, "bb: HR is 46x64, need 48x64"),
-        (deepen, r"HR/bb\.png: pixels are uint16, need 8 bits"),
         (empty, r"HR/bb\.png: no picture"),
     ],
 )

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from sddusr.config import DictionaryConfig
+from sddusr.model import dictionary
 from sddusr.model.dictionary import TokenDictionary
 
 
@@ -59,3 +60,18 @@ def test_a_token_that_meets_itself_in_the_centre_brings_its_ref_value():
     aligned = torch.randn(1, 4, 2, 2).double()
     found = tdl(center.flip(3), center, aligned)
     torch.testing.assert_close(found, aligned.flip(3), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["none", "sqrt_d", "cosine"])
+def test_a_centre_in_pieces_refines_as_the_whole_centre(attention, monkeypatch):
+    monkeypatch.setattr(dictionary, "PIECE", 7)
+    torch.manual_seed(0)
+    tdl = TokenDictionary(8, DictionaryConfig(num_tokens=5, attention=attention)).double()
+    center, aligned = (4 * torch.randn(2, 1, 8, 9, 6).double()).unbind(0)
+    pieces = zip(center.split(4, dim=2), aligned.split(4, dim=2), strict=True)
+    torch.testing.assert_close(tdl.refine_in_pieces(pieces), tdl.refine(center, aligned))
+
+
+def test_a_centre_without_pieces_is_an_error():
+    with pytest.raises(ValueError, match="no piece of the centre"):
+        TokenDictionary(8, DictionaryConfig(num_tokens=5)).refine_in_pieces([])

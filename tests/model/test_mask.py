@@ -1,5 +1,6 @@
 import torch
 
+from sddusr.model import mask
 from sddusr.model.mask import MaskGenerator, gumbel_noise
 
 
@@ -41,3 +42,15 @@ def test_every_cell_is_kept_as_often_as_its_probability_says():
     features = torch.randn(1, 16, 1, 1).expand(1, 16, 200, 200)
     kept = generator.sample(features, gumbel_noise(torch.tensor([0]), 200, 200)).mean()
     assert abs(kept - generator.log_probs(features)[0, 1, 0, 0].exp()) < 0.01
+
+
+def test_decisions_in_strips_are_those_of_the_whole_frame(monkeypatch):
+    torch.manual_seed(0)
+    generator = MaskGenerator(16).double()
+    features = torch.randn(2, 16, 11, 9).double()
+    drop, keep = generator.log_probs(features).chunk(2, dim=1)
+    generator.decide[-1].bias.data[0] -= (drop - keep).median().detach()
+    drop, keep = generator.log_probs(features).chunk(2, dim=1)
+    monkeypatch.setattr(mask, "STRIP_CELLS", 4)
+    assert torch.equal(generator.keep(features), keep >= drop)
+    assert 0.2 < (keep >= drop).double().mean() < 0.8

@@ -10,6 +10,7 @@ from sddusr.model.matching import (
     SoftAssignment,
     SparseMatching,
     best_key,
+    patch_rows,
     sparse_match,
     unit_patches,
 )
@@ -197,3 +198,29 @@ def test_the_same_mask_means_the_same_in_training_and_inference(small_matching, 
     masked = small_matching.train()(lr, center, aligned)
     torch.testing.assert_close(sparse.warped_feat, masked.warped_feat)
     torch.testing.assert_close(sparse.confidence, masked.confidence)
+
+
+def test_patches_of_some_rows_are_those_of_the_whole():
+    features = torch.randn(1, 3, 7, 5)
+    whole = unit_patches(features)[0].unflatten(0, (7, 5))
+    for start, stop in [(0, 7), (0, 1), (2, 5), (6, 7)]:
+        rows = patch_rows(features[0], start, stop).unflatten(0, (stop - start, 5))
+        assert torch.equal(rows, whole[start:stop])
+
+
+@pytest.mark.parametrize("strip", [1, 9, 10_000])
+def test_strips_and_blocks_do_not_change_a_match(monkeypatch, strip):
+    torch.manual_seed(0)
+    query_feat, key_feat = torch.randn(2, 4, 6, 5), torch.randn(2, 4, 9, 8)
+    masks = [torch.rand(2, 1, *feat.shape[2:]) < 0.5 for feat in (query_feat, key_feat)]
+    whole = sparse_match(query_feat, key_feat, *masks)
+    told: list[float] = []
+    monkeypatch.setattr(matching, "STRIP", strip)
+    monkeypatch.setattr(matching, "QUERY_BLOCK", 7)
+    monkeypatch.setattr(matching, "KEY_BLOCK", 16)
+    monkeypatch.setattr(matching, "KEY_GROUP", 8)
+    pieces = sparse_match(query_feat, key_feat, *masks, told.append)
+    assert torch.equal(pieces.key_index, whole.key_index)
+    torch.testing.assert_close(pieces.confidence, whole.confidence)
+    assert told == sorted(told)
+    assert told[-1] > 0.9

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sddusr.model.warp import (
     CELL,
     PATCH,
+    CellBank,
     patches_of_fold,
     patches_of_source,
     transfer_patches,
@@ -42,6 +43,18 @@ def test_gathered_cells_equal_the_literal_fold(hq, wq, hk, wk, seed):
         torch.autograd.grad(ours, inputs[0], towards),
         torch.autograd.grad(truth, inputs[1], towards),
     )
+
+
+@given(rows=cells, cols=cells, cut_y=st.integers(0, 7), cut_x=st.integers(0, 7))
+def test_a_bank_filled_in_pieces_is_the_bank_of_the_whole(rows, cols, cut_y, cut_x):
+    source = torch.randn(1, 3, CELL * rows, CELL * cols)
+    cut_y, cut_x = min(cut_y, rows), min(cut_x, cols)
+    bank = CellBank.empty(rows, cols, 3, like=source)
+    for y0, y1 in ((0, cut_y), (cut_y, rows)):
+        for x0, x1 in ((0, cut_x), (cut_x, cols)):
+            piece = source[:, :, CELL * y0 : CELL * y1, CELL * x0 : CELL * x1]
+            bank.put(piece, y0, x0)
+    assert torch.equal(bank.close().cells, CellBank.of(source).cells)
 
 
 @given(rows=cells, cols=cells)

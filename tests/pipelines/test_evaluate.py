@@ -1,20 +1,16 @@
-"""Evaluation and super-resolution commands: what they measure, write and refuse."""
+"""The evaluation command: what it measures, writes and refuses."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines import super_resolve as command
 from pipelines import tracking
 from pipelines.evaluate import EvaluateOptions, evaluate
-from pipelines.super_resolve import SuperResolveOptions
 from sddusr.checkpoint import write_checkpoint
 from sddusr.config import DEMO
 from sddusr.data.images import read_rgb, write_png
@@ -42,11 +38,6 @@ def save(model: SDDuSR, place: Path, tracking_run: str = "") -> str:
         train_state={},
     )
     return str(place)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(model: SDDuSR, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save(model, tmp_path_factory.mktemp("run") / "step-00000007")
 
 
 @pytest.fixture
@@ -155,58 +146,3 @@ def test_evaluate_writes_what_a_direct_computation_gives(tiny_shards, model, tmp
     mean = np.mean([scores.full_psnr for _, method, scores in expected if method == BICUBIC])
     assert logged.data.metrics["test/kedusr-float/bicubic/full_psnr"] == pytest.approx(mean)
     assert logged.info.status == "FINISHED"
-
-
-def test_super_resolve_writes_the_picture_that_the_model_makes(
-    tiny_shards, model, checkpoint, tmp_path
-):
-    triplet = next(tiny_shards.iterate("test"))
-    wide, tele, out = (str(tmp_path / name) for name in ("wide.png", "tele.png", "sr.png"))
-    write_png(wide, triplet.lr)
-    write_png(tele, triplet.ref)
-    options = SuperResolveOptions(
-        wide=wide, tele=tele, checkpoint=checkpoint, out=out, box=tuple(triplet.center_box)
-    )
-    command.main(options)
-    expected = super_resolve(model, triplet.lr, triplet.ref, triplet.center_box).sr
-    assert np.array_equal(read_rgb(out).pixels, to_8bit(expected))
-    with pytest.raises(ValueError, match="Ref is 64x72, need the 60x72"):
-        command.main(replace(options, box=(33, 93, 38, 110)))
-
-
-def test_super_resolve_centers_ref_and_pairs_folders_by_stem(tiny_shards, checkpoint, tmp_path):
-    triplet = next(tiny_shards.iterate("test"))
-    small = cv2.resize(triplet.ref, (40, 32))
-    for stem in ("b", "a"):
-        write_png(str(tmp_path / "wide" / f"{stem}.png"), triplet.lr)
-        write_png(str(tmp_path / "tele" / f"{stem}.png"), small)
-    options = SuperResolveOptions(
-        wide=str(tmp_path / "wide"),
-        tele=str(tmp_path / "tele"),
-        checkpoint=checkpoint,
-        out=str(tmp_path / "out"),
-    )
-    command.main(options)
-    boxes = tmp_path / "boxes.json"
-    boxes.write_text(json.dumps({"a": [48, 80, 52, 92], "b": [48, 80, 52, 92]}))
-    command.main(replace(options, boxes=str(boxes), out=str(tmp_path / "again")))
-    for stem in ("a", "b"):
-        first, again = (read_rgb(f"{tmp_path}/{run}/{stem}.png").pixels for run in ("out", "again"))
-        assert first.shape == triplet.hr.shape
-        assert np.array_equal(first, again)
-    (tmp_path / "tele" / "b.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"tele: nothing for \['b'\]"):
-        command.main(options)
-
-
-def test_super_resolve_refuses_a_tele_picture_larger_than_the_result(checkpoint, tmp_path):
-    wide, tele = (str(tmp_path / name) for name in ("wide.png", "tele.png"))
-    write_png(wide, np.zeros((16, 16, 3), np.uint8))
-    write_png(tele, np.zeros((40, 20, 3), np.uint8))
-    options = SuperResolveOptions(wide=wide, tele=tele, checkpoint=checkpoint)
-    with pytest.raises(ValueError, match=r"tele\.png: 40x20 is larger than the result, 32x32"):
-        command.main(options)
-    with pytest.raises(ValueError, match="two files"):
-        command.main(replace(options, tele=str(tmp_path)))
-    with pytest.raises(FileNotFoundError, match=r"missing\.png: no such file"):
-        command.main(replace(options, tele=str(tmp_path / "missing.png")))

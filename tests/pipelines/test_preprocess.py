@@ -11,7 +11,12 @@ from conftest import textured
 
 from pipelines import preprocess as pipeline
 from pipelines.preprocess import PreprocessOptions, preprocess
+from sddusr.config import DataConfig
+from sddusr.data.color import ColorConfig
+from sddusr.data.pairs import PairConfig
 from sddusr.data.shards import ShardSet
+from sddusr.data.stream import Stream
+from tests.phone import QUICK, save_pair
 
 
 @pytest.fixture
@@ -29,7 +34,7 @@ def dataset(tmp_path: Path) -> Path:
     return root
 
 
-def options(data: Path, out: Path, **changes) -> PreprocessOptions:
+def options(data: Path, out: Path, /, **changes) -> PreprocessOptions:
     base = PreprocessOptions(
         layout="folders",
         root=str(data),
@@ -94,6 +99,58 @@ def test_a_folder_is_made_restarted_and_kept_from_mixing(dataset, tmp_path, capf
         preprocess(again)
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_phones_pairs_become_a_training_set_or_sheets(tmp_path, caplog):
+    root, out, sheets = tmp_path / "phone", tmp_path / "out", tmp_path / "sheets"
+    for seed, stem in enumerate("abc"):
+        save_pair(root, stem, seed)
+    save_pair(root, "wrong", 5, other=9)
+    save_pair(root / "spare", "lone", 6)
+    (root / "spare" / "wide" / "lone.png").rename(root / "wide" / "lone.png")
+    asked = PreprocessOptions(
+        layout="pairs",
+        root=str(root),
+        out=str(out),
+        window_px=64,
+        margin_px=24,
+        hold_out=1,
+        pair=QUICK,
+    )
+
+    with pytest.raises(ValueError, match=r"lone: no tele picture.*--on-error quarantine"):
+        preprocess(asked)
+    tolerant = replace(asked, on_error="quarantine", max_errors_share=0.5)
+    manifest = preprocess(tolerant)
+    assert set(manifest["quarantined"]) == {"wrong", "lone"}
+    assert preprocess(tolerant) == manifest
+    assert manifest["counts"]["val"] == 1
+    assert manifest["parameters"]["pairing"]["degradation"] == "bicubic"
+    shards = ShardSet(str(out))
+    (held,) = shards.iterate("val")
+    assert held.hr.shape == (320, 400, 3)
+    assert held.provenance["registration"]["decision"] == "registered"
+    data = DataConfig(crop_px=32, shift_px=(8, 24))
+    with Stream(shards, data, seed=0, batch_size=4) as stream:
+        assert next(stream).ref.shape == (4, 3, 64, 64)
+    with pytest.raises(ValueError, match="another pairing"):
+        preprocess(replace(tolerant, degradation="camera"))
+
+    with caplog.at_level("INFO"):
+        assert pipeline.main(replace(asked, out=None, preview=str(sheets))) == 1
+    assert {path.name for path in sheets.iterdir()} == {
+        f"{x}.jpg" for x in ("a", "b", "c", "wrong")
+    }
+    refused = [text for text in caplog.messages if text.startswith("refused: ")]
+    assert [text.split(":")[1] for text in refused] == [" lone", " wrong"]
+
+
+def test_sets_of_other_layouts_are_named_by_what_applies_to_them(dataset, tmp_path):
+    assert "pairing" not in options(dataset, tmp_path).parameters
+    assert "margin_px" not in options(dataset, tmp_path).parameters
+    assert options(dataset, tmp_path, layout="pairs").parameters["margin_px"] == 96
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -102,9 +159,15 @@ def test_a_folder_is_made_restarted_and_kept_from_mixing(dataset, tmp_path, capf
         ({"stride_px": 0}, "--stride-px is 0"),
         ({"pictures_per_shard": 0}, "--pictures-per-shard is 0"),
         ({"max_errors_share": 1.5}, "--max-errors-share is 1.5"),
-        ({"max_megapixels": 500.0}, "--max-megapixels is 500.0"),
+        ({"max_megapixels": 5000.0}, "--max-megapixels is 5000.0"),
         ({"layout": "samples"}, "samples has none"),
         ({"root": None}, "--root is None"),
+        ({"out": None}, "--out is None and --preview None, need one"),
+        ({"preview": "sheets"}, "--preview sheets, need one"),
+        ({"out": None, "preview": "sheets"}, "leave them out for folders"),
+        ({"degradation": "camera"}, "leave them out for folders"),
+        ({"pair": PairConfig(color=ColorConfig(kind="none"))}, "leave them out for folders"),
+        ({"margin_px": 7}, "--margin-px is 7, need an even number"),
     ],
 )
 def test_bad_options_are_refused(tmp_path, changes, message):

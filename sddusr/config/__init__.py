@@ -1,0 +1,51 @@
+"""Every knob of the method as frozen dataclasses, and the presets, which are instances of them."""
+
+from sddusr.config.model import (
+    AlignmentConfig,
+    DictionaryConfig,
+    EncoderConfig,
+    FusionConfig,
+    MaskConfig,
+    MatchingConfig,
+    ModelConfig,
+)
+from sddusr.config.presets import BASELINE, DEMO, PAPER, PRESETS, SFM
+from sddusr.config.run import (
+    LR_PER_CELL,
+    MIN_FULL_CROP_PX,
+    Config,
+    DataConfig,
+    LossConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from sddusr.config.tree import flatten, from_dict, to_dict
+
+SCALE = 2
+"""HR pixels per LR pixel; the network's pixel shuffles and the matching grid are built for it."""
+
+__all__ = [
+    "BASELINE",
+    "DEMO",
+    "LR_PER_CELL",
+    "MIN_FULL_CROP_PX",
+    "PAPER",
+    "PRESETS",
+    "SCALE",
+    "SFM",
+    "AlignmentConfig",
+    "Config",
+    "DataConfig",
+    "DictionaryConfig",
+    "EncoderConfig",
+    "FusionConfig",
+    "LossConfig",
+    "MaskConfig",
+    "MatchingConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "TrainConfig",
+    "flatten",
+    "from_dict",
+    "to_dict",
+]

@@ -1,0 +1,126 @@
+"""The network's knobs."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sddusr.config.checks import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Feature extractors of the LR picture, its centre and Ref."""
+
+    num_groups: int = 3
+    """Residual groups of the LR encoder."""
+    num_blocks: int = 8
+    """Residual blocks with channel attention in each group."""
+    reduction: int = 16
+    """Channel attention's bottleneck: dim / reduction channels."""
+    num_ref_blocks: int = 4
+    """Residual blocks of the centre encoder and of the Ref encoder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingConfig:
+    """Features and search of sparse feature matching (Eqs. 2 to 5)."""
+
+    vgg_dims: tuple[int, int] = (64, 128)
+    """Channels of VGG's first and second stage; ImageNet weights need (64, 128)."""
+    vgg_weights: str = "imagenet"
+    """VGG16 start: `imagenet` (by name, needs internet once), a path to a state dict of
+    torchvision's vgg16, or `none` to train from scratch."""
+    dim: int = 16
+    """Channels of the matching features; a 3x3 patch then has 9 * dim numbers."""
+    temperature: float = 1.0
+    """Softmax temperature of the straight-through estimator (Eq. 3); 1 is the paper's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig:
+    """Mask generator: which cells take part in the search."""
+
+    enabled: bool = True
+    """False is the dense matching of Table 2's baseline."""
+    mask_keys: bool = True
+    """Also drop smooth keys in inference (the key mask is not trained on its own)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentConfig:
+    """Flow-guided deformable alignment of the Ref features to the centre."""
+
+    spynet_weights: str = "sintel"
+    """SpyNet start: `sintel` (by name, needs internet once), a path to a state dict, or `none` to
+    train from scratch."""
+    spynet_levels: int = 6
+    """Pyramid levels of SpyNet; the published weights need 6."""
+    spynet_dims: tuple[int, int, int, int] = (32, 64, 32, 16)
+    """Hidden channels of each level's convolutions; the published weights need (32, 64, 32, 16)."""
+    num_groups: int = 8
+    """Channel groups of the deformable convolution with offsets of their own."""
+    max_offset_px: float = 15.0
+    """Largest offset added to the flow, in pixels of the 2x grid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DictionaryConfig:
+    """Token dictionary learning (Eqs. 6 to 11)."""
+
+    enabled: bool = True
+    """False leaves the dictionary feature out of the fusion (Table 2)."""
+    num_tokens: int = 128
+    """Entries in each token dictionary (N)."""
+    attention: Literal["none", "sqrt_d", "cosine"] = "none"
+    """Scaling of both cross-attentions' logits: none is the paper's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig:
+    """Fusion of LR, warped and dictionary features, and the decoder behind it."""
+
+    reduction: int = 16
+    """CBAM's channel bottleneck."""
+    num_blocks: int = 4
+    """Residual blocks of the decoder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The whole network."""
+
+    dim: int = 64
+    """Channels of all features on the 2x grid."""
+    image_skip: bool = False
+    """Add the bicubic picture to the output; the last convolution then starts at zero."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    matching: MatchingConfig = field(default_factory=MatchingConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    dictionary: DictionaryConfig = field(default_factory=DictionaryConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+
+    def __post_init__(self) -> None:
+        require(
+            self.dim % self.alignment.num_groups == 0,
+            f"model.dim is {self.dim}, need a multiple of model.alignment.num_groups "
+            f"({self.alignment.num_groups})",
+        )
+        require(
+            self.matching.temperature > 0,
+            f"model.matching.temperature is {self.matching.temperature}, need a positive number",
+        )
+        for name, value in (
+            ("dictionary.num_tokens", self.dictionary.num_tokens),
+            ("alignment.spynet_levels", self.alignment.spynet_levels),
+            ("encoder.num_groups", self.encoder.num_groups),
+        ):
+            require(value >= 1, f"model.{name} is {value}, need 1 or more")
+        require(
+            self.matching.dim >= 4 and self.matching.dim % 2 == 0,
+            f"model.matching.dim is {self.matching.dim}, need an even number of 4 or more",
+        )
+        for name, value in (
+            ("encoder.reduction", self.encoder.reduction),
+            ("fusion.reduction", self.fusion.reduction),
+        ):
+            require(1 <= value <= self.dim, f"model.{name} is {value}, need 1 to dim ({self.dim})")

@@ -1,0 +1,55 @@
+"""The presets: instances of the config, never classes of their own.
+
+A variant is config: `baseline` and `sfm` are `paper` with parts switched off.
+"""
+
+from dataclasses import replace
+
+from sddusr.config.model import (
+    AlignmentConfig,
+    DictionaryConfig,
+    EncoderConfig,
+    FusionConfig,
+    MaskConfig,
+    MatchingConfig,
+    ModelConfig,
+)
+from sddusr.config.run import Config, DataConfig, OptimConfig, TrainConfig
+
+PAPER = Config()
+
+BASELINE = replace(
+    PAPER,
+    model=replace(
+        PAPER.model, mask=MaskConfig(enabled=False), dictionary=DictionaryConfig(enabled=False)
+    ),
+)
+
+SFM = replace(PAPER, model=replace(PAPER.model, dictionary=DictionaryConfig(enabled=False)))
+
+DEMO = Config(
+    model=ModelConfig(
+        dim=16,
+        image_skip=True,
+        encoder=EncoderConfig(num_groups=1, num_blocks=4, reduction=4, num_ref_blocks=2),
+        matching=MatchingConfig(vgg_dims=(16, 32), vgg_weights="none"),
+        alignment=AlignmentConfig(
+            spynet_weights="none", spynet_levels=3, spynet_dims=(16, 16, 16, 16), num_groups=4
+        ),
+        dictionary=DictionaryConfig(num_tokens=32),
+        fusion=FusionConfig(reduction=4, num_blocks=2),
+    ),
+    optim=OptimConfig(lr=2e-3, min_lr=1e-5, warmup_steps=20),
+    data=DataConfig(crop_px=32, shift_px=(8, 32)),
+    train=TrainConfig(
+        num_steps=300, batch_size=8, log_every=20, validate_every=150, checkpoint_every=100
+    ),
+)
+
+PRESETS: dict[str, tuple[str, Config]] = {
+    "demo": ("A narrow network for a processor; needs no downloaded weights.", DEMO),
+    "paper": ("SDDuSR as published: sparse matching and token dictionaries.", PAPER),
+    "baseline": ("Dense matching, no dictionary (Table 2, first row).", BASELINE),
+    "sfm": ("The baseline with sparse feature matching (Table 2, second row).", SFM),
+}
+"""Name -> (what it is, config)."""

@@ -1,0 +1,173 @@
+"""The knobs of a training run around the network."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sddusr.config.checks import require
+from sddusr.config.model import ModelConfig
+
+MIN_FULL_CROP_PX = 16
+"""The discriminator halves the HR crop five times."""
+
+LR_PER_CELL = 2
+"""LR pixels per cell of the matching grid (VGG halves it); boxes and offsets keep to multiples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Eq. 12."""
+
+    stage: Literal["rec", "full"] = "rec"
+    """`rec`: reconstruction and mask loss (the paper's suffix -rec); `full`: all four."""
+    mask_weight: float = 1e-3
+    """λ1."""
+    perceptual_weight: float = 1e-3
+    """λ2, used in stage `full`."""
+    adversarial_weight: float = 1e-4
+    """λ3, used in stage `full`."""
+    charbonnier_eps: float = 1e-3
+    """ε of sqrt(d² + ε²)."""
+    vgg_weights: str = "imagenet"
+    """VGG19 of the perceptual loss: `imagenet` (by name, needs internet once) or a path to a state
+    dict of torchvision's vgg19."""
+    discriminator_dim: int = 64
+    """Channels of the discriminator's first stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Adam with a cosine schedule."""
+
+    lr: float = 1e-4
+    """Highest learning rate."""
+    min_lr: float = 1e-6
+    """Learning rate at the last step."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up before the cosine."""
+    max_grad_norm: float = 0.0
+    """Longer gradients are scaled down to this norm; 0 leaves them alone. The norm before is
+    logged as `train/gradient_norm`."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.min_lr <= self.lr,
+            f"optim.lr is {self.lr} and optim.min_lr {self.min_lr}, need 0 <= min_lr <= lr",
+        )
+        require(
+            self.warmup_steps >= 0 and self.max_grad_norm >= 0,
+            f"optim.warmup_steps is {self.warmup_steps} and optim.max_grad_norm "
+            f"{self.max_grad_norm}, need 0 or more",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What the stream cuts out of a training window."""
+
+    crop_px: int = 128
+    """Side of the LR crop and of its centre stand-in, in LR pixels (a multiple of 2)."""
+    shift_px: tuple[int, int] = (32, 96)
+    """Least and largest distance, along y and along x, from the crop to its centre stand-in."""
+    augment: bool = True
+    """Flips and the four rotations."""
+    mask_quantile: float = 0.5
+    """A cell is labelled 1 where its detail exceeds this quantile; 0.5 is the paper's median."""
+    mask_scope: Literal["crop", "image"] = "crop"
+    """Where that quantile is taken: over the crop (the paper) or over the whole picture."""
+    read_ahead: int = 4
+    """Batches that a thread prepares ahead of the training step."""
+
+    def __post_init__(self) -> None:
+        low, high = self.shift_px
+        require(
+            self.crop_px >= 8 and self.crop_px % LR_PER_CELL == 0,
+            f"data.crop_px is {self.crop_px}, need an even number of 8 or more",
+        )
+        require(
+            0 <= low <= high and low % LR_PER_CELL == 0 and high % LR_PER_CELL == 0,
+            f"data.shift_px is {self.shift_px}, need two even numbers, the smaller first",
+        )
+        require(
+            0 < self.mask_quantile < 1,
+            f"data.mask_quantile is {self.mask_quantile}, need a number between 0 and 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Length and cadence of a run."""
+
+    num_steps: int = 250_000
+    """Optimizer steps."""
+    init_from: str = ""
+    """Checkpoint or run whose network a new run starts from, such as a `-rec` run for the stage
+    `full`; empty starts from the published weights."""
+    batch_size: int = 4
+    """Samples of a global batch, whatever the number of workers."""
+    accumulate: int = 1
+    """Micro-batches that a worker's share of a batch is cut into: less memory, the same gradient.
+    """
+    ema_decay: float = 0.0
+    """Share of the averaged weights that stays at each step, such as 0.999; they are what is
+    validated and published. 0 keeps no average."""
+    seed: int = 0
+    """Seed of the weights, of the order of samples and of every random choice."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` takes bfloat16 autocast where the machine computes it natively."""
+    compile: bool = False
+    """Compile the training step's network with torch.compile: the first steps take minutes, the
+    others are faster on a GPU; results differ by rounding."""
+    profile_steps: int = 0
+    """Steps, after a few to warm up, that torch's profiler watches: a table in the log, and a
+    trace for chrome://tracing or ui.perfetto.dev; 0 watches none."""
+    log_every: int = 100
+    """Steps between two rows of training metrics."""
+    validate_every: int = 5_000
+    """Steps between two validations on held-out pictures; the last step is always validated."""
+    checkpoint_every: int = 1_000
+    """Steps between two checkpoints; the last step is always saved."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints kept; the best one is kept beside them."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_steps",
+            "batch_size",
+            "log_every",
+            "validate_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "accumulate",
+        ):
+            value = getattr(self, name)
+            require(value >= 1, f"train.{name} is {value}, need 1 or more")
+        for name in ("seed", "profile_steps"):
+            value = getattr(self, name)
+            require(value >= 0, f"train.{name} is {value}, need 0 or more")
+        require(
+            0 <= self.ema_decay < 1,
+            f"train.ema_decay is {self.ema_decay}, need 0 or more and less than 1",
+        )
+        require(
+            self.batch_size % self.accumulate == 0,
+            f"train.batch_size is {self.batch_size}, need a multiple of train.accumulate "
+            f"({self.accumulate})",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A training run: everything that decides its result, and nothing about where it runs."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        require(
+            self.losses.stage == "rec" or self.data.crop_px >= MIN_FULL_CROP_PX,
+            f"data.crop_px is {self.data.crop_px}, the discriminator of losses.stage full needs "
+            f"{MIN_FULL_CROP_PX} or more",
+        )

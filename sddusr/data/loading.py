@@ -1,0 +1,185 @@
+"""From the files of one source to a whole triplet, whatever of it has to be made first."""
+
+import posixpath
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from sddusr.data import samples
+from sddusr.data.degradation import Degradation, halve
+from sddusr.data.detail import detail_map, detail_quantiles
+from sddusr.data.geometry import HR_PER_CELL, centered, crop, snap_box, whole
+from sddusr.data.images import Picture, read_rgb
+from sddusr.data.layouts import Source
+from sddusr.data.pairs import PairConfig, PreparedPair, prepare_pair, zoom_guess
+from sddusr.data.records import check_sizes
+from sddusr.data.registration import NotRegistered
+from sddusr.types import Box, Triplet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairing:
+    """How a triplet is made of a wide and a tele picture."""
+
+    degradation: Degradation = "bicubic"
+    pair: PairConfig = field(default_factory=PairConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What all shards of a run share, and none of it changes a row."""
+
+    root: str
+    """Folder of the dataset; provenance names files relative to it. Empty for the samples."""
+    out: str
+    """Folder of the shards."""
+    quarantine: bool
+    """Set triplets aside that cannot be used, rather than end at the first."""
+    max_pixels: int
+    """Pictures with more are refused."""
+
+
+class _Members(NamedTuple):
+    lr: UInt8[np.ndarray, "h w 3"]
+    ref: UInt8[np.ndarray, "rows cols 3"]
+    hr: UInt8[np.ndarray, "2*h 2*w 3"]
+    box: Box
+    provenance: dict[str, Any]
+
+
+def load_triplet(source: Source, job: Job, pairing: Pairing | None = None) -> Triplet:
+    """Read one whole triplet, or make it, and measure its detail.
+
+    A `val` triplet whose Ref covers the whole picture keeps its centre half along each axis, so
+    that validation asks what a phone will ask; a test triplet stays as the dataset gives it.
+
+    Raises:
+        FileNotFoundError, ValueError: see `images.read_rgb` and `pairs.prepare_pair`; or sizes
+            that do not belong together.
+    """
+    if source.box == "registered":
+        members = _paired(source, job, pairing or Pairing())
+    else:
+        members = (_synthesize if source.ref is None else _read)(source, job)
+    detail = detail_map(members.hr)
+    triplet = Triplet(
+        id=source.id,
+        scene=source.scene,
+        split=source.split,
+        detail=detail,
+        detail_quantiles=detail_quantiles(detail),
+        lr=members.lr,
+        ref=members.ref,
+        hr=members.hr,
+        center_box=members.box,
+        provenance=members.provenance,
+    )
+    check_sizes(triplet)
+    return _narrowed(triplet) if source.split == "val" else triplet
+
+
+class LoadedPair(NamedTuple):
+    """A wide and a tele picture as their files give them."""
+
+    id: str
+    wide: Picture
+    """Cropped at the right and below to whole cells of the matching grid."""
+    tele: Picture
+
+    def prepare(self, config: PairConfig) -> PreparedPair:
+        """Register the tele picture, the wide one being HR.
+
+        Raises:
+            NotRegistered: see `pairs.prepare_pair`.
+        """
+        guess = zoom_guess(self.wide, self.tele)
+        wide, tele = self.wide.pixels, self.tele.pixels
+        try:
+            return prepare_pair(wide, tele, 1, zoom_guess=guess, config=config)
+        except NotRegistered as error:
+            raise NotRegistered(f"{self.id}: {error}") from error
+
+
+def load_pair(source: Source, job: Job) -> LoadedPair:
+    """Read a wide and a tele picture.
+
+    Raises:
+        FileNotFoundError, ValueError: see `images.read_rgb`.
+    """
+    files = files_of(source)
+    wide, tele = (read_rgb(files[member], job.max_pixels) for member in ("hr", "ref"))
+    height, width = (side // HR_PER_CELL * HR_PER_CELL for side in wide.pixels.shape[:2])
+    if not (height and width):
+        rows, cols = wide.pixels.shape[:2]
+        raise ValueError(f"{files['hr']}: {rows}x{cols}, need {HR_PER_CELL} pixels a side or more")
+    pixels = np.ascontiguousarray(wide.pixels[:height, :width])
+    return LoadedPair(source.id, wide._replace(pixels=pixels), tele)
+
+
+def _paired(source: Source, job: Job, pairing: Pairing) -> _Members:
+    pair = load_pair(source, job)
+    prepared = pair.prepare(pairing.pair)
+    hr = pair.wide.pixels
+    lr, degradation = halve(hr, pairing.degradation, source.id)
+    valid_share = float(prepared.valid.mean())
+    provenance = _files_record(source, job, {"hr": pair.wide, "ref": pair.tele}) | {
+        "registration": prepared.record | {"valid_share": valid_share},
+        "degradation": degradation,
+    }
+    return _Members(lr, prepared.ref, hr, prepared.box, provenance)
+
+
+def _read(source: Source, job: Job) -> _Members:
+    pictures = {name: read_rgb(place, job.max_pixels) for name, place in files_of(source).items()}
+    lr, hr, ref = (pictures[member].pixels for member in ("lr", "hr", "ref"))
+    provenance = _files_record(source, job, pictures)
+    return _Members(lr, ref, hr, _box(source, hr.shape, ref.shape), provenance)
+
+
+def _synthesize(source: Source, job: Job) -> _Members:
+    photo = read_rgb(source.hr, job.max_pixels)
+    lr, ref, hr, box, record = samples.degrade(
+        photo.pixels, source.id, full_ref=source.box == "whole"
+    )
+    provenance = _files_record(source, job, {"hr": photo}) | {"degradation": record}
+    return _Members(lr, ref, hr, box, provenance)
+
+
+def _files_record(source: Source, job: Job, pictures: dict[str, Picture]) -> dict[str, Any]:
+    files = files_of(source)
+    return {
+        member: {"file": _relative(files[member], job.root), "sha256": picture.sha256}
+        for member, picture in pictures.items()
+    }
+
+
+def _box(source: Source, hr_shape: tuple[int, ...], ref_shape: tuple[int, ...]) -> Box:
+    if isinstance(source.box, Box):
+        return source.box
+    everything = whole(*hr_shape[:2])
+    rows, cols = ref_shape[:2]
+    return everything if source.box == "whole" else centered(rows, cols, everything)
+
+
+def _narrowed(triplet: Triplet) -> Triplet:
+    everything = whole(*triplet.hr.shape[:2])
+    if triplet.center_box != everything:
+        return triplet
+    half = snap_box(centered(everything.height // 2, everything.width // 2, everything))
+    return triplet._replace(
+        ref=crop(triplet.ref, half),
+        center_box=half,
+        provenance=triplet.provenance | {"ref_cut_to": list(half)},
+    )
+
+
+def files_of(source: Source) -> dict[str, str]:
+    """Member -> place of the files that a source has."""
+    members = {"lr": source.lr, "hr": source.hr, "ref": source.ref}
+    return {member: place for member, place in members.items() if place is not None}
+
+
+def _relative(place: str, root: str) -> str:
+    return place.removeprefix(root).lstrip("/") if root else posixpath.basename(place)

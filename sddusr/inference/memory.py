@@ -1,0 +1,227 @@
+"""How a picture is cut so that a given memory holds it.
+
+What the work keeps is counted; what it takes beside that was measured with the `paper` network
+(bytes a pixel, as maps of the network's width) and is rounded up.
+"""
+
+import resource
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import torch
+
+from sddusr.config import LR_PER_CELL, SCALE
+from sddusr.inference.frame import ALIGNMENT_HALO_PX, FEATURE_SIDE, Inputs
+from sddusr.inference.reconstruct import SAMPLE_GRID, SAMPLE_MARGIN, SAMPLE_SIDE
+from sddusr.inference.tiles import reach
+from sddusr.model.matching import KEY_BLOCK, QUERY_BLOCK, STRIP
+from sddusr.model.sddusr import SDDuSR
+
+MEGABYTE = 10**6
+
+TILE_SIDES = (128, 96, 64)
+"""LR pixels; larger tiles have less halo, but leave the caches, and their memory is handed back
+to the system after every layer: 448 took three times as long a pixel as 128."""
+
+REGION_SIDES = (1024, 768, 512, 384, 256, 128)
+"""LR pixels; tried after the whole frame."""
+
+FREE_SHARE = 0.8
+"""Of the free memory, what is taken where no limit is given."""
+
+ENCODER_MAPS, ALIGNMENT_MAPS, FUSION_MAPS, VGG_MAPS = 6, 10, 6, 3
+"""Maps of the stage's width that are alive at once."""
+
+OFFSET_MAPS = 81
+"""For each group of the deformable convolution: offsets and gates of nine taps, three times."""
+
+LIBRARY_BYTES = 150 * MEGABYTE
+"""What allocator and libraries keep for themselves."""
+
+FLOW_BYTES = 48
+"""For each Ref pixel, while the flow is computed."""
+
+CELL_BYTES = 48
+"""For each cell of the matching grid: index, confidence, weight and their copies."""
+
+FLOAT_BYTES = 4
+
+
+class Plan(NamedTuple):
+    """How a picture is cut."""
+
+    region_px: int
+    """LR pixels a side of a region that the encoder runs on at once."""
+    tile_px: int
+    """LR pixels a side of a tile that the rest runs on."""
+    center_px: int
+    """LR pixels a side of a tile of the centre."""
+    bank_dtype: torch.dtype
+    """What the aligned Ref feature is kept in."""
+    num_bytes: int = 0
+    """What this takes beside what the process holds already, as estimated."""
+
+
+def plan_memory(
+    model: SDDuSR,
+    inputs: Inputs,
+    result_bytes: int,
+    *,
+    bfloat16: bool,
+    limit: int | None,
+    share: float = 1.0,
+) -> Plan:
+    """The largest regions and tiles that fit; regions come first, as they waste the most.
+
+    The aligned Ref feature is kept in float32 only where the network computes in it and that leaves
+    room for large regions.
+
+    Args:
+        result_bytes: of the picture that is made.
+        limit: bytes that the process may hold at its peak; None: most of what is free.
+        share: of what is free, where other processes do the same.
+
+    Raises:
+        ValueError: the smallest tiles do not fit.
+    """
+    held = held_bytes(inputs.device)
+    room = FREE_SHARE * share * free_bytes(inputs.device) if limit is None else limit - held
+    cost = Cost(model, inputs, result_bytes, bfloat16)
+    plan = None
+    for plan in cost.plans():
+        if plan.num_bytes <= room:
+            return plan
+    assert plan is not None
+    height, width = inputs.size
+    raise ValueError(
+        f"a wide picture of {height}x{width} needs {(plan.num_bytes + held) / MEGABYTE:.0f} MB "
+        f"even in the smallest pieces, there are {(room + held) / MEGABYTE:.0f}; raise --memory, "
+        f"close other programs or take a narrower network"
+    )
+
+
+class Cost:
+    """Bytes that each stage holds at its peak."""
+
+    def __init__(self, model: SDDuSR, inputs: Inputs, result_bytes: int, bfloat16: bool) -> None:
+        self.model, self.inputs, self.result_bytes = model, inputs, result_bytes
+        self.activation_bytes = 2 if bfloat16 else FLOAT_BYTES
+        self.num_px = inputs.lr.shape[0] * inputs.lr.shape[1]
+        self.num_ref_px = inputs.ref.shape[0] * inputs.ref.shape[1]
+        self.num_cells = self.num_px // LR_PER_CELL**2
+
+    def plans(self) -> list[Plan]:
+        """From the fastest to the smallest."""
+        longest = max(self.inputs.size)
+        room = SAMPLE_SIDE + 2 * SAMPLE_MARGIN
+        sides = [longest]
+        if min(self.inputs.size) >= room:
+            sides += [side for side in REGION_SIDES if side < longest]
+        exact = self.activation_bytes == FLOAT_BYTES
+        choices = [(torch.float32, [s for s in sides if s >= min(longest, 512)])] * exact
+        return [
+            self.plan(region, tile, dtype)
+            for dtype, regions in [*choices, (torch.bfloat16, sides)]
+            for tile in TILE_SIDES
+            for region in regions
+        ]
+
+    def plan(self, region_px: int, tile_px: int, dtype: torch.dtype) -> Plan:
+        bank = self.num_ref_px * self.model.dim * dtype.itemsize
+        kept = self.result_bytes + self.num_cells * CELL_BYTES
+        is_whole = region_px >= max(self.inputs.size)
+        stages = (
+            self.searching(),
+            bank + self.learning(tile_px),
+            bank + self.encoding(region_px) + (0 if is_whole else self.lr_feat(region_px)),
+            bank + self.lr_feat(region_px) + self.fusing(tile_px),
+            0 if is_whole else bank + self.sampling(),
+        )
+        num_bytes = LIBRARY_BYTES + kept + max(stages)
+        return Plan(region_px, tile_px, tile_px, dtype, num_bytes)
+
+    def searching(self) -> int:
+        """Features of both pictures, patches of all keys, and a block of scores."""
+        features = self.model.matching.features
+        dim = features.project.out_channels
+        num_keys = self.num_ref_px // (SCALE * LR_PER_CELL) ** 2
+        window = min(self.num_px, (FEATURE_SIDE + 2 * reach(features)) ** 2)
+        vgg = VGG_MAPS * features.vgg_dims[0] * window
+        patches = 9 * dim * (num_keys + 3 * STRIP)
+        scores = min(QUERY_BLOCK, self.num_cells) * min(KEY_BLOCK, num_keys)
+        return FLOAT_BYTES * (dim * (self.num_cells + num_keys) + max(vgg, patches + scores))
+
+    def learning(self, tile_px: int) -> int:
+        """The flow of the whole centre, and a tile of the alignment."""
+        side = SCALE * tile_px + 2 * ALIGNMENT_HALO_PX
+        offsets = OFFSET_MAPS * self.model.alignment.num_groups
+        floats = (ALIGNMENT_MAPS * self.model.dim + offsets) * min(self.num_ref_px, side**2)
+        return FLOW_BYTES * self.num_ref_px + FLOAT_BYTES * floats
+
+    def encoding(self, region_px: int) -> int:
+        halo = 2 * (reach(self.model.lr_encoder) + TILE_REACH_PX)
+        pixels = min(self.num_px, (region_px + halo) ** 2)
+        return ENCODER_MAPS * self.activation_bytes * self.model.dim * pixels
+
+    def lr_feat(self, region_px: int) -> int:
+        """What a region keeps while its tiles are made."""
+        pixels = min(self.num_px, (region_px + 2 * TILE_REACH_PX) ** 2)
+        return self.activation_bytes * self.model.dim * pixels
+
+    def fusing(self, tile_px: int) -> int:
+        """The fusion's widest maps, on the 2x grid; autocast leaves some of them in float32."""
+        pixels = min(self.num_px, (tile_px + 2 * TILE_REACH_PX) ** 2) * SCALE**2
+        num_sources = 3 if self.model.dictionary is not None else 2
+        return FUSION_MAPS * FLOAT_BYTES * num_sources * self.model.dim * pixels
+
+    def sampling(self) -> int:
+        pixels = (SAMPLE_GRID * (SAMPLE_SIDE + 2 * SAMPLE_MARGIN)) ** 2
+        return ENCODER_MAPS * self.activation_bytes * self.model.dim * pixels
+
+
+TILE_REACH_PX = 12
+"""LR pixels that a tile reads around itself."""
+
+
+def held_bytes(device: torch.device) -> int:
+    """What this process holds now; of a GPU, what torch does."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return psutil.Process().memory_info().rss
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most that this process held so far; of a GPU, that torch took there."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    try:
+        # Unlike getrusage, this does not begin at what the parent process held.
+        line = next(row for row in Path("/proc/self/status").read_text().splitlines()
+                    if row.startswith("VmHWM:"))  # fmt: skip
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
+    return 1024 * int(line.split()[1])
+
+
+def free_bytes(device: torch.device) -> int:
+    """What could still be taken, within the limit of the container where there is one."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    try:
+        limit, used = (_cgroup(name).strip() for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in _cgroup("memory.stat").splitlines())
+    except OSError:
+        return free
+    if not limit.isdigit():
+        return free
+    cache = int(stat.get("inactive_file", 0))  # given back when it is asked for
+    return max(0, min(free, int(limit) - int(used) + cache))
+
+
+def _cgroup(name: str) -> str:
+    """A file about this container."""
+    return Path("/sys/fs/cgroup", name).read_text()

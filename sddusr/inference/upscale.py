@@ -1,0 +1,173 @@
+"""A wide and a tele picture in, a picture twice as large out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Float32, Int
+from torch import Tensor, nn
+
+from sddusr.config import LR_PER_CELL, SCALE
+from sddusr.data.geometry import align_ref, check_box, crop, to_lr
+from sddusr.inference.frame import Inputs, Knowledge, learn, padded_to_even, search
+from sddusr.inference.memory import Plan, plan_memory
+from sddusr.inference.pictures import Pixels, quantize, to_array
+from sddusr.inference.progress import Shares
+from sddusr.inference.reconstruct import Reconstruction
+from sddusr.inference.tiles import scaled
+from sddusr.model.matching import Progress, Search
+from sddusr.model.sddusr import SDDuSR
+from sddusr.types import Box
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class Matches(NamedTuple):
+    """Which cells of the wide picture were searched for, and what was found.
+
+    The grid has two LR pixels a cell and covers LR padded to even sides.
+    """
+
+    confidence: Float32[np.ndarray, "hq wq"]
+    query_mask: Bool[np.ndarray, "hq wq"] | None
+    """None: matching is dense."""
+    key_mask: Bool[np.ndarray, "hk wk"] | None
+    key_index: Int[np.ndarray, "hq wq"]
+    """Flat index into the centre's cells; 0 where a cell took no part."""
+    key_shape: tuple[int, int]
+    """Rows and columns of the centre's cells."""
+
+
+class Upscaled(NamedTuple):
+    """A picture and how it came about."""
+
+    sr: np.ndarray
+    """RGB (2h, 2w, 3) of the type asked for. float32 is as the network gives it, around 0..1:
+    neither clamped nor rounded."""
+    matches: Matches
+    box: Box
+    """The centre box that was used: the given one, snapped to the matching grid."""
+    plan: Plan
+    """How the picture was cut; less memory can mean half precision and sampled pools."""
+
+
+def super_resolve(
+    model: SDDuSR,
+    lr: Pixels,
+    ref: Pixels,
+    box: Box,
+    precision: Precision = "float32",
+    *,
+    dtype: Any = np.float32,
+    memory_bytes: int | None = None,
+    memory_share: float = 1.0,
+    plan: Plan | None = None,
+    progress: Progress | None = None,
+) -> Upscaled:
+    """Run the model on whole pictures of any size, on the device that holds its weights.
+
+    The box is snapped to the matching grid and `ref` trimmed with it; odd sides of `lr` are
+    padded by their last row or column, and what they add is cut from the result.
+
+    Args:
+        lr, ref: RGB, uint8 or uint16.
+        box: where `ref` lies in the result, HR pixels.
+        precision: bfloat16 runs under autocast.
+        dtype: of the result: float32, or uint8 or uint16, clamped and rounded.
+        memory_bytes: what the process (on a GPU: torch) may take at its peak; None takes most of
+            what is free.
+        memory_share: of what is free, where other processes work beside this one.
+        plan: how to cut the picture; None lets the memory decide.
+        progress: told the share of the work that is done.
+
+    Raises:
+        ValueError: `box` leaves the result, `ref` does not have its size, or the memory is too
+            small.
+    """
+    height, width = lr.shape[:2]
+    check_box(box, (SCALE * height, SCALE * width), "Ref")
+    aligned = align_ref(ref, box)
+    device = next(model.parameters()).device
+    center = crop(lr, to_lr(aligned.box))
+    inputs = Inputs(padded_to_even(lr), center, aligned.ref, device)
+    result = np.empty((SCALE * height, SCALE * width, 3), dtype)
+    with _evaluating(model), torch.inference_mode(), _computing_in(precision, device):
+        if plan is None:
+            bfloat16 = precision == "bfloat16"
+            plan = plan_memory(
+                model,
+                inputs,
+                result.nbytes,
+                bfloat16=bfloat16,
+                limit=memory_bytes,
+                share=memory_share,
+            )
+        told = Shares(model, inputs, progress)
+        found = search(model, inputs, told.of("search"))
+        known = learn(
+            model,
+            inputs,
+            found,
+            side=SCALE * plan.center_px,
+            dtype=plan.bank_dtype,
+            progress=told.of("learn"),
+        )
+        _make(result, model, inputs, known, plan, told.of("make"))
+    return Upscaled(result, _matches(found, inputs), aligned.box, plan)
+
+
+def _make(
+    result: np.ndarray,
+    model: SDDuSR,
+    inputs: Inputs,
+    known: Knowledge,
+    plan: Plan,
+    progress: Progress,
+) -> None:
+    """Fill the result, tile by tile."""
+    done = 0
+    for core, sr in Reconstruction(model, inputs, known).pieces(plan.region_px, plan.tile_px):
+        place = crop(result, scaled(core, SCALE))
+        place[:] = _finished(sr, result.dtype)[: place.shape[0], : place.shape[1]]
+        done += core.height * core.width
+        progress(done / (inputs.size[0] * inputs.size[1]))
+
+
+def _finished(sr: Float[Tensor, "1 3 _ _"], dtype: np.dtype) -> np.ndarray:
+    picture = to_array(sr[0])
+    return quantize(picture, dtype) if np.issubdtype(dtype, np.integer) else picture
+
+
+def _matches(found: Search, inputs: Inputs) -> Matches:
+    key_rows, key_cols = (side // LR_PER_CELL for side in inputs.center.shape[:2])
+
+    def grid(values: Tensor) -> np.ndarray:
+        return values[0, 0].cpu().numpy()
+
+    index = rearrange(found.key_index, "b (y x) -> b 1 y x", y=found.weight.shape[2])
+    return Matches(
+        confidence=grid(found.confidence),
+        query_mask=grid(found.weight > 0) if found.is_sparse else None,
+        key_mask=None if found.key_mask is None else grid(found.key_mask),
+        key_index=grid(index),
+        key_shape=(key_rows, key_cols),
+    )
+
+
+@contextmanager
+def _computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        yield
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

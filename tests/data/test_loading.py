@@ -1,0 +1,129 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sddusr.data.detail import detail_map
+from sddusr.data.geometry import crop
+from sddusr.data.images import read_rgb
+from sddusr.data.layouts import find
+from sddusr.data.loading import Job, Pairing, load_triplet
+from sddusr.data.pairs import PairConfig
+from sddusr.data.prepare import Recipe, make_shard, plan_shards
+from sddusr.data.registration import RegistrationConfig
+from sddusr.data.shard_file import Shard
+from sddusr.types import Box
+from tests.phone import QUICK, VIEW, save, save_pair, scene, wide_of
+
+PAIRING = Pairing(pair=QUICK)
+RECIPE = Recipe(window_px=64, stride_px=32, margin_px=24, pairing=PAIRING)
+
+
+def job(root: Path, out: Path | str = "", *, quarantine: bool = False) -> Job:
+    return Job(root=str(root), out=str(out), quarantine=quarantine, max_pixels=10**6)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pairs of 320x400; the tele picture of `b` shows another place."""
+    root = tmp_path_factory.mktemp("pairs")
+    for seed, stem in enumerate("abc"):
+        save_pair(root, stem, seed, other=7 if stem == "b" else -1)
+    return root
+
+
+def halved_box(box: Box) -> np.ndarray:
+    return np.array(box) / 2
+
+
+def test_a_pair_becomes_a_triplet_whose_hr_is_the_wide_picture(pairs):
+    source = find("pairs", str(pairs)).sources[0]
+    triplet = load_triplet(source, job(pairs), PAIRING)
+    wide = read_rgb(source.hr).pixels
+    np.testing.assert_array_equal(triplet.hr, wide)
+    np.testing.assert_array_equal(triplet.detail, detail_map(wide))
+    assert triplet.lr.shape == (160, 200, 3)
+    assert np.abs(np.array(triplet.center_box) - halved_box(VIEW)).max() <= 6
+    assert all(edge % 4 == 0 for edge in triplet.center_box)
+    truth = crop(wide_of(scene(0)), triplet.center_box)
+    error = np.abs(triplet.ref.astype(float) - truth)
+    assert error.mean() < 6  # a shift by one pixel is off by more than 9
+
+
+def test_a_shift_by_one_pixel_would_be_seen(pairs):
+    """Holds the bound of the test above against the picture that it is used on."""
+    wide = wide_of(scene(0)).astype(float)
+    assert np.abs(wide[:, 1:] - wide[:, :-1]).mean() > 9
+
+
+def test_provenance_tells_files_registration_and_degradation(pairs):
+    source = find("pairs", str(pairs)).sources[0]
+    pairing = Pairing(degradation="camera", pair=QUICK)
+    provenance = load_triplet(source, job(pairs), pairing).provenance
+    assert provenance["hr"]["file"] == "wide/a.png"
+    assert provenance["ref"] == {"file": "tele/a.png", "sha256": read_rgb(source.ref or "").sha256}
+    assert provenance["degradation"]["kind"] == "camera"
+    record = json.loads(json.dumps(provenance))["registration"]
+    assert record["decision"] == "registered"
+    assert np.array(record["homography"]).shape == (3, 3)
+    assert 1.9 < record["zoom"] < 2.1
+    assert record["num_inliers"] > 10
+    assert 0.95 < record["valid_share"] <= 1
+    assert np.array(record["color"]["matrix"]).shape == (3, 3)
+
+
+def test_a_wide_picture_is_cropped_to_whole_cells(tmp_path):
+    odd = np.ascontiguousarray(wide_of(scene(2))[:319, :398])
+    save_pair(tmp_path, "a", 2)
+    save(tmp_path / "wide" / "a.png", odd)
+    triplet = load_triplet(find("pairs", str(tmp_path)).sources[0], job(tmp_path), PAIRING)
+    assert triplet.hr.shape == (316, 396, 3)
+    np.testing.assert_array_equal(triplet.hr, odd[:316, :396])
+
+
+def test_a_pair_that_shows_another_place_stops_the_work_or_is_set_aside(pairs, tmp_path):
+    (plan,) = plan_shards(find("pairs", str(pairs)).sources, RECIPE, 8)
+    stopped = make_shard(plan, job(pairs, tmp_path))
+    assert stopped.entry is None
+    assert stopped.error.startswith("b: ")
+    report = make_shard(plan, job(pairs, tmp_path, quarantine=True))
+    assert report.entry
+    assert set(report.quarantined) == {"b"}
+    assert {id.partition("@")[0] for id in report.entry.ids} == {"a", "c"}
+    shard = Shard(str(tmp_path / plan.name))
+    row = shard.read(0)
+    assert row.lr.shape == (64, 64, 3)
+    assert "registration" in row.provenance
+    shard.close()
+    assert make_shard(plan, job(pairs, tmp_path, quarantine=True)).reused
+
+
+@pytest.mark.parametrize(
+    "pairing",
+    [
+        Pairing(degradation="camera", pair=QUICK),
+        Pairing(pair=PairConfig(registration=RegistrationConfig(refine="none"))),
+    ],
+)
+def test_how_pairs_are_made_decides_what_a_shard_is(pairs, pairing):
+    sources = find("pairs", str(pairs)).sources
+    (plan,) = plan_shards(sources, RECIPE, 8)
+    other = replace(RECIPE, pairing=pairing)
+    (changed,) = plan_shards(sources, other, 8)
+    assert plan.sha256(str(pairs)) != changed.sha256(str(pairs))
+
+
+def test_a_pair_that_cannot_be_registered_by_its_zoom_is_told_by_name(tmp_path):
+    save_pair(tmp_path, "same", 1)
+    save(tmp_path / "tele" / "same.png", wide_of(scene(1)))
+    with pytest.raises(ValueError, match=r"^same: .*zoom"):
+        load_triplet(find("pairs", str(tmp_path)).sources[0], job(tmp_path), PAIRING)
+
+
+def test_a_wide_picture_of_less_than_a_cell_is_refused(tmp_path):
+    save_pair(tmp_path, "tiny", seed=0)
+    save(tmp_path / "wide" / "tiny.png", np.zeros((3, 40, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"tiny\.png: 3x40, need 4 pixels a side"):
+        load_triplet(find("pairs", str(tmp_path)).sources[0], job(tmp_path), PAIRING)
