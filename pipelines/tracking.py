@@ -1,37 +1,33 @@
-"""Runs in MLflow; the only file that knows it.
-
-A server that is slow or away does not hold up training: rows and pictures go through a queue that
-a thread empties. What cannot be delivered is said once in the log.
+"""Runs in MLflow. A store that is slow or away neither holds up training nor costs a row: all goes
+through a spool. `python -m pipelines.tracking SPOOL` delivers what a run left behind.
 """
 
-import logging
+import json
 import os
-import queue
-import re
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping
-from functools import cache
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
-import numpy as np
+import tyro
 
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+from pipelines.courier import Courier
+from pipelines.spool import RECORDS, Spool
+from pipelines.spool_backup import restore
+from pipelines.tracked_run import END_WAIT_S, TrackedRun, spool_of
+from pipelines.tracking_store import MlflowClient, Run, Store, database_path
+from sddusr.data import places
 
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run
-from mlflow.exceptions import MlflowException
+__all__ = ["END_WAIT_S", "MlflowClient", "TrackedRun"]
 
 EXPERIMENT = "sddusr"
-MAX_PARAMS_PER_CALL = 100
-MAX_METRICS_PER_CALL = 1000
-
-log = logging.getLogger(__name__)
+NOTE = "mlflow.json"
+"""In a run's folder: which MLflow run is its own."""
 
 
 def tracking_uri(given: str | None) -> str:
@@ -42,128 +38,88 @@ def tracking_uri(given: str | None) -> str:
     return uri
 
 
-class TrackedRun:
-    """One MLflow run, written to from a thread of its own.
-
-    Args:
-        owned: `finish` also ends the run; whoever only adds to it leaves its state alone.
-    """
-
-    def __init__(self, uri: str, run_id: str, owned: bool = False) -> None:
-        self.uri = uri
-        self.run_id = run_id
-        self.owned = owned
-        self._client = MlflowClient(uri)
-        self._queue: queue.Queue[Callable[[], Any] | None] = queue.Queue()
-        self._failed = False
-        self._thread = threading.Thread(target=self._deliver, daemon=True, name="mlflow")
-        self._thread.start()
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Parameters, flat; logging the same ones again changes nothing."""
-        entries = [Param(key, str(value)) for key, value in params.items()]
-        for start in range(0, len(entries), MAX_PARAMS_PER_CALL):
-            chunk = entries[start : start + MAX_PARAMS_PER_CALL]
-            self._later(lambda chunk=chunk: self._client.log_batch(self.run_id, params=chunk))
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Numbers of one step."""
-        now_ms = int(time.time() * 1000)
-        entries = [
-            Metric(_allowed(key), float(value), now_ms, step) for key, value in metrics.items()
-        ]
-        for start in range(0, len(entries), MAX_METRICS_PER_CALL):
-            chunk = entries[start : start + MAX_METRICS_PER_CALL]
-            self._later(lambda chunk=chunk: self._client.log_batch(self.run_id, metrics=chunk))
-
-    def log_picture(self, key: str, picture: np.ndarray, step: int = 0) -> None:
-        """An RGB picture that a slider over steps can show."""
-        key = _allowed(key)
-        self._later(lambda: self._client.log_image(self.run_id, picture, key=key, step=step))
-
-    def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
-        """A file, or a folder with all that is in it."""
-        log_it = self._client.log_artifacts if Path(path).is_dir() else self._client.log_artifact
-        self._later(lambda: log_it(self.run_id, str(path), folder))
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        for key, value in tags.items():
-            self._later(lambda key=key, value=value: self._client.set_tag(self.run_id, key, value))
-
-    def flush(self, timeout_s: float = 60) -> None:
-        """Wait until everything so far was delivered, or given up."""
-        done = threading.Event()
-        self._queue.put(done.set)
-        if not done.wait(timeout_s):
-            log.warning("MLflow at %s is slow; not everything is delivered", self.uri)
-
-    def finish(self, status: str = "FINISHED") -> None:
-        """Deliver the rest; end a run of our own as FINISHED, FAILED or KILLED."""
-        if self.owned:
-            self._later(lambda: self._client.set_terminated(self.run_id, status))
-        self.flush()
-        self._queue.put(None)
-
-    def _later(self, call: Callable[[], Any]) -> None:
-        self._queue.put(call)
-
-    def _deliver(self) -> None:
-        while (call := self._queue.get()) is not None:
-            try:
-                call()
-            except Exception as error:  # whatever a client raises, training goes on
-                if not self._failed:
-                    log.warning("MLflow at %s does not take a record: %.300s", self.uri, error)
-                self._failed = True
-
-
 def open_run(
     uri: str | None,
     *,
     name: str,
     experiment: str = EXPERIMENT,
-    run_id: str = "",
+    folder: str = "",
     tags: Mapping[str, str] | None = None,
 ) -> TrackedRun:
-    """Go on with run `run_id` if it is there, else create one.
+    """A run of our own: the one that belongs to `folder` already, or a new one. A store that is
+    away gets it later.
+
+    Args:
+        folder: the training run's, local or a URI; empty for a run that nothing resumes.
 
     Raises:
-        ValueError: the tracking store cannot be used.
+        ValueError: the tracking store answers that it cannot be used.
     """
     uri = tracking_uri(uri)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    try:
-        client = MlflowClient(uri)
-        if run_id and _known(client, run_id):
-            client.update_run(run_id, status="RUNNING")
-            return TrackedRun(uri, run_id, owned=True)
-        created = client.create_run(
-            _experiment_id(client, uri, experiment),
-            run_name=name,
-            tags={
-                "mlflow.user": os.environ.get("USER", "unknown"),
-                "mlflow.source.name": Path(sys.argv[0]).name,
-                "mlflow.source.type": "LOCAL",
-                "mlflow.source.git.commit": code_version().rstrip("+"),
-                "sddusr.commit": code_version(),
-                **(tags or {}),
-            },
-        )
-    except (MlflowException, OSError, ImportError) as error:
-        raise ValueError(
-            f"MLflow at {uri} cannot be used ({error!s:.200}); give another --tracking-uri, such "
-            f"as sqlite:///mlflow.db"
-        ) from error
-    return TrackedRun(uri, created.info.run_id, owned=True)
+    note = places.join(folder, NOTE) if folder else ""
+    before = _noted(note, uri)
+    key, run_id = before.get("key") or uuid.uuid4().hex, before.get("run_id", "")
+    if note and not before.get("key"):
+        told = {"tracking_uri": uri, "run_id": run_id, "key": key}
+        places.write_atomic(note, json.dumps(told, indent=1).encode())
+    opening = {
+        "run_id": run_id,
+        "key": key,
+        "note": note,
+        "owned": True,
+        "once": bool(folder),
+        "create": _creation(name, experiment, tags),
+    }
+    run = TrackedRun(uri, folder, opening)
+    run.check()
+    if folder:
+        run.take_over()
+    return run
 
 
-def join_run(uri: str | None, run_id: str) -> TrackedRun | None:
-    """An existing run to add to; None where the store does not know it."""
+def follow_run(uri: str, folder: str) -> TrackedRun:
+    """The run that another process opened for `folder`, to add to."""
+    note = places.join(folder, NOTE)
+    opening = {"run_id": "", "key": "", "note": note, "owned": False, "once": True, "create": None}
+    return TrackedRun(uri, folder, opening)
+
+
+def join_run(
+    uri: str | None, run_id: str, *, name: str, experiment: str = EXPERIMENT
+) -> TrackedRun:
+    """An existing run to add to; a new one of our own where the store does not know it.
+
+    Raises:
+        ValueError: the tracking store answers that it cannot be used.
+    """
+    uri, key = tracking_uri(uri), uuid.uuid4().hex
+    opening = {
+        "run_id": run_id,
+        "key": key,
+        "note": "",
+        "owned": False,
+        "once": False,
+        "create": _creation(name, experiment, None),
+    }
+    run = TrackedRun(uri, "", opening)
+    run.check()
+    return run
+
+
+def deliver_rest(uri: str | None, folder: str, wait_s: float) -> str:
+    """Deliver what is left of a run that ended; its MLflow id."""
     uri = tracking_uri(uri)
-    if not run_id or not _known(MlflowClient(uri), run_id):
-        return None
-    return TrackedRun(uri, run_id)
+    spool = spool_of(folder, uri)
+    restore(spool, folder)
+    if spool.num_waiting():
+        follow_run(uri, folder).leave(wait_s)
+    return noted_run(folder)
+
+
+def noted_run(folder: str) -> str:
+    """The MLflow run of a training run's folder; empty where none was created yet."""
+    note = places.join(folder, NOTE)
+    return places.read_json(note).get("run_id", "") if places.exists(note) else ""
 
 
 def read_run(uri: str | None, run_id: str) -> Run:
@@ -176,7 +132,7 @@ def how_to_look(uri: str | None) -> str:
     uri = tracking_uri(uri)
     if not uri.startswith("sqlite:"):
         return uri
-    path = Path(unquote(urlparse(uri).path)[1:])
+    path = database_path(uri)
     if path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
     return f"mlflow ui --backend-store-uri sqlite:///{path}"
@@ -199,25 +155,69 @@ def code_version() -> str:
     return described.stdout.strip()
 
 
-def _allowed(key: str) -> str:
-    """A name that MLflow takes."""
-    return re.sub(r"[^\w\-./ ]", "-", key)
+def _noted(note: str, uri: str) -> dict[str, str]:
+    """What a run's folder tells, unless it is about another store."""
+    told = places.read_json(note) if note and places.exists(note) else {}
+    return told if told.get("tracking_uri") == uri else {}
 
 
-def _known(client: MlflowClient, run_id: str) -> bool:
-    try:
-        return client.get_run(run_id).info.lifecycle_stage == "active"
-    except MlflowException:
-        return False
+def _creation(name: str, experiment: str, tags: Mapping[str, str] | None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "experiment": experiment,
+        "time_ms": int(time.time() * 1000),
+        "tags": {
+            "mlflow.user": os.environ.get("USER", "unknown"),
+            "mlflow.source.name": Path(sys.argv[0]).name,
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.git.commit": code_version().rstrip("+"),
+            "sddusr.commit": code_version(),
+            **(tags or {}),
+        },
+    }
 
 
-def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
-    """The experiment's id; with SQLite its pictures and files lie beside the database."""
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return found.experiment_id
-    location = None
-    if uri.startswith("sqlite:"):
-        database = Path(unquote(urlparse(uri).path)[1:])
-        location = (database.parent / "mlartifacts" / name).absolute().as_uri()
-    return client.create_experiment(name, artifact_location=location)
+@dataclass(frozen=True, kw_only=True)
+class DeliverOptions:
+    """Deliver what a run could not, because MLflow was away."""
+
+    spool: tyro.conf.Positional[str]
+    """The folder that the run's last log line names."""
+    tracking_uri: str | None = None
+    """MLflow; by default where the run wanted to deliver."""
+    refused: bool = False
+    """Try once more what MLflow refused before."""
+    wait_s: float = 60.0
+    """Give up after so many seconds in which nothing is delivered."""
+
+
+def deliver(options: DeliverOptions) -> None:
+    """Deliver a spool.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: the store is away still.
+    """
+    spool = Spool(options.spool)
+    opening = next((entry.record for entry in spool.read(0) if entry.record), None)
+    if opening is None:
+        raise FileNotFoundError(f"{options.spool}: no {RECORDS} there; give a spool's folder")
+    uri = tracking_uri(options.tracking_uri or opening["uri"])
+    if options.refused:
+        spool.retry_refused()
+    num, left = spool.num_waiting(), -1
+    courier = Courier(spool, f"MLflow at {uri}", partial(Store, uri, spool))
+    while not (delivered := courier.wait_until(spool.end(), options.wait_s)):
+        if spool.num_waiting() == left:
+            break
+        left = spool.num_waiting()
+    courier.stop()
+    if not delivered:
+        raise OSError(f"MLflow at {uri} is away ({courier.trouble!s:.200}); {left} records wait")
+    print(f"{num} records delivered to {uri}, run {spool.mark().state['run_id']}")
+
+
+if __name__ == "__main__":
+    from pipelines import cli
+
+    cli.run(deliver, DeliverOptions)

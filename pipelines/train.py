@@ -15,6 +15,7 @@ from ray.train.torch import TorchTrainer
 
 from pipelines import cli, tracking
 from pipelines.train_worker import Outcome, store_of, train_worker
+from sddusr.checkpoint import resolve
 from sddusr.config import DEMO, PRESETS, Config, flatten, to_dict
 from sddusr.data import places
 from sddusr.data.shards import ShardSet
@@ -50,6 +51,12 @@ class TrainOptions:
     """MLflow; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."""
     experiment: str = tracking.EXPERIMENT
     """MLflow's experiment."""
+    tracking_wait_s: float = tracking.END_WAIT_S
+    """How long the end of the run waits for an MLflow that is away; what is left then stays on
+    disk, and the log tells the command that delivers it."""
+    register_model: str | None = None
+    """Name under which the best checkpoint is registered in MLflow; by default sddusr-PRESET, and
+    the empty name registers none."""
     preset: Annotated[str, tyro.conf.Suppress] = "demo"
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=lambda: DEMO)
 
@@ -85,15 +92,17 @@ def run_training(options: TrainOptions) -> TrainResult:
         _check_weights(options.config)
     elif earlier.step == options.config.train.num_steps:
         log.info("run %s in %s is finished; --fresh trains anew", name, folder)
-        return TrainResult(folder=folder, progress=earlier, run_id=earlier.tracking_run)
+        run_id = tracking.deliver_rest(options.tracking_uri, folder, options.tracking_wait_s)
+        return TrainResult(folder=folder, progress=earlier, run_id=run_id or earlier.tracking_run)
     run = _tracked(options, name, folder, shards)
-    log.info("run %s in %s, MLflow run %s", name, folder, run.run_id)
+    log.info("run %s in %s, MLflow run %s", name, folder, run.run_id or "waits to be created")
     status = "FAILED"
     try:
         progress = _fit(options, scaling, data, folder, run)
+        _register(options, folder, run)
         status = "FINISHED"
     finally:
-        run.finish(status)
+        run.finish(status, options.tracking_wait_s)
     return TrainResult(folder=folder, progress=progress, run_id=run.run_id)
 
 
@@ -112,6 +121,7 @@ def _fit(
             "data": data,
             "folder": folder,
             "tracking_uri": run.uri,
+            "tracking_wait_s": options.tracking_wait_s,
             "run_id": run.run_id,
         },
         scaling_config=scaling,
@@ -129,21 +139,25 @@ def _fit(
 def _tracked(
     options: TrainOptions, name: str, folder: str, shards: ShardSet
 ) -> tracking.TrackedRun:
-    """The run's MLflow run; its id lies beside the checkpoints, so a resume finds it again."""
-    note = places.join(folder, "mlflow.json")
-    uri = tracking.tracking_uri(options.tracking_uri)
-    before = places.read_json(note) if places.exists(note) else {}
+    """The run's MLflow run: the one that its folder names, or a new one."""
     run = tracking.open_run(
-        uri,
+        options.tracking_uri,
         name=name,
         experiment=options.experiment,
-        run_id=before.get("run_id", "") if before.get("tracking_uri") == uri else "",
+        folder=folder,
         tags={"sddusr.data": shards.root, "sddusr.preset": options.preset},
     )
-    told = {"tracking_uri": uri, "run_id": run.run_id}
-    places.write_atomic(note, json.dumps(told, indent=1).encode())
     run.log_params(flatten(to_dict(options.config)) | {"data_hash": shards.content_hash})
     return run
+
+
+def _register(options: TrainOptions, folder: str, run: tracking.TrackedRun) -> None:
+    """Make the best checkpoint a version of the registered model."""
+    name = options.register_model
+    name = f"sddusr-{options.preset}" if name is None else name
+    if name:
+        place = resolve(folder)
+        run.register_model(name, place, {"sddusr.checkpoint": place.rpartition("/")[2]})
 
 
 def _samples(storage: str) -> str:
@@ -212,10 +226,13 @@ def _scaling(options: TrainOptions) -> ScalingConfig:
     Raises:
         ValueError: it cannot; waiting would not help.
     """
-    if options.workers < 1 or options.config.train.batch_size % options.workers:
+    train = options.config.train
+    parts = options.workers * train.accumulate
+    if parts < 1 or train.batch_size % parts:
+        times = f" times --train.accumulate {train.accumulate}" if train.accumulate > 1 else ""
         raise ValueError(
-            f"--workers {options.workers} does not divide --train.batch-size "
-            f"{options.config.train.batch_size}"
+            f"--workers {options.workers}{times} does not divide --train.batch-size "
+            f"{train.batch_size}"
         )
     cpus = options.cpus_per_worker or cli.cores_for_each(options.workers, "--workers")
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

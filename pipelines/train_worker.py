@@ -3,10 +3,12 @@
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import ray
 import ray.train
 from ray.train.torch import get_device
 
@@ -16,10 +18,14 @@ from sddusr.checkpoint import CheckpointStore
 from sddusr.config import Config, from_dict
 from sddusr.data import places
 from sddusr.data.shards import ShardSet
+from sddusr.interrupts import Sigterm, Wish
+from sddusr.meter import log_line
 from sddusr.training import NonFiniteError, train
 
-MILESTONE_FLUSH_S = 2
-"""How long a milestone waits for MLflow; what is left is delivered while training goes on."""
+NOTICE_EVERY = 5
+"""Steps between two questions to Ray, each of which is a barrier of all workers (6 ms)."""
+
+SIGTERM = Sigterm()
 
 log = logging.getLogger(__name__)
 
@@ -42,22 +48,71 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """One rank; runs in a process of Ray Train's, which has set up torch.distributed."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     config = from_dict(Config, settings["config"])
+    reporter = RayReporter(settings)
     try:
-        progress = train(
-            config,
-            ShardSet(settings["data"]),
-            store_of(settings["folder"], config),
-            RayReporter(settings),
-            get_device(),
-            settings["run_id"],
-        )
+        with sigterm_caught():
+            progress = train(
+                config,
+                ShardSet(settings["data"]),
+                store_of(settings["folder"], config),
+                reporter,
+                get_device(),
+                settings["run_id"],
+                Notices(),
+            )
     except NonFiniteError as error:
+        reporter.close()
         return asdict(Outcome(error=str(error), non_finite=True))
     except cli.USER_ERRORS as error:
         if ranks.world_size() > 1:
             raise  # the other ranks may wait for this one; Ray Train ends them
         return asdict(Outcome(error=str(error)))
+    if progress.step < config.train.num_steps:
+        # A clean return would end the run; after an error Ray Train starts the workers anew.
+        raise RuntimeError(f"asked to end; saved after step {progress.step}, to be resumed")
+    reporter.close()
     return asdict(Outcome(progress=asdict(progress)))
+
+
+def _catch_sigterm(_worker: Any) -> None:
+    SIGTERM.install()
+
+
+def _leave_sigterm(_worker: Any) -> None:
+    SIGTERM.uninstall()
+
+
+@contextmanager
+def sigterm_caught() -> Iterator[None]:
+    """SIGTERM asks for a stop. Only a process's main thread may say so, and Ray Train trains in
+    another one; the worker's other calls run in the main thread."""
+    worker = ray.get_runtime_context().current_actor
+    ray.get(worker.__ray_call__.remote(_catch_sigterm))
+    try:
+        yield
+    finally:
+        ray.get(worker.__ray_call__.remote(_leave_sigterm))
+
+
+class Notices:
+    """What a worker is told about its end: SIGTERM, and Ray's notice that a node will be taken.
+
+    After a notice Ray Train itself moves the workers when the time has come, and does not count it
+    as a failure; so a checkpoint is written at once and training goes on until then.
+    """
+
+    def __init__(self) -> None:
+        self._num_asked = 0
+        self._known: Any = None
+
+    def __call__(self) -> Wish:
+        self._num_asked += 1
+        if self._num_asked % NOTICE_EVERY:
+            return SIGTERM()
+        notice = ray.train.get_preemption_info()
+        is_new = notice is not None and notice != self._known
+        self._known = notice
+        return max(SIGTERM(), Wish.SAVE if is_new else Wish.GO_ON)
 
 
 class RayReporter:
@@ -67,29 +122,36 @@ class RayReporter:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         config = settings["config"]
         self._num_steps = config["train"]["num_steps"]
+        self._batch_size = config["train"]["batch_size"]
         self._folder = settings["folder"]
         self._is_first = ray.train.get_context().get_world_rank() == 0
         self._run = None
         if self._is_first:
-            self._run = tracking.TrackedRun(settings["tracking_uri"], settings["run_id"])
+            self._run = tracking.follow_run(settings["tracking_uri"], settings["folder"])
+            self._wait_s = settings["tracking_wait_s"]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         if self._run is not None:
             self._run.log_metrics(metrics, step)
         self._append({"step": step, **metrics})
-        kind = next(iter(metrics)).split("/")[0]
-        told = " ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in metrics.items())
-        log.info("step %d/%d %s: %s", step, self._num_steps, kind, told)
+        log.info(log_line(step, self._num_steps, metrics, self._batch_size))
 
     def show(self, step: int, pictures: Mapping[str, Any]) -> None:
         for key, picture in pictures.items():
             if self._run is not None:
                 self._run.log_picture(key, picture, step)
 
-    def milestone(self, step: int, metrics: Mapping[str, float]) -> None:
+    def keep_file(self, path: str) -> None:
         if self._run is not None:
-            self._run.flush(MILESTONE_FLUSH_S)
+            self._run.log_artifact(path, "profile", copy=True)
+
+    def milestone(self, step: int, metrics: Mapping[str, float]) -> None:
         ray.train.report({"step": step, **metrics})
+
+    def close(self) -> None:
+        """Deliver to MLflow what only this process can."""
+        if self._run is not None:
+            self._run.leave(self._wait_s)
 
     def _append(self, row: Mapping[str, float]) -> None:
         if places.is_local(self._folder):

@@ -1,7 +1,8 @@
 """Checkpoints: one folder each, hashed, complete once `hashes.json` is there.
 
-model.safetensors   the network
-train_state.pt      discriminator, optimizers, generators' states, progress (tensors only)
+model.safetensors   the network that validation scored: of a run with averaged weights, those
+train_state.pt      what training goes on with beside it: optimizers, discriminator, and the raw
+                    weights where the network is an average (tensors and numbers only)
 config.json         the config, and where the run stood: all that is needed to rebuild it
 hashes.json         SHA-256 of the three; written last
 """
@@ -13,11 +14,11 @@ import logging
 import pickle
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from sddusr.config import Config, from_dict, to_dict
 from sddusr.data import places
@@ -29,9 +30,11 @@ MODEL, TRAIN_STATE, CONFIG, HASHES = (
     "config.json",
     "hashes.json",
 )
-FORMAT = 1
+FORMAT = 2
 BEST = "best.json"
 FOLDER = re.compile(r"step-(\d{8})")
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,17 @@ class Checkpoint:
     """Step, best score, data hash, MLflow run: plain JSON values."""
     model_state: dict[str, Tensor]
     train_state: dict[str, Any]
+
+
+def snapshot(state: T) -> T:
+    """A copy of a state in main memory, which later steps do not change."""
+    if isinstance(state, Tensor):
+        return cast(T, state.detach().to("cpu", copy=True))
+    if isinstance(state, dict):
+        return cast(T, {key: snapshot(value) for key, value in state.items()})
+    if isinstance(state, list | tuple):
+        return cast(T, type(state)(snapshot(value) for value in state))
+    return state
 
 
 def write_checkpoint(
@@ -172,10 +186,10 @@ class CheckpointStore:
 
     def write(
         self,
-        model: nn.Module,
         *,
         config: Config,
         progress: dict[str, Any],
+        model_state: dict[str, Tensor],
         train_state: dict[str, Any],
     ) -> str:
         """Write the checkpoint of `progress["step"]` and drop those no longer kept."""
@@ -185,7 +199,7 @@ class CheckpointStore:
             place,
             config=config,
             progress=progress,
-            model_state=model.state_dict(),
+            model_state=model_state,
             train_state=train_state,
         )
         best = f"step-{progress['best_step']:08d}"

@@ -1,5 +1,6 @@
 """The ranks of a run: one process, or one of many under torch.distributed."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -25,6 +26,22 @@ def data_parallel(module: nn.Module) -> nn.Module:
     if world_size() == 1:
         return module
     return DistributedDataParallel(module)
+
+
+def averaging(replica: nn.Module, now: bool) -> AbstractContextManager[Any]:
+    """Whether the backward pass inside averages over the ranks what was summed so far."""
+    if now or not isinstance(replica, DistributedDataParallel):
+        return nullcontext()
+    return replica.no_sync()
+
+
+def largest(value: int, device: torch.device) -> int:
+    """The largest of the ranks' values, on every rank."""
+    if world_size() == 1:
+        return value
+    everyones = torch.tensor(value, device=device)
+    dist.all_reduce(everyones, dist.ReduceOp.MAX)
+    return int(everyones)
 
 
 def mean_over_batch(values: Float[Tensor, "b *rest"]) -> Float[Tensor, ""]:

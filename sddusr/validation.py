@@ -52,7 +52,8 @@ def validate(
 def _validate_one(
     model: SDDuSR, triplet: Triplet, precision: Precision
 ) -> tuple[dict[str, float], Pictures]:
-    sr, output = super_resolve(model, triplet.lr, triplet.ref, triplet.center_box, precision)
+    made = super_resolve(model, triplet.lr, triplet.ref, triplet.center_box, precision)
+    sr, matches = made.sr, made.matches
     reference = bicubic(triplet.lr)
     hr = to_tensor(triplet.hr)
     ours, theirs = (
@@ -68,14 +69,13 @@ def _validate_one(
         "hr": triplet.hr,
         "bicubic": to_8bit(reference),
         "sr": to_8bit(sr),
-        "confidence": figures.heatmap(output.confidence[0, 0].float().cpu().numpy()),
+        "confidence": figures.heatmap(matches.confidence),
     }
-    if output.query_mask is not None:
-        mask = output.query_mask[0, 0].float().cpu().numpy()
-        row["kept_queries"] = float(mask.mean())
-        shown["mask"] = figures.overlay_mask(to_8bit(sr), mask)
-    if output.key_mask is not None:
-        row["kept_keys"] = output.key_mask.float().mean().item()
+    if matches.query_mask is not None:
+        row["kept_queries"] = float(matches.query_mask.mean())
+        shown["mask"] = figures.overlay_mask(to_8bit(sr), matches.query_mask)
+    if matches.key_mask is not None:
+        row["kept_keys"] = float(matches.key_mask.mean())
     return row, shown
 
 

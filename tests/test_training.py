@@ -1,3 +1,5 @@
+import gzip
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -7,54 +9,23 @@ import pytest
 import torch
 from conftest import make_triplet
 
-from sddusr.checkpoint import CheckpointStore, load_model, read_checkpoint, resolve
-from sddusr.config import Config, DataConfig, LossConfig, OptimConfig, TrainConfig
+from sddusr.checkpoint import load_model, read_checkpoint, resolve
+from sddusr.config import LossConfig
 from sddusr.data.manifest import build_manifest, write_manifest
 from sddusr.data.shard_file import write_shard
 from sddusr.data.shards import ShardSet
-from sddusr.data.stream import Stream
-from sddusr.training import Learner, NonFiniteError, load_start, train
+from sddusr.learner import Learner
+from sddusr.training import load_start
+from sddusr.validation import validate
+from tests.runs import CONFIG, CPU, LAST, PSNR, run, weights, with_train
 from tests.tiny import TINY
 
-CPU = torch.device("cpu")
 
-CONFIG = Config(
-    model=replace(TINY, image_skip=True),
-    optim=OptimConfig(lr=2e-3),
-    data=DataConfig(crop_px=16, shift_px=(2, 8)),
-    train=TrainConfig(num_steps=6, batch_size=2, log_every=2, validate_every=3, checkpoint_every=2),
-)
-
-
-class Notebook:
-    """A reporter that remembers."""
-
-    def __init__(self):
-        self.rows, self.pictures, self.milestones = [], {}, []
-
-    def log(self, step, metrics):
-        self.rows.append((step, dict(metrics)))
-
-    def show(self, step, pictures):
-        self.pictures |= pictures
-
-    def milestone(self, step, metrics):
-        self.milestones.append(step)
-
-
-def run(shards, folder, config=CONFIG, keep=3):
-    notebook = Notebook()
-    store = CheckpointStore(str(folder), keep)
-    return train(config, shards, store, notebook, CPU, "run-1"), notebook
-
-
-def weights(folder):
-    return load_model(str(folder)).state_dict()
-
-
-def test_a_run_logs_validates_and_saves_on_its_cadence(tiny_shards, tmp_path):
-    progress, notebook = run(tiny_shards, tmp_path)
+def test_a_run_logs_validates_and_saves_on_its_cadence(tiny_shards, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        progress, notebook = run(tiny_shards, tmp_path)
     assert progress.step == 6
+    assert "step 1/6: loss" in caplog.text  # early, whatever the cadence
     trained = [step for step, row in notebook.rows if "train/total" in row]
     validated = [step for step, row in notebook.rows if "val/full_psnr" in row]
     assert (trained, validated) == ([2, 4, 6], [3, 6])
@@ -76,82 +47,33 @@ def test_a_few_steps_lower_the_loss(tiny_shards, tmp_path):
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_an_interrupted_run_ends_bit_equal_to_an_unbroken_one(tiny_shards, tmp_path):
-    class Cut(Exception):
-        pass
-
-    class CutAt4(Notebook):
-        def milestone(self, step, metrics):
-            if step == 4:
-                raise Cut
-
-    unbroken, _ = run(tiny_shards, tmp_path / "unbroken")
-    store = CheckpointStore(str(tmp_path / "broken"), 3)
-    with pytest.raises(Cut):
-        train(CONFIG, tiny_shards, store, CutAt4(), CPU, "run-1")
-    resumed = train(CONFIG, tiny_shards, store, Notebook(), CPU, "another")
-    assert resumed == unbroken  # the best score and MLflow's run, too
-    last = "step-00000006"
-    torch.testing.assert_close(
-        weights(tmp_path / "broken" / last), weights(tmp_path / "unbroken" / last), rtol=0, atol=0
-    )
+def test_averaged_weights_are_what_is_validated_and_published(tiny_shards, tmp_path):
+    _, notebook = run(tiny_shards, tmp_path, with_train(ema_decay=0.9))
+    (told,) = [row["val/full_psnr"] for step, row in notebook.rows if step == 6 and PSNR in row]
+    last = str(tmp_path / "step-00000006")
+    published = load_model(last)
+    assert validate(published, tiny_shards, "float32")[0][PSNR] == pytest.approx(told, abs=1e-4)
+    raw = read_checkpoint(last).train_state["network"]
+    assert any(not torch.equal(raw[name], value) for name, value in weights(last).items())
+    published.load_state_dict(raw)
+    assert validate(published, tiny_shards, "float32")[0][PSNR] != pytest.approx(told, abs=1e-4)
 
 
-def test_a_finished_run_has_nothing_left_to_do(tiny_shards, tmp_path):
-    first, _ = run(tiny_shards, tmp_path)
-    again, notebook = run(tiny_shards, tmp_path)
-    assert again == first
-    assert notebook.rows == []
-
-
-def test_another_config_never_resumes_silently(tiny_shards, tmp_path):
-    run(tiny_shards, tmp_path)
-    other = replace(CONFIG, optim=OptimConfig(lr=1e-3))
-    with pytest.raises(ValueError, match=r"optim\.lr was 0\.002, is 0\.001; take another --name"):
-        run(tiny_shards, tmp_path, other)
-
-
-def test_a_damaged_checkpoint_costs_one_interval_not_the_run(tiny_shards, tmp_path, caplog):
-    unbroken, _ = run(tiny_shards, tmp_path)
-    final = weights(tmp_path / "step-00000006")
-    (tmp_path / "step-00000006" / "model.safetensors").write_bytes(b"")
+def test_a_profile_is_told_and_changes_nothing(tiny_shards, tmp_path, caplog):
+    run(tiny_shards, tmp_path / "plain", with_train(validate_every=6))
     with caplog.at_level(logging.INFO):
-        resumed, _ = run(tiny_shards, tmp_path)
-    assert "CHECKPOINT PASSED OVER" in caplog.text
-    assert resumed == unbroken
-    torch.testing.assert_close(weights(tmp_path / "step-00000006"), final, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_non_finite_loss_stops_before_the_update(tiny_shards, value):
-    learner = Learner(CONFIG, CPU)
-    with Stream(tiny_shards, CONFIG.data, seed=0, batch_size=2) as stream:
-        batch = next(stream)
-    batch.hr[0, 0, 0, 0] = value
-    before = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
-    with pytest.raises(NonFiniteError, match=rf"step 7, rank 0: .*samples .*{batch.ids[0]}"):
-        learner.step(batch, 7)
-    torch.testing.assert_close(dict(learner.model.state_dict()), before, rtol=0, atol=0)
-
-
-def test_ranks_gradients_average_to_the_whole_batchs(tiny_shards):
-    """Two ranks' shares of a global batch, without the wire between them."""
-    learner = Learner(replace(CONFIG, train=replace(CONFIG.train, precision="float32")), CPU)
-
-    def gradients(rank, world):
-        with Stream(
-            tiny_shards, CONFIG.data, seed=0, batch_size=4, rank=rank, world=world
-        ) as stream:
-            batch = next(stream)
-        learner.model.zero_grad()
-        learner.model.train()
-        output = learner.model(batch.lr, batch.lr_center, batch.ref, batch.seeds)
-        (output.sr - batch.hr).abs().mean().backward()
-        return [p.grad.clone() for p in learner.model.parameters() if p.grad is not None]
-
-    whole, shares = gradients(0, 1), [gradients(rank, 2) for rank in range(2)]
-    averaged = [(a + b) / 2 for a, b in zip(*shares, strict=True)]
-    torch.testing.assert_close(averaged, whole, rtol=1e-3, atol=1e-6)
+        _, notebook = run(
+            tiny_shards, tmp_path / "watched", with_train(profile_steps=2, validate_every=6)
+        )
+    assert "aten::" in caplog.text
+    assert "Self CPU" in caplog.text
+    (trace,) = notebook.files
+    events = json.loads(gzip.decompress(trace))["traceEvents"]
+    names = {event.get("name") for event in events}
+    assert {"ProfilerStep#4", "ProfilerStep#5"} <= names
+    assert "ProfilerStep#3" not in names
+    plain, watched = weights(tmp_path / "plain" / LAST), weights(tmp_path / "watched" / LAST)
+    torch.testing.assert_close(plain, watched, rtol=0, atol=0)
 
 
 def test_the_full_loss_trains_and_resumes(tiny_shards, tmp_path, vgg19_file):

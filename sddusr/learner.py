@@ -1,0 +1,233 @@
+"""The network and all that changes it: one optimizer step at a time."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sddusr import ranks
+from sddusr.averaging import WeightAverage
+from sddusr.checkpoint import Checkpoint
+from sddusr.config import Config
+from sddusr.discriminator import Adversary
+from sddusr.inference import Precision
+from sddusr.losses import PerceptualLoss, pixel_terms, total_loss
+from sddusr.model.sddusr import SDDuSR
+from sddusr.optim import learning_rate, make_optimizer, set_learning_rate
+from sddusr.types import Batch, Output
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient is NaN or infinite; the weights were not touched."""
+
+
+class Learner:
+    """No generator's state is kept: the order of samples, crops, augmentation and the mask's noise
+    are functions of (seed, step, position), and nothing else in a step is drawn.
+
+    Raises:
+        ValueError: a rank's share of the batch does not divide into the micro-batches.
+    """
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        _check_share(config)
+        torch.manual_seed(config.train.seed)
+        self.config = config
+        self.device = device
+        self.precision: Precision = native_precision(config, device)
+        self.model = SDDuSR(config.model).to(device).to(memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(self.model.parameters(), config.optim)
+        self.perceptual, self.adversary = None, None
+        if config.losses.stage == "full":
+            self.perceptual = PerceptualLoss(config.losses.vgg_weights).to(device)
+            self.adversary = Adversary(config.losses, config.optim, device)
+        self.average = None
+        self._replica: nn.Module = ranks.data_parallel(self.model)
+        self._forward = self._compiled() if config.train.compile else self._replica
+
+    def start_average(self) -> None:
+        """Average from the weights as they are now, where the config asks for it."""
+        if self.config.train.ema_decay:
+            self.average = WeightAverage(self.model, self.config)
+
+    @property
+    def published(self) -> SDDuSR:
+        """The network that is validated and that a checkpoint gives: the average, if any."""
+        return self.average.model if self.average else self.model
+
+    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """One optimizer step on this rank's share of global batch `step`; the loss terms.
+
+        Raises:
+            NonFiniteError: before anything is changed.
+        """
+        self._set_rate(step)
+        self._replica.train()
+        batch = batch.to(self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        seen, sr = self._gradients(batch)
+        seen["gradient_norm"] = self._clipped_norm(self.model)
+        if self.adversary is not None:
+            seen["discriminator"] = self.adversary.learn(sr, batch.hr)
+            seen["discriminator_norm"] = self._clipped_norm(self.adversary.discriminator)
+        _check_finite(seen, batch.ids, step)
+        self.optimizer.step()
+        if self.adversary is not None:
+            self.adversary.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model, step)
+        return seen
+
+    def _compiled(self) -> nn.Module:
+        matching: Any = self.model.matching
+        # Blocks of a search and a backward pass of its own: little to fuse, and the compiler's
+        # time for re-assembling the patches grows out of all bounds.
+        matching.forward = torch.compiler.disable(matching.forward)
+        return cast(nn.Module, torch.compile(self._replica))
+
+    def _gradients(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Add up the network's gradients over the micro-batches; the terms' values, and SR."""
+        parts = micro_batches(batch, self.config.train.accumulate)
+        judged: Tensor | None = None
+        pulls: list[Tensor | None] = [None] * len(parts)
+        if self.adversary is not None and len(parts) > 1:
+            judged, pulls = self._judge_whole(parts, batch.hr)
+        terms_of_parts, srs = [], []
+        for number, (part, pull) in enumerate(zip(parts, pulls, strict=True), start=1):
+            with ranks.averaging(self._replica, now=number == len(parts)):
+                terms, sr = self._terms(part, pull)
+                (total_loss(terms, self.config.losses) / len(parts)).backward()
+            terms_of_parts.append({name: term.detach() for name, term in terms.items()})
+            srs.append(sr.detach())
+        seen = {
+            name: torch.stack([terms[name] for terms in terms_of_parts]).mean()
+            for name in terms_of_parts[0]
+        }
+        if judged is not None:
+            seen["adversarial"] = judged
+        return seen | {"total": total_loss(seen, self.config.losses)}, torch.cat(srs)
+
+    def _terms(
+        self, batch: Batch, pull: Float[Tensor, "b 3 h w"] | None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The loss terms of a micro-batch, in float32 whatever the networks' format, and SR."""
+        output = self._output(self._forward, batch)
+        terms = pixel_terms(output, batch, self.config.losses)
+        if self.perceptual is not None and self.adversary is not None:
+            with self._autocast():
+                terms["perceptual"] = self.perceptual(output.sr, batch.hr)
+            if pull is None:
+                terms["adversarial"] = self.adversary.judge(output.sr, batch.hr)
+            else:  # a term with that gradient
+                terms["adversarial"] = (pull * output.sr).sum()
+        return terms, output.sr
+
+    def _judge_whole(
+        self, parts: list[Batch], hr: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """The adversarial loss, and its gradient by each micro-batch's pictures.
+
+        It compares with means over the global batch, of which a micro-batch is only a part; so all
+        pictures are made once more, without a graph, and judged together.
+        """
+        assert self.adversary is not None
+        with torch.no_grad():
+            sr = torch.cat([self._output(self.model, part).sr for part in parts])
+        sr.requires_grad_()
+        judged = self.adversary.judge(sr, hr)
+        (pull,) = torch.autograd.grad(judged, sr)
+        # A part's loss is divided by their number.
+        return judged.detach(), list((pull * len(parts)).chunk(len(parts)))
+
+    def _output(self, network: Any, batch: Batch) -> Output:
+        with self._autocast():
+            return network(batch.lr, batch.lr_center, batch.ref, batch.seeds)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
+        )
+
+    def _set_rate(self, step: int) -> None:
+        rate = learning_rate(step, self.config.train.num_steps, self.config.optim)
+        set_learning_rate(self.optimizer, rate)
+        if self.adversary is not None:
+            set_learning_rate(self.adversary.optimizer, rate)
+
+    def _clipped_norm(self, network: nn.Module) -> Float[Tensor, ""]:
+        """The gradients' norm before they are clipped; the same on every rank."""
+        parameters = list(network.parameters())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.config.optim.max_grad_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.optim.max_grad_norm, norm)
+        return norm
+
+    def train_state(self) -> dict[str, Any]:
+        """What a step changes beside the published network: tensors and numbers."""
+        state: dict[str, Any] = {"optimizer": self.optimizer.state_dict()}
+        if self.average is not None:
+            state["network"] = self.model.state_dict()
+        return state | (self.adversary.state_dict() if self.adversary else {})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.train_state
+        self.model.load_state_dict(state.get("network", checkpoint.model_state))
+        self.start_average()
+        if self.average is not None:
+            self.average.model.load_state_dict(checkpoint.model_state)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.adversary is not None:
+            self.adversary.load_state_dict(state)
+
+
+def native_precision(config: Config, device: torch.device) -> Precision:
+    """The number format of the forward pass; `auto` takes bfloat16 where it is native."""
+    if config.train.precision != "auto":
+        return config.train.precision
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if native else "float32"
+
+
+def micro_batches(batch: Batch, num: int) -> list[Batch]:
+    """A batch in equal parts."""
+    size = len(batch.ids) // num
+    return [_part(batch, slice(start, start + size)) for start in range(0, num * size, size)]
+
+
+def _part(batch: Batch, which: slice) -> Batch:
+    return Batch(
+        ids=batch.ids[which],
+        lr=batch.lr[which],
+        lr_center=batch.lr_center[which],
+        ref=batch.ref[which],
+        hr=batch.hr[which],
+        mask_label=batch.mask_label[which],
+        seeds=batch.seeds[which],
+    )
+
+
+def _check_share(config: Config) -> None:
+    size, parts = config.train.batch_size // ranks.world_size(), config.train.accumulate
+    if size % parts:
+        raise ValueError(
+            f"each of {ranks.world_size()} workers has {size} samples of a batch of "
+            f"{config.train.batch_size}, need a multiple of train.accumulate ({parts}); change "
+            f"--train.accumulate or --train.batch-size"
+        )
+
+
+def _check_finite(seen: Mapping[str, Tensor], ids: tuple[str, ...], step: int) -> None:
+    """Every rank raises, or none: gradients are averaged over ranks, so their norms agree."""
+    if all(torch.isfinite(value) for name, value in seen.items() if name.endswith("norm")):
+        return
+    told = ", ".join(f"{name} {value.item():g}" for name, value in seen.items())
+    own = bool(torch.isfinite(seen["total"]))
+    line = f"rank {ranks.rank()}: {told}; samples {', '.join(ids)}"
+    everyone = ranks.gather((own, line))
+    guilty = [line for fine, line in everyone if not fine] or [line for _, line in everyone]
+    raise NonFiniteError(f"step {step}, {' | '.join(guilty)}; the weights are as before the step")

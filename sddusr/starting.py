@@ -1,0 +1,57 @@
+"""Where a run starts: its own newest good checkpoint, another run's network, published weights."""
+
+from dataclasses import replace
+
+from sddusr.checkpoint import Checkpoint, read_checkpoint
+from sddusr.config import Config, ModelConfig, flatten, to_dict
+from sddusr.model.sddusr import SDDuSR
+
+WITHOUT_EFFECT = ("train.profile_steps",)
+"""What a resumed run may change: it only watches."""
+
+
+def load_start(model: SDDuSR, config: Config) -> None:
+    """What a new run starts from: another run's network, or the published weights.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or does not fit.
+    """
+    if not config.train.init_from:
+        model.load_published_weights(config.model)
+        return
+    earlier = read_checkpoint(config.train.init_from)
+    if _without_weights(earlier.config.model) != _without_weights(config.model):
+        raise ValueError(
+            f"{earlier.place} holds a network of another shape than the config's; give the same "
+            f"preset and --model flags, or leave --train.init-from out"
+        )
+    model.load_state_dict(earlier.model_state)
+
+
+def _without_weights(config: ModelConfig) -> ModelConfig:
+    """The network alone, wherever its first weights came from."""
+    return replace(
+        config,
+        matching=replace(config.matching, vgg_weights="none"),
+        alignment=replace(config.alignment, spynet_weights="none"),
+    )
+
+
+def check_same_run(checkpoint: Checkpoint, config: Config, data_hash: str) -> None:
+    """A run never goes on silently with another config or other data.
+
+    Raises:
+        ValueError: what differs.
+    """
+    before, now = (flatten(to_dict(c)) for c in (checkpoint.config, config))
+    before["data"], now["data"] = checkpoint.progress["data_hash"], data_hash
+    changed = [
+        f"{key} was {before[key]}, is {now[key]}"
+        for key in now
+        if before[key] != now[key] and key not in WITHOUT_EFFECT
+    ]
+    if changed:
+        raise ValueError(
+            f"{checkpoint.place} is of another run: {'; '.join(changed[:3])}"
+            f"{' and more' if len(changed) > 3 else ''}; take another --name"
+        )

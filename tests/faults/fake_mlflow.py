@@ -1,0 +1,127 @@
+"""An MLflow server in memory whose calls can fail as a network's do. It keeps every row that it is
+sent, so that one sent twice shows."""
+
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
+
+
+class FakeServer:
+    """What the server holds, and how it fails.
+
+    Attributes:
+        away: every call fails, as with a server that is down.
+        flaky: share of calls that fail: half of them unheard, half done but unanswered.
+        refused: metrics that are refused.
+        breaking: metrics on which it answers with an internal error.
+        delay: called before each call.
+    """
+
+    def __init__(self, away: bool = False, flaky: float = 0, seed: int = 0) -> None:
+        self.away, self.flaky = away, flaky
+        self.refused: set[str] = set()
+        self.breaking: set[str] = set()
+        self.delay: Callable[[], Any] = lambda: None
+        self.runs: dict[str, SimpleNamespace] = {}
+        self.experiments: dict[str, str] = {}
+        self.num_calls = 0
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+
+    def client(self, uri: str) -> "FakeClient":
+        return FakeClient(self)
+
+    def only_run(self) -> SimpleNamespace:
+        (run,) = self.runs.values()
+        return run
+
+    def points(self, key: str) -> list[tuple[int, float]]:
+        return [(point.step, point.value) for point in self.only_run().metrics if point.key == key]
+
+    def call(self, work: Callable[[], Any]) -> Any:
+        self.delay()
+        with self._lock:
+            self.num_calls += 1
+            luck = self._random.random()
+            if self.away or luck < self.flaky / 2:
+                raise MlflowException("connection refused")
+            answer = work()
+            if luck < self.flaky:
+                raise MlflowException("read timed out")
+            return answer
+
+
+class FakeClient:
+    """The calls of MlflowClient that tracking uses."""
+
+    def __init__(self, server: FakeServer) -> None:
+        self._server = server
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("_"):
+            return object.__getattribute__(self, name)
+        work = object.__getattribute__(self, f"_{name}")
+        return lambda *args, **kwargs: self._server.call(lambda: work(*args, **kwargs))
+
+    def _get_experiment_by_name(self, name: str) -> Any:
+        found = self._server.experiments.get(name)
+        return found and SimpleNamespace(experiment_id=found)
+
+    def _create_experiment(self, name: str, artifact_location: str | None = None) -> str:
+        assert name not in self._server.experiments
+        self._server.experiments[name] = str(len(self._server.experiments))
+        return self._server.experiments[name]
+
+    def _create_run(self, experiment_id: str, start_time: int, run_name: str, tags: dict) -> Any:
+        run_id = f"run{len(self._server.runs)}"
+        info = SimpleNamespace(run_id=run_id, lifecycle_stage="active", status="RUNNING")
+        self._server.runs[run_id] = SimpleNamespace(
+            info=info, tags=dict(tags), params={}, metrics=[], files=[]
+        )
+        return self._server.runs[run_id]
+
+    def _search_runs(self, experiment_ids: list[str], query: str) -> list[Any]:
+        key = query.split("'")[1]
+        return [run for run in self._server.runs.values() if run.tags["sddusr.key"] == key]
+
+    def _get_run(self, run_id: str) -> Any:
+        if run_id not in self._server.runs:
+            raise MlflowException("no such run", RESOURCE_DOES_NOT_EXIST)
+        return self._server.runs[run_id]
+
+    def _update_run(self, run_id: str, status: str) -> None:
+        self._get_run(run_id).info.status = status
+
+    def _set_terminated(self, run_id: str, status: str, end_time: int) -> None:
+        self._get_run(run_id).info.status = status
+
+    def _log_batch(self, run_id: str, metrics: Any = (), params: Any = (), tags: Any = ()) -> None:
+        assert len(metrics) <= 1000
+        assert len(params) <= 100
+        if any(metric.key in self._server.refused for metric in metrics):
+            raise MlflowException("invalid metric", INVALID_PARAMETER_VALUE)
+        if any(metric.key in self._server.breaking for metric in metrics):
+            raise MlflowException("internal error")
+        run = self._get_run(run_id)
+        run.metrics += metrics
+        run.params |= {param.key: param.value for param in params}
+        run.tags |= {tag.key: tag.value for tag in tags}
+
+    def _get_metric_history(self, run_id: str, key: str) -> list[Any]:
+        return [point for point in self._get_run(run_id).metrics if point.key == key]
+
+    def _log_artifact(self, run_id: str, path: str, folder: str | None = None) -> None:
+        Path(path).read_bytes()
+        self._get_run(run_id).files.append(f"{folder}/{Path(path).name}")
+
+    def _list_artifacts(self, run_id: str, folder: str) -> list[Any]:
+        return [SimpleNamespace(path=path) for path in dict.fromkeys(self._get_run(run_id).files)]
+
+    def _set_tag(self, run_id: str, key: str, value: Any) -> None:
+        self._get_run(run_id).tags[key] = str(value)

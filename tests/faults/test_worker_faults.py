@@ -1,0 +1,90 @@
+"""Workers of Ray Train that are ended while they train."""
+
+import hashlib
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import ray.train
+from ray.train import PreemptionInfo
+
+from pipelines import train_worker
+from pipelines.train import TrainOptions, run_training
+from sddusr.interrupts import Wish
+from tests.faults.loop import CONFIG, run, together
+
+STEPS_BEFORE = 5
+
+
+def worker_pid() -> int:
+    """The process that trains."""
+    for process in psutil.Process().children(recursive=True):
+        if "RayTrainWorker" in " ".join(process.cmdline()):
+            return process.pid
+    raise AssertionError("no worker")
+
+
+def logged_steps(folder: Path) -> list[int]:
+    path = folder / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [row["step"] for row in rows if "train/total" in row]
+
+
+def send_amid_training(folder: Path, number: int) -> None:
+    while len(logged_steps(folder)) < STEPS_BEFORE:
+        time.sleep(0.02)
+    os.kill(worker_pid(), number)
+
+
+def final_hash(checkpoints: Path) -> str:
+    last = checkpoints / f"step-{CONFIG.train.num_steps:08d}" / "model.safetensors"
+    return hashlib.sha256(last.read_bytes()).hexdigest()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_a_worker_that_is_ended_is_replaced_and_the_weights_come_out_the_same(
+    number, tiny_shards, tmp_path
+):
+    assert together(run, (tiny_shards.root, str(tmp_path / "unbroken"))) == [0]
+    options = TrainOptions(
+        data=tiny_shards.root,
+        name="run",
+        storage=str(tmp_path),
+        workers=1,
+        cpus_per_worker=1,
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+        register_model="",
+        config=CONFIG,
+    )
+    folder = tmp_path / "run"
+    killer = threading.Thread(target=send_amid_training, args=(folder, number), daemon=True)
+    killer.start()
+    assert run_training(options).progress.step == CONFIG.train.num_steps
+    killer.join(1)
+    assert not killer.is_alive()
+    ours, theirs = folder / "checkpoints", tmp_path / "unbroken" / "checkpoints"
+    assert final_hash(ours) == final_hash(theirs)
+    redone = len(logged_steps(folder)) - CONFIG.train.num_steps
+    if number == signal.SIGTERM:  # nothing: it saved before it left
+        assert redone == 0
+    assert 0 <= redone < 2 * CONFIG.train.checkpoint_every
+
+
+def test_rays_notice_is_taken_once_for_a_wish_to_save(monkeypatch):
+    notices = [None, None] + 3 * [PreemptionInfo(deadline_ms=1, preempted_node_to_ranks={})]
+    notices.append(PreemptionInfo(deadline_ms=2, preempted_node_to_ranks={}))
+    remaining = iter(notices)
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: next(remaining))
+    ask = train_worker.Notices()
+    wishes = [ask() for _ in range(len(notices) * train_worker.NOTICE_EVERY)]
+    assert next(remaining, "all were read") == "all were read"
+    saved = [i // train_worker.NOTICE_EVERY for i, wish in enumerate(wishes) if wish == Wish.SAVE]
+    assert saved == [2, 5]  # the first one, and one with another deadline
+    assert Wish.STOP not in wishes

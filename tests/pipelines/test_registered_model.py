@@ -1,0 +1,82 @@
+"""A registered model gives its checkpoint's pictures, without unpickling anything."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines import tracking
+from pipelines.tracking import open_run
+from sddusr.checkpoint import load_model, write_checkpoint
+from sddusr.config import Config
+from sddusr.inference import super_resolve
+from sddusr.model.sddusr import SDDuSR
+from tests.conftest import make_triplet
+from tests.tiny import TINY, without_zero_starts
+
+LOADING = """
+import sys, warnings
+import numpy as np
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import mlflow
+uri, out = sys.argv[1:]
+mlflow.set_tracking_uri(uri)
+model = mlflow.pyfunc.load_model("models:/sddusr-tiny/1")
+np.save(out, model.predict(dict(np.load(out + ".npz"))))
+import sddusr
+print(sddusr.__file__)
+"""
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> str:
+    torch.manual_seed(0)
+    model = without_zero_starts(SDDuSR(TINY))
+    place = str(tmp_path / "run" / "checkpoints" / "step-00000004")
+    write_checkpoint(
+        place,
+        config=Config(model=TINY),
+        progress={"step": 4},
+        model_state=model.state_dict(),
+        train_state={},
+    )
+    return place
+
+
+def test_a_registered_model_gives_its_checkpoints_picture(tmp_path, checkpoint, monkeypatch):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for _ in range(2):  # the second time, the version is there
+        run = open_run(uri, name="run", folder=str(tmp_path / "run"))
+        run.register_model("sddusr-tiny", checkpoint, {"sddusr.checkpoint": "step-00000004"})
+        run.finish()
+    client = tracking.MlflowClient(uri)
+    (version,) = client.search_model_versions("name='sddusr-tiny'")
+    assert version.run_id == run.run_id
+    (logged,) = client.search_logged_models([client.get_run(run.run_id).info.experiment_id])
+    files = [path for path in Path(logged.artifact_location[7:]).rglob("*") if path.is_file()]
+    assert any(path.name == "model.safetensors" for path in files)
+    assert not any(path.suffix in (".pkl", ".pt", ".pth", ".pyc") for path in files)
+
+    triplet = make_triplet(lr_shape=(32, 36))
+    out = str(tmp_path / "sr.npy")
+    np.savez(out, wide=triplet.lr, tele=triplet.ref, box=np.array(triplet.center_box))
+    env = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "OMP_NUM_THREADS": "1"}
+    loaded = subprocess.run(  # elsewhere, so that the code is the model's own
+        [sys.executable, "-P", "-c", LOADING, uri, out],
+        cwd=tmp_path,
+        env={name: value for name, value in env.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+    )
+    assert loaded.returncode == 0, loaded.stderr
+    assert logged.model_id in loaded.stdout
+    expected = super_resolve(
+        load_model(checkpoint), triplet.lr, triplet.ref, triplet.center_box, dtype=np.uint8
+    )
+    difference = np.load(out).astype(int) - expected.sr
+    assert np.abs(difference).max() <= 1  # other threads, other sums
