@@ -62,13 +62,19 @@ class Adversary:
             real = self.discriminator(hr)
         return generator_adversarial(real=real, fake=self.discriminator(sr))
 
-    def learn(self, sr: Float[Tensor, "b 3 h w"], hr: Float[Tensor, "b 3 h w"]) -> Tensor:
-        """The discriminator's own loss, and its gradients; `optimizer.step()` is the caller's."""
+    def learn(
+        self, sr: Float[Tensor, "b 3 h w"], hr: Float[Tensor, "b 3 h w"], weight: float = 1.0
+    ) -> Tensor:
+        """The discriminator's own loss, and its gradients; `optimizer.step()` is the caller's.
+
+        Args:
+            weight: of this rank's share (`ranks.weight_of`).
+        """
         self.discriminator.train().requires_grad_(True)
         real, fake = self.learner(torch.cat([hr, sr.detach()])).chunk(2)
         loss = discriminator_adversarial(real=real, fake=fake)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (weight * loss).backward()
         return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The network and all that changes it: one optimizer step at a time."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -25,14 +26,9 @@ class NonFiniteError(RuntimeError):
 
 class Learner:
     """No generator's state is kept: the order of samples, crops, augmentation and the mask's noise
-    are functions of (seed, step, position), and nothing else in a step is drawn.
-
-    Raises:
-        ValueError: a rank's share of the batch does not divide into the micro-batches.
-    """
+    are functions of (seed, step, position), and nothing else in a step is drawn."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        _check_share(config)
         torch.manual_seed(config.train.seed)
         self.config = config
         self.device = device
@@ -70,7 +66,7 @@ class Learner:
         seen, sr = self._gradients(batch)
         seen["gradient_norm"] = self._clipped_norm(self.model)
         if self.adversary is not None:
-            seen["discriminator"] = self.adversary.learn(sr, batch.hr)
+            seen["discriminator"] = self.adversary.learn(sr, batch.hr, self._weight(batch))
             seen["discriminator_norm"] = self._clipped_norm(self.adversary.discriminator)
         _check_finite(seen, batch.ids, step)
         self.optimizer.step()
@@ -93,16 +89,17 @@ class Learner:
         judged: Tensor | None = None
         pulls: list[Tensor | None] = [None] * len(parts)
         if self.adversary is not None and len(parts) > 1:
-            judged, pulls = self._judge_whole(parts, batch.hr)
+            judged, pulls = self._judge_whole(parts, batch)
         terms_of_parts, srs = [], []
         for number, (part, pull) in enumerate(zip(parts, pulls, strict=True), start=1):
             with ranks.averaging(self._replica, now=number == len(parts)):
                 terms, sr = self._terms(part, pull)
-                (total_loss(terms, self.config.losses) / len(parts)).backward()
-            terms_of_parts.append({name: term.detach() for name, term in terms.items()})
+                (self._weight(part) * total_loss(terms, self.config.losses)).backward()
+            share = len(part.ids) / len(batch.ids)
+            terms_of_parts.append({name: share * term.detach() for name, term in terms.items()})
             srs.append(sr.detach())
         seen = {
-            name: torch.stack([terms[name] for terms in terms_of_parts]).mean()
+            name: torch.stack([terms[name] for terms in terms_of_parts]).sum()
             for name in terms_of_parts[0]
         }
         if judged is not None:
@@ -124,9 +121,10 @@ class Learner:
                 terms["adversarial"] = (pull * output.sr).sum()
         return terms, output.sr
 
-    def _judge_whole(
-        self, parts: list[Batch], hr: Float[Tensor, "b 3 h w"]
-    ) -> tuple[Tensor, list[Tensor | None]]:
+    def _weight(self, part: Batch) -> float:
+        return ranks.weight_of(len(part.ids), self.config.train.batch_size)
+
+    def _judge_whole(self, parts: list[Batch], batch: Batch) -> tuple[Tensor, list[Tensor | None]]:
         """The adversarial loss, and its gradient by each micro-batch's pictures.
 
         It compares with means over the global batch, of which a micro-batch is only a part; so all
@@ -136,10 +134,13 @@ class Learner:
         with torch.no_grad():
             sr = torch.cat([self._output(self.model, part).sr for part in parts])
         sr.requires_grad_()
-        judged = self.adversary.judge(sr, hr)
-        (pull,) = torch.autograd.grad(judged, sr)
-        # A part's loss is divided by their number.
-        return judged.detach(), list((pull * len(parts)).chunk(len(parts)))
+        judged = self.adversary.judge(sr, batch.hr)
+        (pull,) = torch.autograd.grad(self._weight(batch) * judged, sr)
+        pulls = pull.split([len(part.ids) for part in parts])
+        # A part's loss is weighted once more.
+        return judged.detach(), [
+            pull / self._weight(part) for pull, part in zip(pulls, parts, strict=True)
+        ]
 
     def _output(self, network: Any, batch: Batch) -> Output:
         with self._autocast():
@@ -194,9 +195,11 @@ def native_precision(config: Config, device: torch.device) -> Precision:
 
 
 def micro_batches(batch: Batch, num: int) -> list[Batch]:
-    """A batch in equal parts."""
-    size = len(batch.ids) // num
-    return [_part(batch, slice(start, start + size)) for start in range(0, num * size, size)]
+    """A batch in parts that differ by one sample at most, none of them empty."""
+    size = len(batch.ids)
+    num = min(num, size)
+    edges = [size * i // num for i in range(num + 1)]
+    return [_part(batch, slice(start, end)) for start, end in pairwise(edges)]
 
 
 def _part(batch: Batch, which: slice) -> Batch:
@@ -209,16 +212,6 @@ def _part(batch: Batch, which: slice) -> Batch:
         mask_label=batch.mask_label[which],
         seeds=batch.seeds[which],
     )
-
-
-def _check_share(config: Config) -> None:
-    size, parts = config.train.batch_size // ranks.world_size(), config.train.accumulate
-    if size % parts:
-        raise ValueError(
-            f"each of {ranks.world_size()} workers has {size} samples of a batch of "
-            f"{config.train.batch_size}, need a multiple of train.accumulate ({parts}); change "
-            f"--train.accumulate or --train.batch-size"
-        )
 
 
 def _check_finite(seen: Mapping[str, Tensor], ids: tuple[str, ...], step: int) -> None:

@@ -44,29 +44,37 @@ def largest(value: int, device: torch.device) -> int:
     return int(everyones)
 
 
+def weight_of(num: int, batch_size: int) -> float:
+    """What a mean over `num` samples counts for, so that the ranks' average of gradients is that of
+    the mean over a global batch of `batch_size`. Shares may differ in size."""
+    return num * world_size() / batch_size
+
+
 def mean_over_batch(values: Float[Tensor, "b *rest"]) -> Float[Tensor, ""]:
     """Mean over the global batch, with its gradient, whatever the number of ranks."""
-    mean = values.float().mean()
-    return mean if world_size() == 1 else _MeanOverRanks.apply(mean)
+    if world_size() == 1:
+        return values.float().mean()
+    count = _summed(torch.tensor(float(values.numel()), device=values.device))
+    return _SumOverRanks.apply(values.float().sum()) / count
 
 
-class _MeanOverRanks(torch.autograd.Function):
-    """Every rank's loss may depend on the mean, so gradients are averaged over ranks as well."""
+class _SumOverRanks(torch.autograd.Function):
+    """Every rank's loss may depend on the sum, so gradients are summed over ranks as well."""
 
     @staticmethod
-    def forward(_: Any, mean: Tensor) -> Tensor:
-        return _averaged(mean)
+    def forward(_: Any, value: Tensor) -> Tensor:
+        return _summed(value)
 
     @staticmethod
     @once_differentiable
     def backward(_: Any, *grad_outputs: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _averaged(grad_outputs[0])
+        return _summed(grad_outputs[0])
 
 
-def _averaged(value: Tensor) -> Tensor:
+def _summed(value: Tensor) -> Tensor:
     value = value.clone()
     dist.all_reduce(value)
-    return value / world_size()
+    return value
 
 
 def gather(value: T) -> list[T]:

@@ -61,7 +61,7 @@ def test_what_cannot_work_is_refused_at_once(field, value, message):
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        (TrainConfig, {"batch_size": 6, "accumulate": 4}, r"multiple of train\.accumulate \(4\)"),
+        (TrainConfig, {"accumulate": 5}, r"train\.accumulate is 5, need at most train\.batch_size"),
         (TrainConfig, {"accumulate": 0}, r"train\.accumulate is 0, need 1 or more"),
         (TrainConfig, {"ema_decay": 1.0}, r"train\.ema_decay is 1\.0, need 0 or more and less"),
         (TrainConfig, {"profile_steps": -1}, r"train\.profile_steps is -1, need 0 or more"),

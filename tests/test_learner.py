@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sddusr.config import Config, DataConfig, LossConfig, OptimConfig, TrainConfig
 from sddusr.data.stream import Stream
-from sddusr.learner import Learner, NonFiniteError
+from sddusr.learner import Learner, NonFiniteError, micro_batches
 from tests.tiny import TINY, without_zero_starts
 
 CPU = torch.device("cpu")
@@ -46,8 +46,10 @@ def test_a_non_finite_loss_stops_before_the_update(tiny_shards, value):
     torch.testing.assert_close(dict(learner.model.state_dict()), before, rtol=0, atol=0)
 
 
-def test_ranks_gradients_average_to_the_whole_batchs(tiny_shards):
-    """Two ranks' shares of a global batch, without the wire between them."""
+@pytest.mark.parametrize("num_ranks", [2, 3, 4])
+def test_ranks_gradients_add_up_to_the_whole_batchs(tiny_shards, num_ranks):
+    """Shares of a global batch of 4, equal or not, without the wire between the ranks: each counts
+    by its size, so their sum is what the wire's average of weighted ones would be."""
     learner = make_learner()
 
     def of_share(rank, world):
@@ -56,11 +58,11 @@ def test_ranks_gradients_average_to_the_whole_batchs(tiny_shards):
 
     start = {name: value.clone() for name, value in learner.model.state_dict().items()}
     whole, shares = of_share(0, 1), []
-    for rank in range(2):
+    for rank in range(num_ranks):
         learner.model.load_state_dict(start)
-        shares.append(of_share(rank, 2))
-    averaged = {name: (shares[0][name] + shares[1][name]) / 2 for name in whole}
-    torch.testing.assert_close(averaged, whole, rtol=1e-3, atol=1e-6)
+        shares.append(of_share(rank, num_ranks))
+    added = {name: torch.stack([share[name] for share in shares]).sum(0) for name in whole}
+    torch.testing.assert_close(added, whole, rtol=1e-3, atol=1e-6)
 
 
 def test_micro_batches_give_the_gradient_of_the_batch(tiny_shards, vgg19_file):
@@ -69,19 +71,22 @@ def test_micro_batches_give_the_gradient_of_the_batch(tiny_shards, vgg19_file):
         stage="full", vgg_weights=vgg19_file, discriminator_dim=4, adversarial_weight=1.0
     )
     batch, results = a_batch(tiny_shards), []
-    for accumulate in (1, 2):
+    for accumulate in (1, 2, 3):
         learner = make_learner(replace(CONFIG, losses=losses), accumulate=accumulate)
         without_zero_starts(learner.adversary.discriminator)
         terms = learner.step(batch, 0)
         grads = {n: p.grad for n, p in learner.adversary.discriminator.named_parameters()}
         results.append((terms, gradients(learner), grads))
     torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(results[2], results[0], rtol=1e-3, atol=1e-6)
 
 
-def test_a_share_that_does_not_divide_into_micro_batches_is_refused(monkeypatch):
-    monkeypatch.setattr("sddusr.ranks.world_size", lambda: 2)
-    with pytest.raises(ValueError, match=r"each of 2 workers has 2 samples .*accumulate \(4\)"):
-        make_learner(accumulate=4)
+def test_a_batch_is_cut_into_parts_of_about_equal_size_and_none_is_empty(tiny_shards):
+    batch = a_batch(tiny_shards)
+    for num, sizes in ((1, [4]), (2, [2, 2]), (3, [1, 1, 2]), (4, [1] * 4), (9, [1] * 4)):
+        parts = micro_batches(batch, num)
+        assert [len(part.ids) for part in parts] == sizes
+        assert [id for part in parts for id in part.ids] == [*batch.ids]
 
 
 def test_long_gradients_are_scaled_down_and_their_length_is_told(tiny_shards):

@@ -1,7 +1,8 @@
-"""Training on two real processes under gloo."""
+"""Training on several real processes under gloo."""
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from sddusr.checkpoint import CheckpointStore, read_checkpoint
@@ -12,16 +13,25 @@ def last(folder: Path):
     return read_checkpoint(str(folder / "checkpoints" / f"step-{OF_TWO.train.num_steps:08d}"))
 
 
-def test_micro_batches_of_two_ranks_give_the_gradient_of_one_batch(tiny_shards, tmp_path):
-    root, folder = tiny_shards.root, str(tmp_path)
-    shares = [(root, folder, 0, 1), (root, folder, 0, 2), (root, folder, 1, 2)]
-    assert together(gradients, *shares) == [0, 0, 0]
-    one, first, second = (
-        torch.load(tmp_path / f"{name}.pt", weights_only=True)
-        for name in ("0-of-1", "0-of-2", "1-of-2")
+@pytest.fixture(scope="module")
+def alone(tiny_shards, tmp_path_factory):
+    """One process's gradients of a batch of four."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert together(gradients, (tiny_shards.root, str(folder), 0, 1)) == [0]
+    return torch.load(folder / "0-of-1.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_micro_batches_of_ranks_give_the_gradient_of_one_batch(world, tiny_shards, tmp_path, alone):
+    """With three, their shares are of one, one and two samples."""
+    shares = [(tiny_shards.root, str(tmp_path), rank, world) for rank in range(world)]
+    assert together(gradients, *shares) == [0] * world
+    first, *others = (
+        torch.load(tmp_path / f"{rank}-of-{world}.pt", weights_only=True) for rank in range(world)
     )
-    torch.testing.assert_close(first, second, rtol=0, atol=0)
-    torch.testing.assert_close(first, one, rtol=1e-3, atol=1e-6)
+    for other in others:
+        torch.testing.assert_close(other, first, rtol=0, atol=0)
+    torch.testing.assert_close(first, alone, rtol=1e-3, atol=1e-6)
 
 
 def test_one_rank_that_is_told_to_stop_stops_both_and_the_rest_is_bit_equal(tiny_shards, tmp_path):

@@ -106,7 +106,7 @@ class TrainConfig:
     """Samples of a global batch, whatever the number of workers."""
     accumulate: int = 1
     """Micro-batches that a worker's share of a batch is cut into: less memory, the same gradient.
-    """
+    At most one for each sample of the share."""
     ema_decay: float = 0.0
     """Share of the averaged weights that stays at each step, such as 0.999; they are what is
     validated and published. 0 keeps no average."""
@@ -149,9 +149,9 @@ class TrainConfig:
             f"train.ema_decay is {self.ema_decay}, need 0 or more and less than 1",
         )
         require(
-            self.batch_size % self.accumulate == 0,
-            f"train.batch_size is {self.batch_size}, need a multiple of train.accumulate "
-            f"({self.accumulate})",
+            self.accumulate <= self.batch_size,
+            f"train.accumulate is {self.accumulate}, need at most train.batch_size "
+            f"({self.batch_size})",
         )
 
 

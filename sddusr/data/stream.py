@@ -52,19 +52,18 @@ def seed_at(seed: int, position: int) -> int:
 
 
 def share(step: int, batch_size: int, rank: int, world: int) -> range:
-    """Positions of global batch `step` that a rank takes.
+    """Positions of global batch `step` that a rank takes; shares differ by one sample at most.
 
     Raises:
-        ValueError: the batch does not divide among the ranks.
+        ValueError: more ranks than samples.
     """
-    if batch_size % world:
+    if world > batch_size:
         raise ValueError(
-            f"train.batch_size is {batch_size}, need a multiple of the {world} workers; set "
-            f"--train.batch-size {batch_size + -batch_size % world} or change the workers"
+            f"train.batch_size is {batch_size} for {world} workers, need a sample for each; raise "
+            f"--train.batch-size or lower --workers"
         )
-    size = batch_size // world
-    start = step * batch_size + rank * size
-    return range(start, start + size)
+    first, end = (batch_size * edge // world for edge in (rank, rank + 1))
+    return range(step * batch_size + first, step * batch_size + end)
 
 
 def collate(ids: list[str], samples: list[Sample], seeds: list[int]) -> Batch:
@@ -96,8 +95,8 @@ class Stream:
         start_step: the first global batch to give; a resume passes the steps already done.
 
     Raises:
-        ValueError: no rows in the split, a crop that does not fit every row, or a batch that does
-            not divide among the ranks. Damaged rows raise from `next`.
+        ValueError: no rows in the split, a crop that does not fit every row, or more ranks than
+            samples. Damaged rows raise from `next`.
     """
 
     def __init__(

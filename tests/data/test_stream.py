@@ -61,19 +61,21 @@ def test_seeds_differ_between_positions_and_fit_a_tensor():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-@given(st.integers(0, 1000), st.integers(1, 8), st.integers(1, 6))
-def test_ranks_share_each_batch_whole_and_in_order(step, world, each):
-    size = world * each
+@given(st.integers(0, 1000), st.integers(1, 8), st.integers(0, 40))
+def test_ranks_share_each_batch_whole_in_order_and_evenly(step, world, more):
+    size = world + more
     shares = [share(step, size, rank, world) for rank in range(world)]
     assert [*itertools.chain(*shares)] == [*range(step * size, (step + 1) * size)]
+    sizes = [len(part) for part in shares]
+    assert max(sizes) - min(sizes) <= 1 <= min(sizes)
 
 
-def test_a_batch_that_does_not_divide_is_refused(tiny_shards):
-    with pytest.raises(ValueError, match=r"train\.batch_size is 4.*--train\.batch-size 6"):
-        Stream(tiny_shards, CONFIG, seed=0, batch_size=4, rank=0, world=3)
+def test_more_ranks_than_samples_are_refused(tiny_shards):
+    with pytest.raises(ValueError, match=r"train\.batch_size is 4 for 5 workers, need a sample"):
+        Stream(tiny_shards, CONFIG, seed=0, batch_size=4, rank=0, world=5)
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, 3, 4])
 def test_any_number_of_ranks_sees_the_same_samples(tiny_shards, world):
     alone = take(Stream(tiny_shards, CONFIG, seed=5, batch_size=4), 5)
     ranks = [
