@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 import ray
 
 from pipelines import cli, tracking
+from pipelines.lasting import lasting
 from sddusr.checkpoint import Checkpoint, read_checkpoint
 from sddusr.data import places
 from sddusr.data.shards import Row, ShardSet
@@ -107,7 +108,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
 def _with_absolute_places(options: EvaluateOptions) -> EvaluateOptions:
     """Actors may run in another folder."""
     given = {name: getattr(options, name) for name in ("data", "out", "checkpoint", "sr_dir")}
-    absolute = {name: place and places.absolute(place) for name, place in given.items()}
+    absolute = {name: place and lasting(place, f"--{name}") for name, place in given.items()}
     if options.lpips_weights != "imagenet":
         absolute["lpips_weights"] = places.absolute(options.lpips_weights)
     return replace(options, **absolute)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import tyro
 
 from pipelines import cli
+from pipelines.lasting import lasting
 from pipelines.preview import preview
 from pipelines.ray_tasks import run_tasks
 from sddusr.config import LR_PER_CELL, DataConfig
@@ -140,8 +141,8 @@ class PreprocessOptions:
     @property
     def job(self) -> Job:
         return Job(
-            root=places.absolute(self.root) if self.root else "",
-            out=places.absolute(self.out or self.preview or ""),
+            root=lasting(self.root, "--root") if self.root else "",
+            out=lasting(self.out, "--out") if self.out else lasting(str(self.preview), "--preview"),
             quarantine=self.on_error == "quarantine",
             max_pixels=int(self.max_megapixels * 1e6),
         )

@@ -14,6 +14,7 @@ import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipelines import cli
+from pipelines.lasting import lasting
 from pipelines.super_resolve_worker import make_all, make_here
 from sddusr.checkpoint import resolve
 from sddusr.data import places
@@ -172,7 +173,8 @@ def _plan(options: SuperResolveOptions, settings: Settings) -> Plan:
     if (options.boxes if single else options.box) is not None:
         raise ValueError("--box y0 y1 x0 x1 goes with two files, --boxes FILE with many")
     boxes = read_boxes([options.boxes]) if options.boxes else None
-    outs = result_places(found.pairs, options.out, options.format, single)
+    out = lasting(options.out, "--out")
+    outs = result_places(found.pairs, out, options.format, single)
     without = [pair.name for pair in found.pairs if boxes is not None and pair.name not in boxes]
     plan = Plan([], [], found.orphans | dict.fromkeys(without, f"no box in {options.boxes}"))
     for job in _jobs(options, found, boxes, outs):

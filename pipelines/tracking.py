@@ -11,12 +11,13 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import tyro
 
 from pipelines.courier import Courier
+from pipelines.lasting import home, in_throwaway_folder, job_package
 from pipelines.spool import RECORDS, Spool
 from pipelines.spool_backup import restore
 from pipelines.tracked_run import END_WAIT_S, TrackedRun, spool_of
@@ -26,16 +27,33 @@ from sddusr.data import places
 __all__ = ["END_WAIT_S", "MlflowClient", "TrackedRun"]
 
 EXPERIMENT = "sddusr"
+DATABASE = "mlflow.db"
 NOTE = "mlflow.json"
 """In a run's folder: which MLflow run is its own."""
 
 
 def tracking_uri(given: str | None) -> str:
-    """The flag's URI, else MLFLOW_TRACKING_URI, else `mlflow.db` in the working folder."""
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
-    return uri
+    """The flag's URI, else MLFLOW_TRACKING_URI, else `mlflow.db` in the working folder, or in a
+    job in `~/sddusr`.
+
+    Raises:
+        ValueError: the database would be deleted with a job's working folder.
+    """
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / DATABASE}"
+    if not uri.startswith("sqlite:///") or uri.startswith("sqlite:////"):
+        return uri
+    if in_throwaway_folder():
+        raise ValueError(
+            f"--tracking-uri (or MLFLOW_TRACKING_URI) is {uri!r}, relative to the job's working "
+            f"folder, which Ray deletes; give a server's address, or sqlite:/// and an absolute "
+            f"path (sqlite:////home/me/mlflow.db)"
+        )
+    return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+
+
+def local_database(uri: str) -> Path | None:
+    """The file of an SQLite store; None for a server."""
+    return database_path(uri) if uri.startswith("sqlite:") else None
 
 
 def open_run(
@@ -140,7 +158,8 @@ def how_to_look(uri: str | None) -> str:
 
 @cache
 def code_version() -> str:
-    """The commit of the code, `+` behind it where files differ from it; `unknown` outside git."""
+    """The commit of the code, `+` behind it where files differ from it; outside git the name of the
+    job's package, which Ray makes of its content, or `unknown`."""
     here = Path(__file__).parent
     try:
         described = subprocess.run(
@@ -151,7 +170,7 @@ def code_version() -> str:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return PurePath(job_package()).stem or "unknown"
     return described.stdout.strip()
 
 

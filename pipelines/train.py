@@ -3,21 +3,22 @@
 import hashlib
 import json
 import logging
+import math
 import sys
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, cast
 
-import ray
-import ray.train
 import tyro
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from pipelines import cli, tracking
+from pipelines import cli, lasting, tracking
 from pipelines.train_worker import Outcome, store_of, train_worker
+from pipelines.workers import WorkerOptions, scaling
 from sddusr.checkpoint import resolve
 from sddusr.config import DEMO, PRESETS, Config, flatten, to_dict
 from sddusr.data import places
+from sddusr.data.manifest import MANIFEST
 from sddusr.data.shards import ShardSet
 from sddusr.losses import load_vgg19
 from sddusr.model.sddusr import SDDuSR
@@ -26,8 +27,16 @@ from sddusr.training import NonFiniteError, Progress, check_same_run, load_start
 log = logging.getLogger(__name__)
 
 
+LOST_TRY_S = 60.0
+"""How long Ray Train waits for workers before it counts a try (its own default)."""
+
+
+class NodesLostError(RuntimeError):
+    """The cluster no longer has room for the run, which can go on later."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(WorkerOptions):
     """Train, or go on with a run: the same command resumes from its newest good checkpoint."""
 
     data: str | None = None
@@ -35,20 +44,20 @@ class TrainOptions:
     with scikit-image and scikit-learn are preprocessed into STORAGE/samples."""
     name: str | None = None
     """Run's name; by default the preset and a hash of config and data."""
-    storage: str = "runs"
-    """Folder or URI that holds the runs; on several machines, one that all of them reach."""
-    workers: int = 1
-    """Processes that share each global batch (train.batch-size is the global one)."""
-    gpu: bool | None = None
-    """A GPU for each worker; by default where the cluster has one for each."""
-    cpus_per_worker: int | None = None
-    """Processor cores of each worker; by default an equal share of them all."""
+    storage: str | None = None
+    """Folder or URI that holds the runs; on several machines, one that all of them reach. By
+    default `runs`, in a job on a cluster of one machine `~/sddusr/runs`."""
     fresh: bool = False
     """Delete what an earlier run of this name left, checkpoints too, and train anew."""
     max_failures: int = 3
-    """How often workers that die are started again before the run fails."""
+    """How often workers that die are started again before the run fails; -1: always. A node that
+    is taken after a notice does not count."""
+    lost_nodes_s: float = 1800.0
+    """How long a run that lost nodes waits for new ones before it fails; the same command then goes
+    on with it later."""
     tracking_uri: str | None = None
-    """MLflow; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."""
+    """MLflow; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db, in a job below
+    `~/sddusr`."""
     experiment: str = tracking.EXPERIMENT
     """MLflow's experiment."""
     tracking_wait_s: float = tracking.END_WAIT_S
@@ -76,15 +85,17 @@ def run_training(options: TrainOptions) -> TrainResult:
     Raises:
         ValueError, OSError: options, data or weights that cannot be used.
         NonFiniteError: a loss or gradient is NaN or infinite.
+        NodesLostError: the nodes that the run lost did not come back.
     """
-    cli.init_ray()
     options = replace(options, config=_with_absolute_weights(options.config))
-    data = places.absolute(options.data or _samples(options.storage))
-    shards = ShardSet(data)
+    storage, uri, data = _places(options)
+    cli.init_ray()
+    workers = scaling(options, options.config.train.batch_size)
+    lasting.check_is_named(options.storage, "--storage", "a folder or URI")
+    shards = ShardSet(data or _samples(storage))
     _check_data(shards, options.config)
-    scaling = _scaling(options)
     name = options.name or f"{options.preset}-{_fingerprint(options.config, shards)}"
-    folder = places.join(places.absolute(options.storage), name)
+    folder = places.join(storage, name)
     if options.fresh and places.exists(folder):
         places.remove_folder(folder)
     earlier = _earlier_progress(folder, options.config, shards)
@@ -92,13 +103,14 @@ def run_training(options: TrainOptions) -> TrainResult:
         _check_weights(options.config)
     elif earlier.step == options.config.train.num_steps:
         log.info("run %s in %s is finished; --fresh trains anew", name, folder)
-        run_id = tracking.deliver_rest(options.tracking_uri, folder, options.tracking_wait_s)
+        run_id = tracking.deliver_rest(uri, folder, options.tracking_wait_s)
         return TrainResult(folder=folder, progress=earlier, run_id=run_id or earlier.tracking_run)
-    run = _tracked(options, name, folder, shards)
+    _check_shared(storage, shards.root, uri)
+    run = _tracked(replace(options, tracking_uri=uri), name, folder, shards)
     log.info("run %s in %s, MLflow run %s", name, folder, run.run_id or "waits to be created")
     status = "FAILED"
     try:
-        progress = _fit(options, scaling, data, folder, run)
+        progress = _fit(options, workers, shards.root, folder, run)
         _register(options, folder, run)
         status = "FINISHED"
     finally:
@@ -106,9 +118,29 @@ def run_training(options: TrainOptions) -> TrainResult:
     return TrainResult(folder=folder, progress=progress, run_id=run.run_id)
 
 
+def _places(options: TrainOptions) -> tuple[str, str, str | None]:
+    """Storage, tracking store and data, as every process of the run is told of them.
+
+    Raises:
+        ValueError: one of them is relative to a folder that will be deleted.
+    """
+    storage = str(lasting.home() / "runs")
+    if options.storage is not None:
+        storage = lasting.lasting(options.storage, "--storage")
+    data = lasting.lasting(options.data, "--data") if options.data else None
+    return storage, tracking.tracking_uri(options.tracking_uri), data
+
+
+def _check_shared(storage: str, data: str, uri: str) -> None:
+    folders = {"--storage": storage}
+    if database := tracking.local_database(uri):
+        folders["--tracking-uri"] = str(database.parent)
+    lasting.check_seen_by_all(files={"--data": places.join(data, MANIFEST)}, folders=folders)
+
+
 def _fit(
     options: TrainOptions,
-    scaling: ScalingConfig,
+    workers: ScalingConfig,
     data: str,
     folder: str,
     run: tracking.TrackedRun,
@@ -124,14 +156,23 @@ def _fit(
             "tracking_wait_s": options.tracking_wait_s,
             "run_id": run.run_id,
         },
-        scaling_config=scaling,
+        scaling_config=workers,
         run_config=RunConfig(
             name="ray",
             storage_path=folder,
-            failure_config=FailureConfig(max_failures=options.max_failures),
+            failure_config=FailureConfig(
+                max_failures=options.max_failures,
+                controller_failure_limit=math.ceil(options.lost_nodes_s / LOST_TRY_S),
+            ),
         ),
     )
-    outcome = Outcome(**cast(Any, trainer.fit().return_value))
+    try:
+        outcome = Outcome(**cast(Any, trainer.fit().return_value))
+    except ControllerError as error:
+        raise NodesLostError(
+            f"the cluster has no room for {options.counts[0]} workers any more, and none came in "
+            f"{options.lost_nodes_s:.0f} s; the same command goes on when there is room"
+        ) from error
     outcome.raise_error()
     return Progress(**outcome.progress)
 
@@ -164,7 +205,7 @@ def _samples(storage: str) -> str:
     """Shards of the embedded pictures, made once."""
     from pipelines.preprocess import PreprocessOptions, preprocess
 
-    out = places.join(places.absolute(storage), "samples")
+    out = places.join(storage, "samples")
     preprocess(PreprocessOptions(layout="samples", out=out))
     return out
 
@@ -220,38 +261,6 @@ def _check_weights(config: Config) -> None:
         load_vgg19(config.losses.vgg_weights)
 
 
-def _scaling(options: TrainOptions) -> ScalingConfig:
-    """Workers that the cluster can hold.
-
-    Raises:
-        ValueError: it cannot; waiting would not help.
-    """
-    train = options.config.train
-    parts = options.workers * train.accumulate
-    if parts < 1 or train.batch_size % parts:
-        times = f" times --train.accumulate {train.accumulate}" if train.accumulate > 1 else ""
-        raise ValueError(
-            f"--workers {options.workers}{times} does not divide --train.batch-size "
-            f"{train.batch_size}"
-        )
-    cpus = options.cpus_per_worker or cli.cores_for_each(options.workers, "--workers")
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    num_gpus = int(sum(node.get("GPU", 0) for node in nodes))
-    gpu = num_gpus >= options.workers if options.gpu is None else options.gpu
-    if gpu and options.workers > num_gpus:
-        raise ValueError(
-            f"--workers is {options.workers}, the cluster has {num_gpus} GPUs; lower it, or pass "
-            f"--no-gpu"
-        )
-    if sum(int(node.get("CPU", 0)) // cpus for node in nodes) < options.workers:
-        raise ValueError(
-            f"no room for {options.workers} workers of {cpus} cores; lower --workers or "
-            f"--cpus-per-worker, or start more nodes"
-        )
-    resources = {"CPU": cpus, "GPU": 1} if gpu else {"CPU": cpus}
-    return ScalingConfig(num_workers=options.workers, use_gpu=gpu, resources_per_worker=resources)
-
-
 def _fingerprint(config: Config, shards: ShardSet) -> str:
     described = json.dumps([to_dict(config), shards.content_hash], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()[:8]
@@ -275,6 +284,9 @@ def main(options: TrainOptions) -> int:
         result = run_training(options)
     except NonFiniteError as error:
         log.error("stopped: %s; the checkpoints before it are kept", error)
+        return 1
+    except NodesLostError as error:
+        log.error("stopped: %s", error)
         return 1
     progress = result.progress
     log.info("done: %d steps", progress.step)

@@ -57,7 +57,7 @@ def test_a_worker_that_is_ended_is_replaced_and_the_weights_come_out_the_same(
         data=tiny_shards.root,
         name="run",
         storage=str(tmp_path),
-        workers=1,
+        workers="1",
         cpus_per_worker=1,
         tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
         register_model="",

@@ -34,7 +34,7 @@ def options(tiny_shards, tmp_path):
         data=tiny_shards.root,
         storage=str(tmp_path / "runs"),
         tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
-        workers=2,
+        workers="2",
         config=CONFIG,
     )
 
@@ -93,12 +93,12 @@ def test_the_chain_runs_through_ray_and_its_mlflow_run_reads_back(options, tiny_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"workers": 3, "config": FULL_OF_SIX}, r"--workers is 3, the cluster has 2 cores"),
+        ({"workers": "3", "config": FULL_OF_SIX}, r"--workers is 3, the cluster has 2 cores"),
         ({"gpu": True}, r"--workers is 2, the cluster has 0 GPUs; .*--no-gpu"),
         ({"cpus_per_worker": 2}, r"no room for 2 workers of 2 cores; lower --workers"),
         (
-            {"config": replace(CONFIG, train=replace(CONFIG.train, batch_size=3))},
-            r"--workers 2 does not divide --train\.batch-size 3",
+            {"config": replace(CONFIG, train=replace(CONFIG.train, batch_size=1))},
+            r"--workers is 2, more than --train\.batch-size 1; lower it",
         ),
         (
             {"config": replace(CONFIG, data=DataConfig(crop_px=128))},
@@ -129,7 +129,7 @@ def test_a_worker_hands_back_what_a_second_try_would_meet_again(options, tiny_sh
         content[1000] ^= 1
         shard.write_bytes(content)
     with pytest.raises(ValueError, match=r"train-0000\d\.parquet: row group 0 is damaged"):
-        run_training(replace(options, data=str(data), workers=1))
+        run_training(replace(options, data=str(data), workers="1"))
     (run,) = MlflowClient(options.tracking_uri).search_runs(["1"])
     assert run.info.status == "FAILED"
 
