@@ -145,8 +145,39 @@ def _fit(
     folder: str,
     run: tracking.TrackedRun,
 ) -> Progress:
-    """Let Ray Train's workers train; how far they came."""
-    trainer = TorchTrainer(
+    """Let Ray Train's workers train; how far they came.
+
+    A node that dies while workers are started ends a fit whatever `max_failures` says, so that is
+    counted here; as ever, the next fit goes on from the newest checkpoint.
+    """
+    num_failures = 0
+    while True:
+        trainer = _trainer(options, workers, data, folder, run)
+        try:
+            outcome = Outcome(**cast(Any, trainer.fit().return_value))
+        except ControllerError as error:
+            if type(error.controller_failure).__name__ == "WorkerGroupStartupTimeoutError":
+                raise NodesLostError(
+                    f"the cluster has no room for {options.counts[0]} workers any more, and none "
+                    f"came in {options.lost_nodes_s:.0f} s; the same command goes on when there is"
+                ) from error
+            num_failures += 1
+            if 0 <= options.max_failures < num_failures:
+                raise
+            log.warning("workers could not be started (%.200s); once more", error)
+        else:
+            outcome.raise_error()
+            return Progress(**outcome.progress)
+
+
+def _trainer(
+    options: TrainOptions,
+    workers: ScalingConfig,
+    data: str,
+    folder: str,
+    run: tracking.TrackedRun,
+) -> TorchTrainer:
+    return TorchTrainer(
         train_worker,
         train_loop_config={
             "config": to_dict(options.config),
@@ -166,15 +197,6 @@ def _fit(
             ),
         ),
     )
-    try:
-        outcome = Outcome(**cast(Any, trainer.fit().return_value))
-    except ControllerError as error:
-        raise NodesLostError(
-            f"the cluster has no room for {options.counts[0]} workers any more, and none came in "
-            f"{options.lost_nodes_s:.0f} s; the same command goes on when there is room"
-        ) from error
-    outcome.raise_error()
-    return Progress(**outcome.progress)
 
 
 def _tracked(

@@ -46,7 +46,8 @@ class Outcome:
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """One rank; runs in a process of Ray Train's, which has set up torch.distributed."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    cli.log_lines()
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # a line for each report
     config = from_dict(Config, settings["config"])
     reporter = RayReporter(settings)
     try:

@@ -1,5 +1,6 @@
 """How many workers train, and whether the cluster has room for them."""
 
+import logging
 import re
 import time
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from ray.train import ScalingConfig
 from pipelines import cli
 
 POLL_S = 2.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +75,10 @@ def scaling(options: WorkerOptions, batch_size: int) -> ScalingConfig:
     if gpu and fewest > num_gpus:
         raise ValueError(
             f"--workers is {options.workers}, the cluster has {num_gpus} GPUs; lower it, or pass "
-            f"--no-gpu"
+            f"--gpu False"
         )
+    if options.gpu is None and 0 < num_gpus < fewest:
+        log.warning("%d GPUs for %d workers: training on processors", num_gpus, fewest)
     cpus = options.cpus_per_worker or _equal_share(fewest, most)
     if _room(cpus, gpu) < fewest:
         raise ValueError(
