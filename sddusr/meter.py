@@ -56,12 +56,22 @@ def log_line(step: int, num_steps: int, metrics: Mapping[str, float], batch_size
     left_s = (num_steps - step) * batch_size / speed
     return (
         f"{head}: loss {metrics['train/total']:.4g} ({', '.join(losses)}), "
-        f"rate {metrics['train/learning_rate']:.3g}, {speed:.3g} samples/s, "
+        f"rate {metrics['train/learning_rate']:.3g}, {speed:.3g} samples/s{_by_workers(metrics)}, "
         f"waited {metrics['train/data_wait_share']:.0%} for data, {duration(left_s)} left"
     )
 
 
-_SAID_APART = ("train/samples_per_s", "train/data_wait_share", "train/learning_rate")
+_SAID_APART = (
+    "train/samples_per_s",
+    "train/data_wait_share",
+    "train/learning_rate",
+    "train/workers",
+)
+
+
+def _by_workers(metrics: Mapping[str, float]) -> str:
+    num = int(metrics.get("train/workers", 1))
+    return f" by {num} workers" if num > 1 else ""
 
 
 def duration(seconds: float) -> str:

@@ -165,7 +165,8 @@ class _Run:
         self._is_first = False
         if self._due(config.train.log_every):
             rate = self._learner.optimizer.param_groups[0]["lr"]
-            row = self._meter.read(waited_s) | {"train/learning_rate": rate}
+            row = self._meter.read(waited_s)
+            row |= {"train/learning_rate": rate, "train/workers": ranks.world_size()}
             if ranks.rank() == 0:
                 self._reporter.log(progress.step, row)
 
