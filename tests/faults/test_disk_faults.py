@@ -1,0 +1,78 @@
+"""A disk that is really full: a file system of a few hundred kilobytes in memory."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli
+from pipelines.preprocess import PreprocessOptions, main
+from sddusr.checkpoint import CheckpointStore, read_checkpoint
+from sddusr.training import train
+from tests.faults.loop import CONFIG, CPU, StepFile
+
+TOLD = r"{place}/\S+: no space to write it, needed (\d+) bytes or more, (\d+) are free; free some"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function that mounts a file system of so many bytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(num_bytes: int) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(place)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"mounting a small disk needs root: {done.stderr.strip()}")
+        return place
+
+    if shutil.which("mount") is None:
+        pytest.skip("there is no mount here")
+    yield mount
+    subprocess.run(["umount", str(place)], capture_output=True, check=False)
+
+
+def check_told(message: str, place: Path) -> None:
+    found = re.search(TOLD.format(place=re.escape(str(place))), message)
+    assert found, message
+    assert int(found[1]) >= int(found[2])  # a shard streams: what it needs is known to be more
+
+
+def leftovers(place: Path) -> list[Path]:
+    return [path for path in place.rglob("*") if path.name.startswith(".")]
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tiny_shards, tmp_path, small_disk):
+    reporter = StepFile(str(tmp_path / "steps"))
+    first = CheckpointStore(str(tmp_path / "roomy"), 3)
+    train(CONFIG, tiny_shards, first, reporter, CPU)
+    last = Path(first.folder, f"step-{CONFIG.train.num_steps:08d}")
+    size = sum(path.stat().st_size for path in last.iterdir())
+    place = small_disk(int(1.6 * size))
+    store = CheckpointStore(str(place / "checkpoints"), 3)
+    with pytest.raises(OSError, match="no space") as error:
+        train(CONFIG, tiny_shards, store, reporter, CPU)
+    check_told(str(error.value), place)
+    kept = store.newest_good()
+    assert kept is not None
+    assert kept.progress["step"] == CONFIG.train.checkpoint_every
+    assert read_checkpoint(kept.place).model_state
+    assert leftovers(place) == []
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_shard_that_does_not_fit_ends_the_command_and_leaves_the_others(
+    tmp_path, small_disk, capfd
+):
+    place = small_disk(6_000_000)
+    given = ["samples", "--out", f"{place}/shards", "--pictures-per-shard", "1"]
+    with pytest.raises(SystemExit) as left:
+        cli.run(main, PreprocessOptions, args=given)
+    assert left.value.code == 2
+    check_told(capfd.readouterr().err, place)
+    assert leftovers(place) == []
+    assert not (place / "shards" / "manifest.json").exists()
