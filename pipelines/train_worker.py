@@ -47,7 +47,8 @@ class Outcome:
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """One rank; runs in a process of Ray Train's, which has set up torch.distributed."""
     cli.log_lines()
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # a line for each report
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(is_not_of_a_report)
     config = from_dict(Config, settings["config"])
     reporter = RayReporter(settings)
     try:
@@ -73,6 +74,11 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
         raise RuntimeError(f"asked to end; saved after step {progress.step}, to be resumed")
     reporter.close()
     return asdict(Outcome(progress=asdict(progress)))
+
+
+def is_not_of_a_report(record: logging.LogRecord) -> bool:
+    """Ray tells each report of each rank, at length; the log's own lines say the same."""
+    return not str(record.msg).startswith("Reporting training result")
 
 
 def _catch_sigterm(_worker: Any) -> None:
