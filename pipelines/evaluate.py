@@ -1,4 +1,4 @@
-"""Score a checkpoint, or any method's pictures, on a data folder: tables, files, an MLflow run.
+"""Score a checkpoint, or any method's pictures, on a data folder: tables, a page, an MLflow run.
 
 python pipelines/evaluate.py --checkpoint DIR --data DIR
 python pipelines/evaluate.py --sr-dir DIR --data DIR
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 import ray
 
 from pipelines import cli, tracking
+from pipelines.report import ReportOptions, write_report
 from sddusr.checkpoint import Checkpoint, read_checkpoint
 from sddusr.data import places
 from sddusr.data.shards import Row, ShardSet
@@ -27,6 +28,8 @@ from sddusr.evaluation import (
     pick_rows,
 )
 from sddusr.results import Gain, ImageScores, Summary, gains, summarize, to_text, write_tables
+
+PAGE = "page.html"
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,8 @@ class EvaluationResult(NamedTuple):
     table: str
     """The means and gains as text."""
     out: str
+    page: str
+    """The HTML page, inside `out`."""
     run_id: str
     """MLflow's."""
 
@@ -99,9 +104,24 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     images = list(_scores(options, rows, others, lpips=note == LPIPS_MEASURED))
     summaries, differences = summarize(images), gains(images, BICUBIC, options.seed)
     table = to_text(summaries, differences, note)
-    files = write_tables(options.out, images, summaries, differences, table)
-    run_id = _track(options, summaries, files, checkpoint, shards.content_hash)
-    return EvaluationResult(images, summaries, differences, table, options.out, run_id)
+    about = _about(options, checkpoint, note)
+    files = write_tables(options.out, images, summaries, differences, table, about)
+    page = write_report(
+        ReportOptions(results=(options.out,), out=places.join(options.out, PAGE), seed=options.seed)
+    )
+    run_id = _track(options, summaries, [*files, page], checkpoint, shards.content_hash)
+    return EvaluationResult(images, summaries, differences, table, options.out, page, run_id)
+
+
+def _about(options: EvaluateOptions, checkpoint: Checkpoint | None, lpips: str) -> dict[str, str]:
+    """What a reader of the page must know about its numbers."""
+    about = {"data": options.data, "split": options.split, "LPIPS": lpips}
+    if checkpoint is not None:
+        step = checkpoint.progress.get("step", "?")
+        about |= {options.name: f"{checkpoint.place}, step {step}, {options.precision}"}
+    if options.sr_dir:
+        about |= {options.other_name: options.sr_dir}
+    return about | {"code": tracking.code_version()}
 
 
 def _with_absolute_places(options: EvaluateOptions) -> EvaluateOptions:
@@ -186,6 +206,7 @@ def _run_of(checkpoint: Checkpoint | None) -> str:
 def main(options: EvaluateOptions) -> None:
     result = evaluate(options)
     print(f"\n{options.data}, split {options.split}\n\n{result.table}\n")
+    print(f"page    {result.page}")
     print(f"files   {result.out}")
     print(f"MLflow  {tracking.how_to_look(options.tracking_uri)}")
 

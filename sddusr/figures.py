@@ -47,7 +47,7 @@ def comparison(
         crop_px: side of a crop in HR pixels; smaller where the box is smaller.
     """
     truth = list(pictures.values())[-1]
-    details = _find_details(truth, box, crop_px)
+    details = find_details(truth, box, crop_px)
     enlarged = lr.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
     columns = [
         _column(label, picture, details, [Detail(box, ORANGE), *details], tile_px)
@@ -118,7 +118,7 @@ def _ref_column(
     return np.vstack(parts)
 
 
-def _find_details(picture: UInt8[np.ndarray, "h w 3"], box: Box, crop_px: int) -> list[Detail]:
+def find_details(picture: UInt8[np.ndarray, "h w 3"], box: Box, crop_px: int) -> list[Detail]:
     """The square with the most detail inside the box, and the one outside if any fits there."""
     side = min(crop_px, box.height, box.width)
     sums = _window_sums(_fine_detail(picture), side)
