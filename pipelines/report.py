@@ -42,9 +42,9 @@ class ReportOptions:
     are compared with."""
     out: str = "page.html"
     """The page."""
-    max_pictures: int = 40
+    max_pictures: int = 24
     """Pictures with a slider; where there are more, the best, the worst and an even choice."""
-    max_mb: float = 20.0
+    max_mb: float = 16.0
     """Size of the page's pictures in MB, at most; MLflow shows pages of up to 50."""
     seed: int = 0
     """Of the bootstrap intervals."""

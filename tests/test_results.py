@@ -105,5 +105,5 @@ def test_csv_and_parquet_hold_the_same_rows(images, tmp_path):
 
 
 def test_a_folder_without_results_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no per_image.parquet there; give the --out"):
+    with pytest.raises(FileNotFoundError, match=r"no per_image\.parquet there; give the --out"):
         read_tables(str(tmp_path))
