@@ -25,8 +25,8 @@ DETAIL_PX = 384
 """Side of a detail, which is shown pixel for pixel."""
 
 QUALITY = 90
-"""Of WebP. At 90 the brightness of photographs is 42 dB and more from what is coded, far beyond what
-methods differ by, and the colours are smoothed; it takes 1.6 bits a pixel."""
+"""Of WebP. At 90 the brightness of photographs is coded with 42 dB and more, far beyond what
+methods differ by, and the colours are smoothed; that takes 1.6 bits a pixel."""
 
 CELL_PX = SCALE * LR_PER_CELL
 """HR pixels of a cell of the matching grid."""
