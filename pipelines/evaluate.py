@@ -209,6 +209,8 @@ def main(options: EvaluateOptions) -> None:
     print(f"page    {result.page}")
     print(f"files   {result.out}")
     print(f"MLflow  {tracking.how_to_look(options.tracking_uri)}")
+    tab = f"artifacts/evaluation/{options.split}/{PAGE}"
+    print(f"there   {tracking.run_page(options.tracking_uri, result.run_id, tab)}")
 
 
 if __name__ == "__main__":

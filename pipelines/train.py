@@ -282,6 +282,8 @@ def main(options: TrainOptions) -> int:
         log.info("best: %.3f dB at step %d", progress.best_score, progress.best_step)
     print(f"checkpoints  {result.folder}/checkpoints")
     print(f"MLflow       {tracking.how_to_look(options.tracking_uri)}")
+    page = tracking.run_page(options.tracking_uri, result.run_id, "model-metrics")
+    print(f"this run     {page}")
     return 0
 
 

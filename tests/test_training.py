@@ -31,6 +31,7 @@ def test_a_run_logs_validates_and_saves_on_its_cadence(tiny_shards, tmp_path, ca
     validated = [step for step, row in notebook.rows if "val/full_psnr" in row]
     assert (trained, validated) == ([2, 4, 6], [3, 6])
     assert {2, 4, 6} <= set(notebook.milestones)
+    assert notebook.shown == [0, 3, 6]  # the start too, which a slider over steps begins with
     row = notebook.rows[0][1]
     assert row["train/samples_per_s"] > 0
     assert 0 <= row["train/data_wait_share"] <= 1
