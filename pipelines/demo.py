@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The whole chain on embedded pictures: shards, training, evaluation, a before/after picture."""
 
 import logging

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Score a checkpoint, or any method's pictures, on a data folder: tables, a page, an MLflow run.
 
 python pipelines/evaluate.py --checkpoint DIR --data DIR
@@ -36,7 +37,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(EvaluationConfig):
-    """Score a checkpoint, other methods' pictures, or both, beside bicubic enlargement."""
+    """Score a checkpoint, other methods' pictures, or both, beside bicubic enlargement.
+
+    Writes tables, the checkpoint's pictures and page.html with a slider for each picture. Examples:
+
+    python pipelines/evaluate.py --checkpoint runs/paper-1a2b3c4d --data shards
+
+    python pipelines/evaluate.py --sr-dir results/KeDuSR --data shards --out runs/kedusr
+    """
 
     num_actors: int = 1
     """Processes that score; each holds the weights, and a GPU where the cluster has them."""

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """One HTML file of an evaluation, or of several to compare: tables, plots, before/after sliders.
 
 python pipelines/report.py RESULTS [RESULTS ...] --out page.html

@@ -94,7 +94,7 @@ def test_the_chain_runs_through_ray_and_its_mlflow_run_reads_back(options, tiny_
     ("changes", "message"),
     [
         ({"workers": 3, "config": FULL_OF_SIX}, r"--workers is 3, the cluster has 2 cores"),
-        ({"gpu": True}, r"--workers is 2, the cluster has 0 GPUs; .*--no-gpu"),
+        ({"gpu": True}, r"--workers is 2, the cluster has 0 GPUs; .*--gpu False"),
         ({"cpus_per_worker": 2}, r"no room for 2 workers of 2 cores; lower --workers"),
         (
             {"config": replace(CONFIG, train=replace(CONFIG.train, batch_size=3))},
