@@ -1,13 +1,17 @@
 """What every command shares: typed flags, one clear line for bad input, exit codes, log lines."""
 
+import io
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from contextlib import redirect_stderr
+from typing import Any, NoReturn, TypeVar
 
 import tyro
+
+from pipelines.options import OPTIONALS, one_line
 
 T = TypeVar("T")
 
@@ -20,20 +24,41 @@ def run(
     options: Any,
     *,
     args: Sequence[str] | None = None,
+    description: str | None = None,
 ) -> None:
     """Parse the command line into `options`, call `main`, and exit.
 
     Exit codes: 0, `main`'s own, or 2 with one line on stderr for bad input.
+
+    Args:
+        description: what `--help` begins with; by default the docstring of `options`.
     """
     log_lines()
-    parsed = tyro.cli(options, args=args)
+    parsed = parse(options, args, description)
     try:
         sys.exit(main(parsed) or 0)
     except USER_ERRORS as error:
         if os.environ.get("SDDUSR_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        refuse(str(error))
+
+
+def refuse(problem: str) -> NoReturn:
+    """End the process over bad input."""
+    print(f"error: {problem}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse(options: Any, args: Sequence[str] | None = None, description: str | None = None) -> Any:
+    """The command line as `options`; what is wrong with it ends the process, as `run` says."""
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told):
+            return tyro.cli(options, args=args, description=description, registry=OPTIONALS)
+    except SystemExit as end:
+        if end.code:
+            print(f"error: {one_line(told.getvalue())}", file=sys.stderr)
+        raise
 
 
 def log_lines() -> None:

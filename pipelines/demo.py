@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The whole chain on embedded pictures: shards, training, evaluation, a before/after picture."""
 
 import logging
@@ -63,7 +64,10 @@ def run_demo(options: DemoOptions) -> int:
     print(f"before and after  {picture}")
     print(f"results           {result.out}")
     print(f"checkpoints       {trained.folder}/checkpoints")
+    print(f"page              {result.page}")
     print(f"MLflow            {tracking.how_to_look(options.tracking_uri)}")
+    page = tracking.run_page(options.tracking_uri, result.run_id, "model-metrics")
+    print(f"this run          {page}")
     print(f"time              {time.monotonic() - started:.0f} s")
     for loss in losses:
         print(f"FAILED: {loss}")

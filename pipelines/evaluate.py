@@ -1,4 +1,5 @@
-"""Score a checkpoint, or any method's pictures, on a data folder: tables, files, an MLflow run.
+#!/usr/bin/env python3
+"""Score a checkpoint, or any method's pictures, on a data folder: tables, a page, an MLflow run.
 
 python pipelines/evaluate.py --checkpoint DIR --data DIR
 python pipelines/evaluate.py --sr-dir DIR --data DIR
@@ -14,6 +15,7 @@ import ray
 
 from pipelines import cli, tracking
 from pipelines.lasting import lasting
+from pipelines.report import ReportOptions, write_report
 from sddusr.checkpoint import Checkpoint, read_checkpoint
 from sddusr.data import places
 from sddusr.data.shards import Row, ShardSet
@@ -29,12 +31,21 @@ from sddusr.evaluation import (
 )
 from sddusr.results import Gain, ImageScores, Summary, gains, summarize, to_text, write_tables
 
+PAGE = "page.html"
+
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(EvaluationConfig):
-    """Score a checkpoint, other methods' pictures, or both, beside bicubic enlargement."""
+    """Score a checkpoint, other methods' pictures, or both, beside bicubic enlargement.
+
+    Writes tables, the checkpoint's pictures and page.html with a slider for each picture. Examples:
+
+    python pipelines/evaluate.py --checkpoint runs/paper-1a2b3c4d --data shards
+
+    python pipelines/evaluate.py --sr-dir results/KeDuSR --data shards --out runs/kedusr
+    """
 
     num_actors: int = 1
     """Processes that score; each holds the weights, and a GPU where the cluster has them."""
@@ -57,6 +68,8 @@ class EvaluationResult(NamedTuple):
     table: str
     """The means and gains as text."""
     out: str
+    page: str
+    """The HTML page, inside `out`."""
     run_id: str
     """MLflow's."""
 
@@ -100,9 +113,24 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     images = list(_scores(options, rows, others, lpips=note == LPIPS_MEASURED))
     summaries, differences = summarize(images), gains(images, BICUBIC, options.seed)
     table = to_text(summaries, differences, note)
-    files = write_tables(options.out, images, summaries, differences, table)
-    run_id = _track(options, summaries, files, checkpoint, shards.content_hash)
-    return EvaluationResult(images, summaries, differences, table, options.out, run_id)
+    about = _about(options, checkpoint, note)
+    files = write_tables(options.out, images, summaries, differences, table, about)
+    page = write_report(
+        ReportOptions(results=(options.out,), out=places.join(options.out, PAGE), seed=options.seed)
+    )
+    run_id = _track(options, summaries, [*files, page], checkpoint, shards.content_hash)
+    return EvaluationResult(images, summaries, differences, table, options.out, page, run_id)
+
+
+def _about(options: EvaluateOptions, checkpoint: Checkpoint | None, lpips: str) -> dict[str, str]:
+    """What a reader of the page must know about its numbers."""
+    about = {"data": options.data, "split": options.split, "LPIPS": lpips}
+    if checkpoint is not None:
+        step = checkpoint.progress.get("step", "?")
+        about |= {options.name: f"{checkpoint.place}, step {step}, {options.precision}"}
+    if options.sr_dir:
+        about |= {options.other_name: options.sr_dir}
+    return about | {"code": tracking.code_version()}
 
 
 def _with_absolute_places(options: EvaluateOptions) -> EvaluateOptions:
@@ -187,8 +215,11 @@ def _run_of(checkpoint: Checkpoint | None) -> str:
 def main(options: EvaluateOptions) -> None:
     result = evaluate(options)
     print(f"\n{options.data}, split {options.split}\n\n{result.table}\n")
+    print(f"page    {result.page}")
     print(f"files   {result.out}")
     print(f"MLflow  {tracking.how_to_look(options.tracking_uri)}")
+    tab = f"artifacts/evaluation/{options.split}/{PAGE}"
+    print(f"there   {tracking.run_page(options.tracking_uri, result.run_id, tab)}")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Pictures on disk -> Parquet shards and a manifest, one Ray Data task a shard.
 
 A run that was killed goes on where it stopped: finished shards are found by a hash of their inputs

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Enlarge a wide picture with the help of a tele picture of its centre.
 
 python pipelines/super_resolve.py wide.jpg tele.jpg --checkpoint DIR --out sr.png

@@ -21,13 +21,16 @@ from pipelines.lasting import home, in_throwaway_folder, job_package
 from pipelines.spool import RECORDS, Spool
 from pipelines.spool_backup import restore
 from pipelines.tracked_run import END_WAIT_S, TrackedRun, spool_of
-from pipelines.tracking_store import MlflowClient, Run, Store, database_path
+from pipelines.tracking_store import MlflowClient, Run, Store, database_path, experiment_of
 from sddusr.data import places
 
 __all__ = ["END_WAIT_S", "MlflowClient", "TrackedRun"]
 
 EXPERIMENT = "sddusr"
 DATABASE = "mlflow.db"
+LOCAL_PAGE = "http://127.0.0.1:5000"
+"""Where `mlflow ui` listens."""
+
 NOTE = "mlflow.json"
 """In a run's folder: which MLflow run is its own."""
 
@@ -154,6 +157,23 @@ def how_to_look(uri: str | None) -> str:
     if path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
     return f"mlflow ui --backend-store-uri sqlite:///{path}"
+
+
+def run_page(uri: str | None, run_id: str, tab: str = "") -> str:
+    """Where MLflow shows a run, as model training and not as chats, which is how it opens.
+
+    Args:
+        tab: `model-metrics` for curves and pictures, `artifacts/PATH` for a file.
+
+    Returns:
+        The address (for SQLite, of `mlflow ui` as it starts by itself); of the list of experiments
+        where the run cannot be found.
+    """
+    uri = tracking_uri(uri)
+    top = LOCAL_PAGE if uri.startswith("sqlite:") else uri.rstrip("/")
+    experiment = experiment_of(uri, run_id) if run_id else ""
+    run = f"/{experiment}/runs/{run_id}{tab and '/' + tab}" if experiment else ""
+    return f"{top}/#/experiments{run}?workflowType=machine_learning"
 
 
 @cache

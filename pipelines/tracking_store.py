@@ -39,7 +39,7 @@ MAX_METRICS_PER_CALL = 1000
 PREVIEW_PX = 256
 """Side of the small copy that MLflow's page shows of a picture first."""
 
-__all__ = ["MlflowClient", "Run", "Store", "UnusableError", "database_path"]
+__all__ = ["MlflowClient", "Run", "Store", "UnusableError", "database_path", "experiment_of"]
 
 KEY_TAG = "sddusr.key"
 """Finds the run again where the answer to its creation was lost."""
@@ -297,6 +297,14 @@ class Store:
 def database_path(uri: str) -> Path:
     """The file of an SQLite URI."""
     return Path(unquote(urlparse(uri).path)[1:])
+
+
+def experiment_of(uri: str, run_id: str) -> str:
+    """The id of a run's experiment; empty where the store does not answer or know the run."""
+    try:
+        return MlflowClient(uri).get_run(run_id).info.experiment_id
+    except (MlflowException, *WRONG_URI):
+        return ""
 
 
 def _opened(place: Path) -> Image.Image:

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Train on shards with Ray Train: `python pipelines/train.py [PRESET] --data DIR`."""
 
 import hashlib
@@ -23,6 +24,8 @@ from sddusr.data.shards import ShardSet
 from sddusr.losses import load_vgg19
 from sddusr.model.sddusr import SDDuSR
 from sddusr.training import NonFiniteError, Progress, check_same_run, load_start
+
+COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 
 log = logging.getLogger(__name__)
 
@@ -316,7 +319,22 @@ def main(options: TrainOptions) -> int:
         log.info("best: %.3f dB at step %d", progress.best_score, progress.best_step)
     print(f"checkpoints  {result.folder}/checkpoints")
     print(f"MLflow       {tracking.how_to_look(options.tracking_uri)}")
+    page = tracking.run_page(options.tracking_uri, result.run_id, "model-metrics")
+    print(f"this run     {page}")
     return 0
+
+
+HELP = """Train on shards with Ray Train, or go on with a run: the same command resumes.
+
+The first word is a preset; without one it is demo, which needs no data and no download. A preset's
+own help lists every flag: python pipelines/train.py paper --help. Examples:
+
+python pipelines/train.py
+
+python pipelines/train.py paper --data shards --train.num-steps 100000
+
+python pipelines/train.py paper --data shards --losses.stage full --workers 4
+"""
 
 
 def command() -> None:
@@ -326,9 +344,12 @@ def command() -> None:
     }
     told = {name: description for name, (description, _) in PRESETS.items()}
     args = sys.argv[1:]
-    if not args or (args[0] not in presets and args[0] not in ("-h", "--help")):
+    if args and not args[0].startswith("-") and args[0] not in presets:
+        cli.refuse(f"no preset is named {args[0]!r}, need one of {', '.join(presets)}")
+    if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help", *COMPLETION)):
         args = ["demo", *args]
-    cli.run(main, tyro.extras.subcommand_type_from_defaults(presets, told), args=args)
+    kind = tyro.extras.subcommand_type_from_defaults(presets, told)
+    cli.run(main, kind, args=args, description=HELP)
 
 
 if __name__ == "__main__":

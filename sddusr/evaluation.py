@@ -1,5 +1,6 @@
 """What an evaluation measures, and how it scores one row; where it runs is not its business."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +14,11 @@ from sddusr.data.images import read_rgb, write_png
 from sddusr.data.layouts import pictures_by_stem
 from sddusr.data.shards import Row, ShardSet
 from sddusr.figures import comparison
-from sddusr.inference import Precision, bicubic, super_resolve, to_8bit, to_tensor
+from sddusr.inference import Matches, Precision, bicubic, super_resolve, to_8bit, to_tensor
 from sddusr.metrics import PROTOCOLS, Lpips, Protocol, score
 from sddusr.results import ImageScores
 from sddusr.types import Triplet
+from sddusr.views import make_view, view_place
 
 BICUBIC = "bicubic"
 """The method that every table starts with."""
@@ -53,7 +55,8 @@ class EvaluationConfig:
     precision: Precision = "float32"
     """Number format of the network."""
     save_pictures: bool = True
-    """Write the checkpoint's pictures as 8-bit PNG, and comparisons of the first few."""
+    """Write the checkpoint's pictures as 8-bit PNG, what the page shows of each picture, and
+    comparisons of the first few."""
     num_comparisons: int = 4
     """How many rows are drawn beside LR, Ref and HR."""
 
@@ -103,20 +106,19 @@ class Scorer:
             ValueError: a damaged row, or a picture of `sr_dir` that cannot be read or compared.
         """
         triplet = self.shards.read(row)
-        pictures = self._pictures(triplet)
+        pictures, matches = self._pictures(triplet)
         if self.config.save_pictures:
-            if self.config.name in pictures:
-                self._save(PICTURES, triplet.id, to_8bit(pictures[self.config.name]))
+            shown = {name: to_8bit(picture) for name, picture in pictures.items()}
+            self._keep(triplet, shown, matches)
             if compare:
-                panels = {name: to_8bit(picture) for name, picture in pictures.items()}
-                panels["HR"] = triplet.hr
+                panels = shown | {"HR": triplet.hr}
                 drawing = comparison(triplet.lr, triplet.ref, triplet.center_box, panels)
                 self._save(COMPARISONS, triplet.id, drawing)
         return score_triplet(triplet, pictures, self.config.protocols, self.lpips)
 
-    def _pictures(self, triplet: Triplet) -> dict[str, np.ndarray]:
-        """Method -> its picture."""
-        pictures = {BICUBIC: bicubic(triplet.lr)}
+    def _pictures(self, triplet: Triplet) -> tuple[dict[str, np.ndarray], Matches | None]:
+        """Method -> its picture, and what the checkpoint's network matched."""
+        pictures, matches = {BICUBIC: bicubic(triplet.lr)}, None
         if self.config.sr_dir:
             other = read_rgb(self.others[triplet.id]).pixels
             _check_size(triplet, self.others[triplet.id], other)
@@ -126,8 +128,17 @@ class Scorer:
             made = super_resolve(
                 self.model, lr, ref, box, self.config.precision, memory_share=self.memory_share
             )
-            pictures[self.config.name] = made.sr
-        return pictures
+            pictures[self.config.name], matches = made.sr, made.matches
+        return pictures, matches
+
+    def _keep(
+        self, triplet: Triplet, shown: Mapping[str, np.ndarray], matches: Matches | None
+    ) -> None:
+        """Write the checkpoint's picture, and the view that the page is made of."""
+        if self.config.name in shown:
+            self._save(PICTURES, triplet.id, shown[self.config.name])
+        view = make_view(triplet, shown, matches)
+        places.write_atomic(view_place(self.config.out, triplet.id), json.dumps(view).encode())
 
     def _save(self, kind: str, id: str, picture: np.ndarray) -> None:
         write_png(places.member(places.join(self.config.out, kind), f"{id}.png"), picture)

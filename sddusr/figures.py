@@ -47,7 +47,7 @@ def comparison(
         crop_px: side of a crop in HR pixels; smaller where the box is smaller.
     """
     truth = list(pictures.values())[-1]
-    details = _find_details(truth, box, crop_px)
+    details = find_details(truth, box, crop_px)
     enlarged = lr.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
     columns = [
         _column(label, picture, details, [Detail(box, ORANGE), *details], tile_px)
@@ -118,10 +118,10 @@ def _ref_column(
     return np.vstack(parts)
 
 
-def _find_details(picture: UInt8[np.ndarray, "h w 3"], box: Box, crop_px: int) -> list[Detail]:
+def find_details(picture: UInt8[np.ndarray, "h w 3"], box: Box, crop_px: int) -> list[Detail]:
     """The square with the most detail inside the box, and the one outside if any fits there."""
     side = min(crop_px, box.height, box.width)
-    sums = _window_sums(_fine_detail(picture), side)
+    sums = window_sums(fine_detail(picture), side)
     tops, lefts = np.ogrid[: sums.shape[0], : sums.shape[1]]
     inside = (tops >= box.y0) & (tops + side <= box.y1) & (lefts >= box.x0)
     inside = inside & (lefts + side <= box.x1)
@@ -136,7 +136,7 @@ def _find_details(picture: UInt8[np.ndarray, "h w 3"], box: Box, crop_px: int) -
     return details
 
 
-def _fine_detail(picture: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
+def fine_detail(picture: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
     """What halving the picture loses."""
     gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
     size = (gray.shape[1], gray.shape[0])
@@ -146,7 +146,7 @@ def _fine_detail(picture: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"
     return np.abs(gray - cv2.resize(halved, size, interpolation=cv2.INTER_CUBIC))
 
 
-def _window_sums(values: Float[np.ndarray, "h w"], side: int) -> Float[np.ndarray, "h2 w2"]:
+def window_sums(values: Float[np.ndarray, "h w"], side: int) -> Float[np.ndarray, "h2 w2"]:
     """Sums over all squares of a side, by their top left corner."""
     total = cv2.integral(values, sdepth=cv2.CV_64F)
     return total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
@@ -212,3 +212,9 @@ def _moved(detail: Detail, origin: Box) -> Detail:
     """The same detail in the pixels of a picture that starts at the origin's corner."""
     y0, y1, x0, x1 = detail.box
     return detail._replace(box=Box(y0 - origin.y0, y1 - origin.y0, x0 - origin.x0, x1 - origin.x0))
+
+
+if __name__ == "__main__":
+    from sddusr.story import main  # which draws with the functions above
+
+    main()

@@ -120,8 +120,12 @@ def write_tables(
     summaries: Sequence[Summary],
     differences: Sequence[Gain],
     text: str,
+    about: Mapping[str, str],
 ) -> list[str]:
     """Write per_image.parquet, per_image.csv (the same rows), summary.json and table.txt.
+
+    Args:
+        about: what was scored and how, in words; `read_tables` gives it back.
 
     Returns:
         Their places.
@@ -131,6 +135,7 @@ def write_tables(
     pq.write_table(table, parquet)
     pyarrow.csv.write_csv(table, comma_separated)
     summary = {
+        "about": dict(about),
         "means": [
             {"method": s.method, "protocol": s.protocol, "num_pictures": s.num_pictures}
             | {name: _json_number(value) for name, value in s.scores._asdict().items()}
@@ -151,6 +156,25 @@ def write_tables(
     for name, content in files.items():
         places.write_atomic(places.join(folder, name), content)
     return [places.join(folder, name) for name in files]
+
+
+def read_tables(folder: str) -> tuple[list[ImageScores], dict[str, str]]:
+    """What `write_tables` was given: the scores of each picture, and what was scored.
+
+    Raises:
+        FileNotFoundError: the folder holds no evaluation.
+        ValueError: files of another version.
+    """
+    place = places.join(folder, "per_image.parquet")
+    if not places.exists(place):
+        raise FileNotFoundError(
+            f"{folder}: no per_image.parquet there; give the --out of pipelines/evaluate.py"
+        )
+    table = pq.read_table(io.BytesIO(places.read_bytes(place)))
+    summary = places.read_json(places.join(folder, "summary.json"))
+    if not table.schema.equals(SCHEMA) or "about" not in summary:
+        raise ValueError(f"{folder}: results of another version; run pipelines/evaluate.py again")
+    return [ImageScores.from_row(row) for row in table.to_pylist()], summary["about"]
 
 
 def _groups(images: Iterable[ImageScores]) -> dict[tuple[Protocol, str], list[ImageScores]]:

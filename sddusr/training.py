@@ -21,7 +21,7 @@ from sddusr.learner import Learner, NonFiniteError
 from sddusr.meter import Meter, duration
 from sddusr.profiling import StepProfiler
 from sddusr.starting import check_same_run, load_start
-from sddusr.validation import validate
+from sddusr.validation import NUM_SHOWN, validate
 
 __all__ = ["NonFiniteError", "Progress", "Reporter", "check_same_run", "load_start", "train"]
 
@@ -97,6 +97,7 @@ def train(
         StepProfiler(profiled, device, reporter.keep_file) as profiler,
     ):
         run = _Run(learner, shards, store, reporter, progress, background)
+        run.show_start()
         for batch in islice(stream, config.train.num_steps - progress.step):
             run.account(learner.step(batch, progress.step), stream.wait_s)
             profiler.step()
@@ -154,6 +155,14 @@ class _Run:
         self._progress, self._background = progress, background
         self._meter = Meter()
         self._started_s, self._is_first = time.perf_counter(), True
+
+    def show_start(self) -> None:
+        """What the network makes of the pictures before its first step, to compare with."""
+        if self._progress.step == 0:
+            learner = self._learner
+            _, pictures = validate(learner.published, self._shards, learner.precision, NUM_SHOWN)
+            if pictures and ranks.rank() == 0:
+                self._reporter.show(0, pictures)
 
     def account(self, terms: dict[str, Tensor], waited_s: float) -> None:
         """Count a step that was done, and log a row where it is due."""

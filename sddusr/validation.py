@@ -6,11 +6,12 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from sddusr import figures, ranks
+from sddusr import ranks
 from sddusr.data.shards import Row, ShardSet
-from sddusr.inference import Precision, bicubic, super_resolve, to_8bit, to_tensor
+from sddusr.inference import Precision, bicubic, super_resolve, to_tensor
 from sddusr.metrics import score
 from sddusr.model.sddusr import SDDuSR
+from sddusr.story import fixed_window, tell
 from sddusr.types import Triplet
 
 PROTOCOL = "kedusr-float"
@@ -28,21 +29,25 @@ def validation_rows(shards: ShardSet) -> tuple[str, list[Row]]:
 
 
 def validate(
-    model: SDDuSR, shards: ShardSet, precision: Precision
+    model: SDDuSR, shards: ShardSet, precision: Precision, limit: int | None = None
 ) -> tuple[dict[str, float], Pictures]:
-    """Mean scores over the held-out pictures, on every rank, and the first few pictures.
+    """Mean scores over the held-out pictures, on every rank, and how the first few came about.
 
     Scores are PSNR and SSIM under `kedusr-float`, as `val/full_psnr`, the gain over bicubic as
     `val/full_psnr_gain`, and the shares of cells that the masks keep; they begin with the split's
     name. No held-out picture: none.
+
+    Args:
+        limit: only the first few pictures.
     """
     split, rows = validation_rows(shards)
+    rows = rows[:limit]
     scores, pictures = {}, {}
     for index in range(ranks.rank(), len(rows), ranks.world_size()):
         triplet = shards.read(rows[index])
-        scores[index], shown = _validate_one(model, triplet, precision)
-        if index < NUM_SHOWN:
-            pictures |= {f"{split}/{triplet.id}/{name}": image for name, image in shown.items()}
+        is_shown = index < NUM_SHOWN
+        scores[index], shown = _validate_one(model, triplet, precision, is_shown)
+        pictures |= {f"{split}/{triplet.id}/{name}": image for name, image in shown.items()}
     by_index = {index: row for share in ranks.gather(scores) for index, row in share.items()}
     everyones_pictures = {k: v for share in ranks.gather(pictures) for k, v in share.items()}
     means = _means([by_index[index] for index in sorted(by_index)])
@@ -50,33 +55,25 @@ def validate(
 
 
 def _validate_one(
-    model: SDDuSR, triplet: Triplet, precision: Precision
+    model: SDDuSR, triplet: Triplet, precision: Precision, is_shown: bool
 ) -> tuple[dict[str, float], Pictures]:
-    made = super_resolve(model, triplet.lr, triplet.ref, triplet.center_box, precision)
-    sr, matches = made.sr, made.matches
-    reference = bicubic(triplet.lr)
+    window = fixed_window(triplet) if is_shown else None
+    made = super_resolve(
+        model, triplet.lr, triplet.ref, triplet.center_box, precision, look_at=window
+    )
     hr = to_tensor(triplet.hr)
     ours, theirs = (
         score(torch.from_numpy(picture).permute(2, 0, 1), hr, triplet.center_box, PROTOCOL)
-        for picture in (sr, reference)
+        for picture in (made.sr, bicubic(triplet.lr))
     )
     row = ours._asdict()
     gains = zip(ours._fields, ours, theirs, strict=True)
     row |= {f"{name}_gain": a - b for name, a, b in gains if name.endswith("psnr")}
-    shown = {
-        "lr": triplet.lr,
-        "ref": triplet.ref,
-        "hr": triplet.hr,
-        "bicubic": to_8bit(reference),
-        "sr": to_8bit(sr),
-        "confidence": figures.heatmap(matches.confidence),
-    }
-    if matches.query_mask is not None:
-        row["kept_queries"] = float(matches.query_mask.mean())
-        shown["mask"] = figures.overlay_mask(to_8bit(sr), matches.query_mask)
-    if matches.key_mask is not None:
-        row["kept_keys"] = float(matches.key_mask.mean())
-    return row, shown
+    if made.matches.query_mask is not None:
+        row["kept_queries"] = float(made.matches.query_mask.mean())
+    if made.matches.key_mask is not None:
+        row["kept_keys"] = float(made.matches.key_mask.mean())
+    return row, {} if window is None else tell(triplet, made, window)
 
 
 def _means(rows: list[Mapping[str, float]]) -> dict[str, float]:

@@ -28,12 +28,14 @@ class Notebook:
 
     def __init__(self):
         self.rows, self.pictures, self.milestones, self.files = [], {}, [], []
+        self.shown = []
 
     def log(self, step, metrics):
         self.rows.append((step, dict(metrics)))
 
     def show(self, step, pictures):
         self.pictures |= pictures
+        self.shown.append(step)
 
     def keep_file(self, path):
         self.files.append(Path(path).read_bytes())
@@ -44,8 +46,12 @@ class Notebook:
 
 def run(shards, folder, config=CONFIG, keep=3, wishes=go_on):
     notebook = Notebook()
+    return train_in(shards, folder, config, notebook, keep, wishes), notebook
+
+
+def train_in(shards, folder, config, reporter, keep=3, wishes=go_on):
     store = CheckpointStore(str(folder), keep)
-    return train(config, shards, store, notebook, CPU, "run-1", wishes), notebook
+    return train(config, shards, store, reporter, CPU, "run-1", wishes)
 
 
 def with_train(**changes):

@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sddusr.metrics import Scores
-from sddusr.results import ImageScores, gains, summarize, to_text, write_tables
+from sddusr.results import ImageScores, gains, read_tables, summarize, to_text, write_tables
+
+ABOUT = {"data": "shards", "split": "test"}
 
 
 def image(id: str, method: str, psnr: float, *, corner: float = 20.0, lpips: float | None = None):
@@ -85,7 +87,7 @@ def test_text_names_protocol_and_regions_and_says_why_lpips_is_missing():
 def test_csv_and_parquet_hold_the_same_rows(images, tmp_path):
     rows = [*images, image('odd, "name"', "ours", math.inf, corner=math.nan)]
     found = gains(images, "bicubic")
-    places = write_tables(str(tmp_path), rows, summarize(rows), found, "the table")
+    places = write_tables(str(tmp_path), rows, summarize(rows), found, "the table", ABOUT)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         place.rsplit("/", 1)[-1] for place in places
     )
@@ -95,6 +97,13 @@ def test_csv_and_parquet_hold_the_same_rows(images, tmp_path):
     expected = [each.as_row() for each in rows]
     for table in (parquet, csv):
         assert repr(table.to_pylist()) == repr(expected)  # repr, since nan differs from itself
+    again, about = read_tables(str(tmp_path))
+    assert (repr(again), about) == (repr(rows), ABOUT)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["means"][0]["full_psnr"] == pytest.approx(27.175)
     assert summary["gains"][0]["interval"]["mean"] == pytest.approx(0.5)
+
+
+def test_a_folder_without_results_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no per_image\.parquet there; give the --out"):
+        read_tables(str(tmp_path))

@@ -15,6 +15,7 @@ from sddusr.data.manifest import build_manifest, write_manifest
 from sddusr.data.shard_file import write_shard
 from sddusr.data.shards import ShardSet
 from sddusr.learner import Learner
+from sddusr.story import TITLES
 from sddusr.training import load_start
 from sddusr.validation import validate
 from tests.runs import CONFIG, CPU, LAST, PSNR, run, weights, with_train
@@ -30,12 +31,13 @@ def test_a_run_logs_validates_and_saves_on_its_cadence(tiny_shards, tmp_path, ca
     validated = [step for step, row in notebook.rows if "val/full_psnr" in row]
     assert (trained, validated) == ([2, 4, 6], [3, 6])
     assert {2, 4, 6} <= set(notebook.milestones)
+    assert notebook.shown == [0, 3, 6]  # the start too, which a slider over steps begins with
     row = notebook.rows[0][1]
     assert row["train/samples_per_s"] > 0
     assert 0 <= row["train/data_wait_share"] <= 1
     assert row["train/learning_rate"] < 2e-3
     kinds = {name.rsplit("/", 1)[1] for name in notebook.pictures}
-    assert {"lr", "ref", "sr", "hr", "mask", "confidence"} <= kinds
+    assert kinds == {*TITLES, "sheet"}
     assert all(picture.dtype == np.uint8 for picture in notebook.pictures.values())
 
 

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from sddusr.config import LR_PER_CELL, SCALE
@@ -35,6 +36,17 @@ class Region(NamedTuple):
     """What `lr_feat` covers, LR pixels."""
     lr_feat: Float[Tensor, "1 c _ _"]
     """On LR's grid, before it is enlarged."""
+
+
+class Sources(NamedTuple):
+    """What a part of the picture is made from besides LR itself, on the 2x grid, to look at."""
+
+    warped_feat: Float32[np.ndarray, "h w"]
+    """Mean over the channels of F^Warp, which holds zeros where cells did not search."""
+    dict_feat: Float32[np.ndarray, "h w"] | None
+    """Mean over the channels of F^Dict; None without a dictionary."""
+    token_index: Int[np.ndarray, "h w"] | None
+    """The token that each pixel reads most of."""
 
 
 class Reconstruction:
@@ -71,6 +83,29 @@ class Reconstruction:
                 for tile in tiles(core, tile_px, LR_PER_CELL):
                     yield tile, self._made(region, tile)
 
+    def sources(self, window: Box, region_px: int) -> Sources:
+        """What is fused with LR's feature in a rectangle of LR, on the matching grid."""
+        if max(self.inputs.size) <= region_px:
+            return self._sources(self._encoded(self.inputs.frame), window)
+        with held(self._sampled_pools()):
+            return self._sources(self._encoded(window), window)
+
+    def _sources(self, region: Region, window: Box) -> Sources:
+        near = self._near(window)
+        inner = scaled(within(window, near), SCALE)
+        lr_feat = self._lr_feat(region, near)
+        _, warped_feat = self._transferred(near)
+        dict_feat = token_index = None
+        if self.model.dictionary is not None and self.known.tokens is not None:
+            looked_up = self.model.dictionary.look_up(lr_feat, *self.known.tokens)
+            dict_feat = _mean_of_channels(cut(looked_up, inner))
+            index = self.model.dictionary.token_of_pixels(lr_feat, self.known.tokens[0])
+            token_index = cut(index[:, None], inner)[0, 0].cpu().numpy()
+        return Sources(_mean_of_channels(cut(warped_feat, inner)), dict_feat, token_index)
+
+    def _lr_feat(self, region: Region, near: Box) -> Float[Tensor, "1 c _ _"]:
+        return self.model.lr_encoder.up(cut(region.lr_feat, within(near, region.box)))
+
     def _encoded(self, core: Box) -> Region:
         """The region that the tiles of a rectangle read."""
         box = grown(core, self.tile_reach, self.inputs.frame, LR_PER_CELL)
@@ -91,7 +126,7 @@ class Reconstruction:
 
     def _fused(self, region: Region, near: Box) -> list[Tensor]:
         """What the fusion reads: LR's feature and the two that the centre adds."""
-        lr_feat = self.model.lr_encoder.up(cut(region.lr_feat, within(near, region.box)))
+        lr_feat = self._lr_feat(region, near)
         confidence, warped_feat = self._transferred(near)
         dict_feat = None
         if self.model.dictionary is not None and self.known.tokens is not None:
@@ -130,6 +165,10 @@ class Reconstruction:
             )
         with held(pools):
             return pools | self._fusion_pools((self._encoded(core), core) for core in cores)
+
+
+def _mean_of_channels(features: Float[Tensor, "1 c h w"]) -> Float32[np.ndarray, "h w"]:
+    return features[0].float().mean(dim=0).cpu().numpy()
 
 
 def sample_boxes(frame: Box) -> list[Box]:

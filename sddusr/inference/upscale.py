@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from sddusr.inference.frame import Inputs, Knowledge, learn, padded_to_even, sea
 from sddusr.inference.memory import Plan, plan_memory
 from sddusr.inference.pictures import Pixels, quantize, to_array
 from sddusr.inference.progress import Shares
-from sddusr.inference.reconstruct import Reconstruction
+from sddusr.inference.reconstruct import Reconstruction, Sources
 from sddusr.inference.tiles import scaled
 from sddusr.model.matching import Progress, Search
 from sddusr.model.sddusr import SDDuSR
@@ -52,6 +53,8 @@ class Upscaled(NamedTuple):
     """The centre box that was used: the given one, snapped to the matching grid."""
     plan: Plan
     """How the picture was cut; less memory can mean half precision and sampled pools."""
+    sources: Sources | None = None
+    """What the part that was asked for is made from."""
 
 
 def super_resolve(
@@ -66,6 +69,7 @@ def super_resolve(
     memory_share: float = 1.0,
     plan: Plan | None = None,
     progress: Progress | None = None,
+    look_at: Box | None = None,
 ) -> Upscaled:
     """Run the model on whole pictures of any size, on the device that holds its weights.
 
@@ -82,6 +86,8 @@ def super_resolve(
         memory_share: of what is free, where other processes work beside this one.
         plan: how to cut the picture; None lets the memory decide.
         progress: told the share of the work that is done.
+        look_at: HR pixels of a part, on the matching grid, of which `sources` are wanted too; LR is
+            then encoded once more.
 
     Raises:
         ValueError: `box` leaves the result, `ref` does not have its size, or the memory is too
@@ -116,7 +122,11 @@ def super_resolve(
             progress=told.of("learn"),
         )
         _make(result, model, inputs, known, plan, told.of("make"))
-    return Upscaled(result, _matches(found, inputs), aligned.box, plan)
+        sources = None
+        if look_at is not None:
+            window = scaled(look_at, Fraction(1, SCALE))
+            sources = Reconstruction(model, inputs, known).sources(window, plan.region_px)
+    return Upscaled(result, _matches(found, inputs), aligned.box, plan, sources)
 
 
 def _make(

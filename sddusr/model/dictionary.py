@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sddusr.config import DictionaryConfig
@@ -122,6 +122,19 @@ class TokenDictionary(nn.Module):
             self.lookup_value(ref_tokens),
         )
         return rearrange(found, "b (h w) c -> b c h w", h=lr_feat.shape[2])
+
+    def token_of_pixels(
+        self, lr_feat: Float[Tensor, "b c h w"], center_tokens: Float[Tensor, "b n c"]
+    ) -> Int[Tensor, "b h w"]:
+        """The token that each pixel of the LR picture reads most of: the largest weight in Eq. 10.
+
+        The paper's Figure 7 takes Eq. 6's, which tells about the centre alone.
+        """
+        query, key = self._scaled(
+            self.lookup_query(_pixels(lr_feat)), self.lookup_key(center_tokens)
+        )
+        index = [(piece @ key.transpose(1, 2)).argmax(dim=2) for piece in query.split(PIECE, 1)]
+        return rearrange(torch.cat(index, dim=1), "b (h w) -> b h w", h=lr_feat.shape[2])
 
     def attend(
         self,

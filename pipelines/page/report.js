@@ -1,0 +1,284 @@
+"use strict";
+// Before/after slider, sorting and theme. Plain script: the page is opened from a file, or in
+// MLflow's frame, which allows scripts and neither storage nor navigation.
+
+const byId = (id) => document.getElementById(id);
+const views = JSON.parse(byId("views").textContent);
+const ids = Object.keys(views);
+
+// ---- theme -------------------------------------------------------------------------------------
+
+function setTheme(dark) {
+  document.documentElement.dataset.theme = dark ? "dark" : "light";
+  byId("theme").textContent = dark ? "Light" : "Dark";
+  byId("theme").setAttribute("aria-pressed", String(dark));
+}
+setTheme(matchMedia("(prefers-color-scheme: dark)").matches);
+byId("theme").addEventListener("click", () =>
+  setTheme(document.documentElement.dataset.theme !== "dark"));
+
+// ---- tables ------------------------------------------------------------------------------------
+
+const tables = [...document.querySelectorAll("[data-metric]")];
+
+function showTable(name) {
+  for (const table of tables) table.hidden = table.dataset.metric !== name;
+}
+
+function compare(a, b) {
+  const [x, y] = [Number(a), Number(b)];
+  if (Number.isNaN(x) || Number.isNaN(y)) return a.localeCompare(b, "en", { numeric: true });
+  return x === y ? 0 : x - y;
+}
+
+function sortBy(head) {
+  const table = head.closest("table");
+  const falls = head.getAttribute("aria-sort") !== "descending";
+  const column = [...head.parentNode.children].indexOf(head);
+  for (const other of head.parentNode.children) other.setAttribute("aria-sort", "none");
+  head.setAttribute("aria-sort", falls ? "descending" : "ascending");
+  const value = (row) => row.children[column].dataset.value;
+  const rows = [...table.tBodies[0].rows].sort((a, b) => {
+    const missing = (value(a) === "nan") - (value(b) === "nan"); // last, either way
+    return missing || (falls ? -1 : 1) * compare(value(a), value(b));
+  });
+  table.tBodies[0].append(...rows);
+}
+
+byId("metric").addEventListener("change", (event) => showTable(event.target.value));
+showTable(byId("metric").value);
+for (const button of document.querySelectorAll(".pictures thead button")) {
+  button.addEventListener("click", () => sortBy(button.closest("th")));
+}
+
+// ---- before and after --------------------------------------------------------------------------
+
+const state = { id: ids[0], frame: 0, left: "", right: "", split: 0.5, zoom: 1, x: 0, y: 0 };
+const MAX_ZOOM = 16;
+
+function frame() {
+  return views[state.id].frames[state.frame];
+}
+
+function clamp(value, low, high) {
+  return Math.min(Math.max(value, low), high);
+}
+
+/** Fill a select; keep what was chosen where that is still there. */
+function offer(select, names, wanted) {
+  select.replaceChildren(...names.map((name, index) => new Option(name, index)));
+  select.value = String(Math.max(0, names.indexOf(wanted)));
+}
+
+function choosePicture(id) {
+  state.id = id;
+  byId("picture").value = id;
+  const names = views[id].frames.map((each) => each.name);
+  offer(byId("frame"), names, names[state.frame]);
+  byId("frame-label").hidden = names.length < 2;
+  chooseFrame(Number(byId("frame").value));
+}
+
+function chooseFrame(index) {
+  state.frame = index;
+  const names = Object.keys(frame().layers);
+  const method = names.find((name) => !["bicubic", "Ref (tele)", "HR (truth)"].includes(name));
+  offer(byId("left"), names, state.left || "bicubic");
+  offer(byId("right"), names, state.right || method || "HR (truth)");
+  offerOverlays();
+  chooseLayers();
+  fit();
+}
+
+function offerOverlays() {
+  const on = new Set([...byId("overlays").querySelectorAll(":checked")].map((each) => each.name));
+  byId("overlays").replaceChildren(...Object.keys(frame().overlays).map((name) => {
+    const box = Object.assign(document.createElement("input"), { type: "checkbox", name });
+    box.checked = on.has(name);
+    box.addEventListener("change", drawOverlays);
+    const label = document.createElement("label");
+    label.append(box, name);
+    return label;
+  }));
+  drawOverlays();
+}
+
+function drawOverlays() {
+  const chosen = [...byId("overlays").querySelectorAll(":checked")];
+  byId("overlay-images").replaceChildren(...chosen.map((box) =>
+    Object.assign(document.createElement("img"), { src: frame().overlays[box.name], alt: "" })));
+}
+
+function chooseLayers() {
+  const names = Object.keys(frame().layers);
+  state.left = names[byId("left").value];
+  state.right = names[byId("right").value];
+  for (const side of ["left", "right"]) {
+    const image = byId(`${side}-image`);
+    image.src = frame().layers[state[side]];
+    image.alt = `${state.id}: ${state[side]}`;
+    byId(`${side}-tag`).textContent = [state[side], views[state.id].told[state[side]]]
+      .filter(Boolean).join(", ");
+  }
+  const [top, left, height, width] = frame().center.map((share) => `${100 * share}%`);
+  Object.assign(byId("center-box").style, { top, left, height, width });
+  const { height: rows, width: columns } = views[state.id];
+  const scale = Math.round(100 * frame().scale);
+  byId("told").textContent = `${state.id}, ${columns} × ${rows} pixels: ${state.left} on the left, `
+    + `${state.right} on the right.`;
+  byId("scale-note").textContent = scale < 100
+    ? `this one is shrunk to ${scale} %, details are shown pixel for pixel.`
+    : "pixels are shown one for one.";
+}
+
+/** As wide as there is room and as high as the window allows. */
+function fit() {
+  Object.assign(state, { zoom: 1, x: 0, y: 0 });
+  resize();
+}
+
+function resize() {
+  const image = byId("right-image");
+  const place = () => {
+    const ratio = image.naturalWidth / image.naturalHeight;
+    const width = Math.min(byId("viewer").clientWidth, 0.75 * innerHeight * ratio, 2 * image.naturalWidth);
+    byId("stage").style.width = `${width}px`;
+    byId("stage").style.height = `${width / ratio}px`;
+    draw();
+  };
+  image.decode().then(place, place);
+}
+
+function draw() {
+  const stage = byId("stage");
+  const [width, height] = [stage.clientWidth, stage.clientHeight];
+  state.x = clamp(state.x, width * (1 - state.zoom), 0);
+  state.y = clamp(state.y, height * (1 - state.zoom), 0);
+  const canvas = byId("canvas");
+  canvas.style.transform = `translate(${state.x}px, ${state.y}px) scale(${state.zoom})`;
+  canvas.style.setProperty("--zoom", state.zoom);
+  const shown = (width * state.zoom) / (byId("right-image").naturalWidth || 1);
+  canvas.classList.toggle("pixels", shown >= 2);
+  const seam = (state.split * width - state.x) / (state.zoom * width);
+  byId("left-image").style.clipPath = `inset(0 ${100 * (1 - clamp(seam, 0, 1))}% 0 0)`;
+  byId("handle").style.left = `${100 * state.split}%`;
+  byId("divider").value = 100 * state.split;
+  byId("zoom").textContent = `${Number(state.zoom.toFixed(1))}×`;
+  stage.classList.toggle("zoomed", state.zoom > 1);
+}
+
+function moveDivider(split) {
+  state.split = clamp(split, 0, 1);
+  draw();
+}
+
+/** Zoom by a factor; the point of the stage under `x`, `y` (its middle by default) stays. */
+function zoomBy(factor, x = byId("stage").clientWidth / 2, y = byId("stage").clientHeight / 2) {
+  const zoom = clamp(state.zoom * factor, 1, MAX_ZOOM);
+  state.x = x - ((x - state.x) * zoom) / state.zoom;
+  state.y = y - ((y - state.y) * zoom) / state.zoom;
+  state.zoom = zoom;
+  draw();
+}
+
+function pan(x, y) {
+  state.x += x;
+  state.y += y;
+  draw();
+}
+
+function step(by) {
+  choosePicture(ids[(ids.indexOf(state.id) + by + ids.length) % ids.length]);
+}
+
+function toggleBox() {
+  byId("box").checked = !byId("box").checked;
+  byId("box").dispatchEvent(new Event("change"));
+}
+
+function toggleOverlays() {
+  const boxes = [...byId("overlays").querySelectorAll("input")];
+  const none = !boxes.some((box) => box.checked);
+  boxes.forEach((box, index) => { box.checked = none && index === 0; });
+  drawOverlays();
+}
+
+function onKey(event) {
+  const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+  const does = {
+    "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5), "0": fit,
+    b: toggleBox, m: toggleOverlays, n: () => step(1), p: () => step(-1),
+  }[event.key.toLowerCase()];
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (move && event.shiftKey) pan(-40 * move[0], -40 * move[1]);
+  else if (move && move[0]) moveDivider(state.split + 0.02 * move[0]);
+  else if (does) does();
+  else return;
+  event.preventDefault();
+}
+
+/** Dragging moves the divider; where the picture is zoomed, only from its handle, and pans else. */
+function onDrag(down) {
+  const stage = byId("stage");
+  const slides = down.target === byId("handle") || state.zoom === 1;
+  const slide = (event) => {
+    const area = stage.getBoundingClientRect();
+    moveDivider((event.clientX - area.left) / area.width);
+  };
+  const move = slides ? slide : (event) => pan(event.movementX, event.movementY);
+  if (slides) slide(down);
+  stage.setPointerCapture(down.pointerId);
+  stage.addEventListener("pointermove", move);
+  const stop = () => stage.removeEventListener("pointermove", move);
+  stage.addEventListener("pointerup", stop, { once: true });
+  stage.addEventListener("pointercancel", stop, { once: true });
+}
+
+function onWheel(event) {
+  if (!event.ctrlKey && state.zoom === 1) return; // leave scrolling alone
+  const area = byId("stage").getBoundingClientRect();
+  zoomBy(event.deltaY < 0 ? 1.2 : 1 / 1.2, event.clientX - area.left, event.clientY - area.top);
+  event.preventDefault();
+}
+
+function showFromElsewhere(id) {
+  if (!(id in views)) return;
+  choosePicture(id);
+  byId("viewer").scrollIntoView({ block: "start" });
+  byId("stage").focus({ preventScroll: true });
+}
+
+function startViewer() {
+  byId("picture").addEventListener("change", (event) => choosePicture(event.target.value));
+  byId("frame").addEventListener("change", (event) => chooseFrame(Number(event.target.value)));
+  byId("left").addEventListener("change", chooseLayers);
+  byId("right").addEventListener("change", chooseLayers);
+  byId("previous").addEventListener("click", () => step(-1));
+  byId("next").addEventListener("click", () => step(1));
+  byId("zoom-in").addEventListener("click", () => zoomBy(1.5));
+  byId("zoom-out").addEventListener("click", () => zoomBy(1 / 1.5));
+  byId("fit").addEventListener("click", fit);
+  byId("divider").addEventListener("input", (event) => moveDivider(event.target.value / 100));
+  byId("box").addEventListener("change", (event) => { byId("center-box").hidden = !event.target.checked; });
+  byId("stage").addEventListener("keydown", onKey);
+  byId("stage").addEventListener("pointerdown", onDrag);
+  byId("stage").addEventListener("wheel", onWheel, { passive: false });
+  addEventListener("resize", resize);
+  for (const image of document.querySelectorAll("[data-thumbnail]")) {
+    const { layers } = views[image.dataset.thumbnail].frames[0];
+    image.src = layers["HR (truth)"];
+  }
+  document.addEventListener("click", (event) => {
+    const chosen = event.target.closest("[data-picture]");
+    const point = event.target.closest("svg a");
+    if (chosen) showFromElsewhere(chosen.dataset.picture);
+    else if (point) {
+      event.preventDefault();
+      const link = point.getAttribute("xlink:href") || point.getAttribute("href");
+      showFromElsewhere(link.replace("#picture=", ""));
+    }
+  });
+  choosePicture(state.id);
+}
+
+if (ids.length) startViewer();

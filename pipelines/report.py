@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+"""One HTML file of an evaluation, or of several to compare: tables, plots, before/after sliders.
+
+python pipelines/report.py RESULTS [RESULTS ...] --out page.html
+"""
+
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+import tyro
+
+from pipelines import cli
+from pipelines.report_page import Page, Pair, render
+from sddusr.data import places
+from sddusr.evaluation import BICUBIC
+from sddusr.results import ImageScores, read_tables
+from sddusr.views import REF, TRUTH, view_place
+
+log = logging.getLogger(__name__)
+
+SHARED = (BICUBIC, REF, TRUTH)
+"""Layers that every evaluation of the same data has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Make one HTML file of results, to open anywhere: several results are compared.
+
+    Everything is inside the file; it needs no network. Examples:
+
+    python pipelines/report.py runs/evaluation --out page.html
+
+    python pipelines/report.py results-a results-b --out comparison.html
+    """
+
+    results: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RESULTS")]
+    """Folders or URIs that pipelines/evaluate.py wrote (its --out); the first is what the others
+    are compared with."""
+    out: str = "page.html"
+    """The page."""
+    max_pictures: int = 24
+    """Pictures with a slider; where there are more, the best, the worst and an even choice."""
+    max_mb: float = 16.0
+    """Size of the page's pictures in MB, at most; MLflow shows pages of up to 50."""
+    seed: int = 0
+    """Of the bootstrap intervals."""
+
+    def __post_init__(self) -> None:
+        if not self.results:
+            raise ValueError("no results; name one folder or more that evaluate.py wrote")
+        if self.max_pictures < 0 or self.max_mb <= 0:
+            raise ValueError(
+                f"--max-pictures is {self.max_pictures} and --max-mb {self.max_mb}, need 0 or more "
+                f"and more than 0"
+            )
+
+
+class Evaluation(NamedTuple):
+    """One folder of results."""
+
+    folder: str
+    images: list[ImageScores]
+    about: dict[str, str]
+    names: dict[str, str]
+    """Method -> what the page calls it."""
+    suffix: str = ""
+    """What tells this evaluation's overlays from another one's."""
+
+
+def write_report(options: ReportOptions) -> str:
+    """Write the page; its place.
+
+    Raises:
+        FileNotFoundError: no results there.
+        ValueError: results of different pictures.
+    """
+    evaluations = _with_names([_read(folder) for folder in options.results])
+    _check_comparable(evaluations)
+    images = list(_merged(evaluations))
+    reference = evaluations[0]
+    others = [name for name in dict.fromkeys(image.method for image in images) if name != BICUBIC]
+    pairs = [Pair(name, BICUBIC) for name in others]
+    pairs += [Pair(name, others[0]) for name in others[1:]]
+    ranked = _ranked(images, pairs[0])
+    views = _views(evaluations, _most_telling(ranked), options)
+    page = Page(
+        images=images,
+        pairs=pairs,
+        ranked=ranked,
+        sources=[{"folder": each.folder, **each.about} for each in evaluations],
+        views=views,
+        num_pictures=len({image.id for image in reference.images}),
+        seed=options.seed,
+    )
+    places.write_atomic(options.out, render(page).encode())
+    log.info("%s: %d of %d pictures have a slider", options.out, len(views), page.num_pictures)
+    return options.out
+
+
+def _read(folder: str) -> Evaluation:
+    images, about = read_tables(folder)
+    return Evaluation(folder, images, about, {})
+
+
+def _with_names(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Distinct names for the methods: their own, with folder or number where they clash."""
+    methods = [list(dict.fromkeys(image.method for image in each.images)) for each in evaluations]
+    count = Counter(method for group in methods for method in group)
+    taken, named = set[str](), []
+    for each, group in zip(evaluations, methods, strict=True):
+        names = {BICUBIC: BICUBIC}
+        for method in (method for method in group if method != BICUBIC):
+            folder = each.folder.rstrip("/").rsplit("/", 1)[-1]
+            wanted = [method] if count[method] == 1 else []
+            wanted += [f"{method} ({folder})"]
+            wanted += [f"{method} ({folder} {n})" for n in range(2, len(evaluations) + 2)]
+            names[method] = next(name for name in wanted if name not in taken)
+            taken.add(names[method])
+        suffix = f", {list(names.values())[-1]}" if len(evaluations) > 1 else ""
+        named.append(each._replace(names=names, suffix=suffix))
+    return named
+
+
+def _check_comparable(evaluations: Sequence[Evaluation]) -> None:
+    """Bicubic depends on nothing but the pictures, so its scores tell whether they are the same."""
+    first, *rest = ({(image.id, image.protocol): image.scores for image in each.images
+                     if image.method == BICUBIC} for each in evaluations)  # fmt: skip
+    for each, scores in zip(evaluations[1:], rest, strict=True):
+        if different := sorted({id for id, _ in first.keys() ^ scores.keys()}):
+            raise ValueError(
+                f"{each.folder} and {evaluations[0].folder} hold different pictures or protocols, "
+                f"such as {different[0]}; evaluate both on the same --data, --split and --limit"
+            )
+        for key, theirs in scores.items():
+            if not math.isclose(first[key].full_psnr, theirs.full_psnr, abs_tol=1e-3):
+                raise ValueError(
+                    f"{each.folder} and {evaluations[0].folder}: bicubic's PSNR of {key[0]} is "
+                    f"{theirs.full_psnr:.3f} and {first[key].full_psnr:.3f}, so they were scored "
+                    f"on different data; evaluate both on the same --data"
+                )
+
+
+def _merged(evaluations: Sequence[Evaluation]) -> Iterable[ImageScores]:
+    """All scores under the page's names, bicubic's once."""
+    for number, each in enumerate(evaluations):
+        for image in each.images:
+            if number == 0 or image.method != BICUBIC:
+                yield image._replace(method=each.names[image.method])
+
+
+def _ranked(images: Sequence[ImageScores], pair: Pair) -> list[tuple[str, float]]:
+    """Pictures by what the method gains in full PSNR, the best first, under one protocol."""
+    protocols = {image.protocol for image in images}
+    protocol = "png8" if "png8" in protocols else min(protocols)
+    psnr = {
+        (image.id, image.method): image.scores.full_psnr
+        for image in images
+        if image.protocol == protocol
+    }
+    gains = [
+        (id, value - psnr[id, pair.over])
+        for (id, method), value in psnr.items()
+        if method == pair.method
+    ]
+    return sorted((gain for gain in gains if math.isfinite(gain[1])), key=lambda gain: -gain[1])
+
+
+def _most_telling(ranked: Sequence[tuple[str, float]]) -> list[str]:
+    """Ids in the order in which a page that cannot hold all should take them: from both ends."""
+    ids = [id for id, _ in ranked]
+    ends = [id for pair in zip(ids[:4], ids[::-1][:4], strict=False) for id in pair]
+    middle = [id for id in ids if id not in ends]
+    halves = sorted(range(len(middle)), key=lambda i: f"{i:016b}"[::-1])  # coarse to fine
+    return list(dict.fromkeys([*ends, *(middle[i] for i in halves)]))
+
+
+def _views(
+    evaluations: Sequence[Evaluation], ids: Sequence[str], options: ReportOptions
+) -> dict[str, dict[str, Any]]:
+    """Id -> view, as many as the limits allow; none where pictures were not kept."""
+    views: dict[str, dict[str, Any]] = {}
+    room = options.max_mb * 1e6
+    for id in ids[: options.max_pictures]:
+        found = [view for each in evaluations if (view := _view(each, id)) is not None]
+        if not found:
+            continue
+        view = merge_views(found)
+        room -= len(json.dumps(view))
+        if room < 0:
+            break
+        views[id] = view
+    return {image.id: views[image.id] for image in evaluations[0].images if image.id in views}
+
+
+def _view(evaluation: Evaluation, id: str) -> dict[str, Any] | None:
+    """A picture's view under the page's names."""
+    place = view_place(evaluation.folder, id)
+    if not places.exists(place):
+        return None
+    view = places.read_json(place)
+    for frame in view["frames"]:
+        frame["layers"] = {
+            evaluation.names.get(name, name): uri for name, uri in frame["layers"].items()
+        }
+        frame["overlays"] = {
+            f"{name}{evaluation.suffix}": uri for name, uri in frame["overlays"].items()
+        }
+    return view
+
+
+def merge_views(views: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first view with the layers and overlays of the others added; methods come first."""
+    merged = {**views[0], "frames": []}
+    for frames in zip(*(view["frames"] for view in views), strict=True):
+        layers = {name: uri for frame in frames for name, uri in frame["layers"].items()}
+        overlays = {name: uri for frame in frames for name, uri in frame["overlays"].items()}
+        methods = [name for name in layers if name not in SHARED]
+        ordered = {name: layers[name] for name in [*methods, *SHARED]}
+        merged["frames"].append({**frames[0], "layers": ordered, "overlays": overlays})
+    return merged
+
+
+def main(options: ReportOptions) -> None:
+    place = write_report(options)
+    print(f"page  {place}")
+
+
+if __name__ == "__main__":
+    from pipelines import report as this
+
+    cli.run(this.main, this.ReportOptions)

@@ -1,0 +1,177 @@
+"""The page holds the numbers that were measured, escapes names, and refuses unlike results."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_triplet
+
+from pipelines.report import ReportOptions, write_report
+from sddusr.evaluation import score_triplet
+from sddusr.inference import bicubic, to_8bit
+from sddusr.results import gains, summarize, write_tables
+from sddusr.types import Box
+from sddusr.views import make_view, view_place
+
+EVIL = '<img src=x onerror="alert(1)">&</script>'
+"""A name that would be markup; as an id, without the slash that would be a folder."""
+
+
+def evaluate(folder: Path, *, sharpen: float = 1.0, method: str = "ours", num: int = 6, seed=0):
+    """Results of a method that moves bicubic towards the truth, with their views."""
+    images = []
+    for number in range(num):
+        triplet = make_triplet(f"picture-{number}", "test", box=Box(32, 96, 36, 108), seed=number)
+        if seed:
+            triplet = triplet._replace(lr=triplet.lr // 2)
+        low = bicubic(triplet.lr)
+        share = sharpen * 0.1 * (1 + number % 3)
+        pictures = {"bicubic": low, method: low + share * (triplet.hr / np.float32(255) - low)}
+        images += score_triplet(triplet, pictures, ("kedusr-float", "png8"))
+        shown = {name: to_8bit(picture) for name, picture in pictures.items()}
+        place = Path(view_place(str(folder), triplet.id))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(json.dumps(make_view(triplet, shown, None)))
+    found = gains(images, "bicubic")
+    write_tables(str(folder), images, summarize(images), found, "", {"data": EVIL})
+    return images
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("results") / "first"
+    evaluate(folder)
+    return folder
+
+
+def options(*results: Path, **changes) -> ReportOptions:
+    out = str(results[0].parent / "page.html")
+    return replace(ReportOptions(results=tuple(map(str, results)), out=out), **changes)
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes, and the JSON of the views."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags, self.data, self._in_views = [], "", False
+        self.feed(html)
+        self.views = json.loads(self.data)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._in_views = dict(attrs).get("id") == "views"
+
+    def handle_endtag(self, tag):
+        self._in_views = False
+
+    def handle_data(self, data):
+        if self._in_views:
+            self.data += data
+
+
+def page(*results: Path, **changes) -> tuple[str, Tags]:
+    html = Path(write_report(options(*results, **changes))).read_text()
+    return html, Tags(html)
+
+
+def test_the_page_needs_nothing_from_outside(results):
+    html, parsed = page(results)
+    for tag, attributes in parsed.tags:
+        for name in ("src", "href", "data", "srcset"):
+            link = attributes.get(name) or attributes.get(f"xlink:{name}") or "#"
+            assert link.startswith(("#", "data:")), (tag, link)
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+
+
+def test_means_intervals_and_gains_stand_in_the_summary(results):
+    html, _ = page(results)
+    images = evaluate(results)
+    for summary in summarize(images):
+        assert f">{summary.scores.full_psnr:.2f}" in html
+    for gain in gains(images, "bicubic"):
+        digits = 2 if gain.column.endswith("psnr") else 4
+        mean, low, high = (f"{value:+.{digits}f}" for value in gain.interval)
+        assert mean in html
+        assert f"{low} to {high}" in html
+    assert "kedusr-float" in html
+    assert "png8" in html
+
+
+def test_names_are_text_whatever_they_hold(tmp_path):
+    method = EVIL.replace("/", "")
+    folder = tmp_path / "<b>results"
+    evaluate(folder, method=method, num=2)
+    html, parsed = page(folder)
+    assert EVIL not in html
+    assert method not in html
+    assert all("onerror" not in attributes for _, attributes in parsed.tags)
+    assert method in parsed.views["picture-0"]["frames"][0]["layers"]
+    assert sum(tag == "script" for tag, _ in parsed.tags) == 2
+
+
+def test_a_page_that_cannot_hold_all_takes_both_ends_and_says_so(results):
+    html, parsed = page(results, max_pictures=2)
+    images = [each for each in evaluate(results) if each.protocol == "png8"]
+    psnr = {(each.id, each.method): each.scores.full_psnr for each in images}
+    gain = {id: psnr[id, "ours"] - psnr[id, "bicubic"] for id, _ in psnr}
+    assert set(parsed.views) == {min(gain, key=gain.get), max(gain, key=gain.get)}
+    assert re.search(r"2 of 6 pictures\s+are\s+in this page", html)
+    small = page(results, max_mb=0.05)[1].views
+    assert 0 <= len(small) < 2
+    assert len(page(results)[1].views) == 6
+
+
+def test_results_without_pictures_still_make_tables_and_plots(results):
+    html, parsed = page(results, max_pictures=0)
+    assert parsed.views == {}
+    assert "No pictures were kept" in html
+    assert html.count("<svg") == 3
+
+
+def test_two_results_are_compared_picture_by_picture(results, tmp_path):
+    second = tmp_path / "second"
+    theirs = evaluate(second, sharpen=0.5)
+    html, parsed = page(results, second)
+    layers = parsed.views["picture-0"]["frames"][0]["layers"]
+    assert list(layers)[:2] == ["ours (first)", "ours (second)"]
+    assert {"bicubic", "HR (truth)", "Ref (tele)"} < layers.keys()
+    assert "ours (second) − ours (first)" in html
+    renamed = [each._replace(method="theirs") for each in theirs if each.method == "ours"]
+    both = [*evaluate(results), *renamed]
+    paired = next(
+        gain
+        for gain in gains([each for each in both if each.method != "bicubic"], "ours")
+        if (gain.protocol, gain.column) == ("png8", "full_psnr")
+    )
+    assert f"{paired.interval.low:+.2f} to {paired.interval.high:+.2f}" in html
+
+
+def test_results_of_other_pictures_are_refused(results, tmp_path):
+    fewer, darker = tmp_path / "fewer", tmp_path / "darker"
+    evaluate(fewer, num=5)
+    evaluate(darker, seed=1)
+    with pytest.raises(ValueError, match=r"different pictures or protocols, such as picture-5"):
+        write_report(options(results, fewer))
+    with pytest.raises(ValueError, match=r"bicubic's PSNR of picture-0 is .* different data"):
+        write_report(options(results, darker))
+    with pytest.raises(FileNotFoundError, match=r"no per_image\.parquet"):
+        write_report(options(tmp_path / "none"))
+    with pytest.raises(ValueError, match="name one folder or more"):
+        ReportOptions(results=())
+
+
+def test_a_perfect_picture_does_not_break_the_page(tmp_path):
+    folder = tmp_path / "perfect"
+    evaluate(folder, sharpen=10 / 3, num=3)  # the last one is the truth itself
+    html, _ = page(folder)
+    assert "inf" in html
+
+
+def test_the_same_results_give_the_same_page(results):
+    assert page(results)[0] == page(results)[0]
