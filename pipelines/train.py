@@ -78,18 +78,18 @@ def run_training(options: TrainOptions) -> TrainResult:
         NonFiniteError: a loss or gradient is NaN or infinite.
     """
     cli.init_ray()
-    options = replace(options, config=_with_absolute_weights(options.config))
-    data = places.absolute(options.data or _samples(options.storage))
+    options = replace(options, config=with_absolute_weights(options.config))
+    data = places.absolute(options.data or samples_shards(options.storage))
     shards = ShardSet(data)
-    _check_data(shards, options.config)
-    scaling = _scaling(options)
+    check_data(shards, options.config)
+    scaling = find_scaling(options)
     name = options.name or f"{options.preset}-{_fingerprint(options.config, shards)}"
     folder = places.join(places.absolute(options.storage), name)
     if options.fresh and places.exists(folder):
         places.remove_folder(folder)
     earlier = _earlier_progress(folder, options.config, shards)
     if earlier is None:
-        _check_weights(options.config)
+        check_weights(options.config)
     elif earlier.step == options.config.train.num_steps:
         log.info("run %s in %s is finished; --fresh trains anew", name, folder)
         run_id = tracking.deliver_rest(options.tracking_uri, folder, options.tracking_wait_s)
@@ -98,7 +98,7 @@ def run_training(options: TrainOptions) -> TrainResult:
     log.info("run %s in %s, MLflow run %s", name, folder, run.run_id or "waits to be created")
     status = "FAILED"
     try:
-        progress = _fit(options, scaling, data, folder, run)
+        progress = fit_workers(options, scaling, data, folder, run)
         _register(options, folder, run)
         status = "FINISHED"
     finally:
@@ -106,7 +106,7 @@ def run_training(options: TrainOptions) -> TrainResult:
     return TrainResult(folder=folder, progress=progress, run_id=run.run_id)
 
 
-def _fit(
+def fit_workers(
     options: TrainOptions,
     scaling: ScalingConfig,
     data: str,
@@ -160,7 +160,7 @@ def _register(options: TrainOptions, folder: str, run: tracking.TrackedRun) -> N
         run.register_model(name, place, {"sddusr.checkpoint": place.rpartition("/")[2]})
 
 
-def _samples(storage: str) -> str:
+def samples_shards(storage: str) -> str:
     """Shards of the embedded pictures, made once."""
     from pipelines.preprocess import PreprocessOptions, preprocess
 
@@ -169,7 +169,7 @@ def _samples(storage: str) -> str:
     return out
 
 
-def _check_data(shards: ShardSet, config: Config) -> None:
+def check_data(shards: ShardSet, config: Config) -> None:
     num_rows, fits = len(shards.rows("train")), shards.max_crop_px("train")
     if num_rows == 0:
         raise ValueError(f"{shards.root}: no training windows; preprocess pictures with HR")
@@ -186,7 +186,7 @@ def _check_data(shards: ShardSet, config: Config) -> None:
         )
 
 
-def _with_absolute_weights(config: Config) -> Config:
+def with_absolute_weights(config: Config) -> Config:
     """Workers have working folders of their own; a name (`imagenet`, `none`) stays a name."""
 
     def absolute(source: str) -> str:
@@ -209,7 +209,7 @@ def _with_absolute_weights(config: Config) -> Config:
     )
 
 
-def _check_weights(config: Config) -> None:
+def check_weights(config: Config) -> None:
     """Load all that a new run starts from, so that a missing file is said before workers start.
 
     Raises:
@@ -220,7 +220,7 @@ def _check_weights(config: Config) -> None:
         load_vgg19(config.losses.vgg_weights)
 
 
-def _scaling(options: TrainOptions) -> ScalingConfig:
+def find_scaling(options: TrainOptions) -> ScalingConfig:
     """Workers that the cluster can hold.
 
     Raises:
