@@ -1,6 +1,7 @@
 """Which part of the cluster a trial gets, and how many run at a time."""
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,6 +16,9 @@ from tune.options import SearchOptions
 MAX_BY_DEFAULT = 4
 """Trials at a time without GPUs: the more start at once, the less each proposal knows."""
 
+
+FREE_WAIT_S = 30.0
+"""How long a search waits for a job that is just ending to give back what it held."""
 
 UNLIMITED = 10**6
 """Processes on a node of which they take nothing."""
@@ -148,12 +152,18 @@ def share_of_cluster(options: SearchOptions, config: Config) -> tuple[Share, Sca
 
 def _check_free(share: Share, workers: int) -> None:
     """A trial that waits for what a dead job holds would wait for ever."""
-    free = ray.available_resources()
-    for kind, each in share.resources.items():
-        wanted = workers * each
-        if free.get(kind, 0) + 1e-6 < wanted:
+    wanted = {kind: workers * each for kind, each in share.resources.items()}
+    deadline = time.monotonic() + FREE_WAIT_S
+    while lacking := [kind for kind in wanted if _free(kind) + 1e-6 < wanted[kind]]:
+        if time.monotonic() >= deadline:
+            kind = lacking[0]
             raise ValueError(
-                f"a trial needs {wanted:g} {kind}, {free.get(kind, 0):g} are free now; wait for "
+                f"a trial needs {wanted[kind]:g} {kind}, {_free(kind):g} are free now; wait for "
                 f"other jobs, or remove what dead ones left behind (ray list placement-groups), "
                 f"or give the search a cluster of its own"
             )
+        time.sleep(0.5)
+
+
+def _free(kind: str) -> float:
+    return ray.available_resources().get(kind, 0.0)
