@@ -16,7 +16,7 @@ demo: setup
 	$(BIN)/python pipelines/demo.py
 
 test: lint
-	$(BIN)/pytest --cov=sddusr --cov=pipelines --cov-report=term:skip-covered
+	$(BIN)/pytest --cov=sddusr --cov=pipelines --cov=tune --cov-report=term:skip-covered
 
 lint: setup
 	$(BIN)/ruff format --check .

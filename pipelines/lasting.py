@@ -52,6 +52,11 @@ def lasting(place: str, flag: str) -> str:
     return places.absolute(place)
 
 
+def storage_folder(given: str | None) -> str:
+    """Where runs lie: at the given place, or in `runs` below `home`."""
+    return str(home() / "runs") if given is None else lasting(given, "--storage")
+
+
 def check_is_named(given: str | None, flag: str, what: str) -> None:
     """A place of our own choice lies on one machine.
 

@@ -90,30 +90,30 @@ def run_training(options: TrainOptions) -> TrainResult:
         NonFiniteError: a loss or gradient is NaN or infinite.
         NodesLostError: the nodes that the run lost did not come back.
     """
-    options = replace(options, config=_with_absolute_weights(options.config))
+    options = replace(options, config=with_absolute_weights(options.config))
     storage, uri, data = _places(options)
     cli.init_ray()
     workers = scaling(options, options.config.train.batch_size)
     lasting.check_is_named(options.storage, "--storage", "a folder or URI")
-    shards = ShardSet(data or _samples(storage))
-    _check_data(shards, options.config)
+    shards = ShardSet(data or samples_shards(storage))
+    check_data(shards, options.config)
     name = options.name or f"{options.preset}-{_fingerprint(options.config, shards)}"
     folder = places.join(storage, name)
     if options.fresh and places.exists(folder):
         places.remove_folder(folder)
     earlier = _earlier_progress(folder, options.config, shards)
     if earlier is None:
-        _check_weights(options.config)
+        check_weights(options.config)
     elif earlier.step == options.config.train.num_steps:
         log.info("run %s in %s is finished; --fresh trains anew", name, folder)
         run_id = tracking.deliver_rest(uri, folder, options.tracking_wait_s)
         return TrainResult(folder=folder, progress=earlier, run_id=run_id or earlier.tracking_run)
-    _check_shared(storage, shards.root, uri)
+    check_shared(storage, shards.root, uri)
     run = _tracked(replace(options, tracking_uri=uri), name, folder, shards)
     log.info("run %s in %s, MLflow run %s", name, folder, run.run_id or "waits to be created")
     status = "FAILED"
     try:
-        progress = _fit(options, workers, shards.root, folder, run)
+        progress = fit_workers(options, workers, shards.root, folder, run)
         _register(options, folder, run)
         status = "FINISHED"
     finally:
@@ -127,21 +127,24 @@ def _places(options: TrainOptions) -> tuple[str, str, str | None]:
     Raises:
         ValueError: one of them is relative to a folder that will be deleted.
     """
-    storage = str(lasting.home() / "runs")
-    if options.storage is not None:
-        storage = lasting.lasting(options.storage, "--storage")
     data = lasting.lasting(options.data, "--data") if options.data else None
-    return storage, tracking.tracking_uri(options.tracking_uri), data
+    uri = tracking.tracking_uri(options.tracking_uri)
+    return lasting.storage_folder(options.storage), uri, data
 
 
-def _check_shared(storage: str, data: str, uri: str) -> None:
+def check_shared(storage: str, data: str, uri: str) -> None:
+    """Every node of the cluster sees all three.
+
+    Raises:
+        ValueError: which node does not see what.
+    """
     folders = {"--storage": storage}
     if database := tracking.local_database(uri):
         folders["--tracking-uri"] = str(database.parent)
     lasting.check_seen_by_all(files={"--data": places.join(data, MANIFEST)}, folders=folders)
 
 
-def _fit(
+def fit_workers(
     options: TrainOptions,
     workers: ScalingConfig,
     data: str,
@@ -226,7 +229,7 @@ def _register(options: TrainOptions, folder: str, run: tracking.TrackedRun) -> N
         run.register_model(name, place, {"sddusr.checkpoint": place.rpartition("/")[2]})
 
 
-def _samples(storage: str) -> str:
+def samples_shards(storage: str) -> str:
     """Shards of the embedded pictures, made once."""
     from pipelines.preprocess import PreprocessOptions, preprocess
 
@@ -235,7 +238,7 @@ def _samples(storage: str) -> str:
     return out
 
 
-def _check_data(shards: ShardSet, config: Config) -> None:
+def check_data(shards: ShardSet, config: Config) -> None:
     num_rows, fits = len(shards.rows("train")), shards.max_crop_px("train")
     if num_rows == 0:
         raise ValueError(f"{shards.root}: no training windows; preprocess pictures with HR")
@@ -252,7 +255,7 @@ def _check_data(shards: ShardSet, config: Config) -> None:
         )
 
 
-def _with_absolute_weights(config: Config) -> Config:
+def with_absolute_weights(config: Config) -> Config:
     """Workers have working folders of their own; a name (`imagenet`, `none`) stays a name."""
 
     def absolute(source: str) -> str:
@@ -275,7 +278,7 @@ def _with_absolute_weights(config: Config) -> Config:
     )
 
 
-def _check_weights(config: Config) -> None:
+def check_weights(config: Config) -> None:
     """Load all that a new run starts from, so that a missing file is said before workers start.
 
     Raises:
