@@ -14,16 +14,20 @@ from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from pipelines import cli, lasting, tracking
+from pipelines.readiness import (
+    check_data,
+    check_shared,
+    check_weights,
+    samples_shards,
+    with_absolute_weights,
+)
 from pipelines.train_worker import Outcome, store_of, train_worker
 from pipelines.workers import WorkerOptions, scaling
 from sddusr.checkpoint import resolve
 from sddusr.config import DEMO, PRESETS, Config, flatten, to_dict
 from sddusr.data import places
-from sddusr.data.manifest import MANIFEST
 from sddusr.data.shards import ShardSet
-from sddusr.losses import load_vgg19
-from sddusr.model.sddusr import SDDuSR
-from sddusr.training import NonFiniteError, Progress, check_same_run, load_start
+from sddusr.training import NonFiniteError, Progress, check_same_run
 
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 
@@ -132,18 +136,6 @@ def _places(options: TrainOptions) -> tuple[str, str, str | None]:
     return lasting.storage_folder(options.storage), uri, data
 
 
-def check_shared(storage: str, data: str, uri: str) -> None:
-    """Every node of the cluster sees all three.
-
-    Raises:
-        ValueError: which node does not see what.
-    """
-    folders = {"--storage": storage}
-    if database := tracking.local_database(uri):
-        folders["--tracking-uri"] = str(database.parent)
-    lasting.check_seen_by_all(files={"--data": places.join(data, MANIFEST)}, folders=folders)
-
-
 def fit_workers(
     options: TrainOptions,
     workers: ScalingConfig,
@@ -227,66 +219,6 @@ def _register(options: TrainOptions, folder: str, run: tracking.TrackedRun) -> N
     if name:
         place = resolve(folder)
         run.register_model(name, place, {"sddusr.checkpoint": place.rpartition("/")[2]})
-
-
-def samples_shards(storage: str) -> str:
-    """Shards of the embedded pictures, made once."""
-    from pipelines.preprocess import PreprocessOptions, preprocess
-
-    out = places.join(storage, "samples")
-    preprocess(PreprocessOptions(layout="samples", out=out))
-    return out
-
-
-def check_data(shards: ShardSet, config: Config) -> None:
-    num_rows, fits = len(shards.rows("train")), shards.max_crop_px("train")
-    if num_rows == 0:
-        raise ValueError(f"{shards.root}: no training windows; preprocess pictures with HR")
-    if config.data.crop_px > fits:
-        raise ValueError(
-            f"{shards.root}: the smallest window holds a crop of {fits} px, the config wants "
-            f"{config.data.crop_px}; lower --data.crop-px or preprocess larger windows"
-        )
-    if not shards.rows("val"):
-        log.warning(
-            "%s: no split val, so no checkpoint is chosen as the best and the newest counts; "
-            "preprocess with --hold-out to set training scenes aside",
-            shards.root,
-        )
-
-
-def with_absolute_weights(config: Config) -> Config:
-    """Workers have working folders of their own; a name (`imagenet`, `none`) stays a name."""
-
-    def absolute(source: str) -> str:
-        return source if source in ("", "imagenet", "sintel", "none") else places.absolute(source)
-
-    model = replace(
-        config.model,
-        matching=replace(
-            config.model.matching, vgg_weights=absolute(config.model.matching.vgg_weights)
-        ),
-        alignment=replace(
-            config.model.alignment, spynet_weights=absolute(config.model.alignment.spynet_weights)
-        ),
-    )
-    return replace(
-        config,
-        model=model,
-        losses=replace(config.losses, vgg_weights=absolute(config.losses.vgg_weights)),
-        train=replace(config.train, init_from=absolute(config.train.init_from)),
-    )
-
-
-def check_weights(config: Config) -> None:
-    """Load all that a new run starts from, so that a missing file is said before workers start.
-
-    Raises:
-        FileNotFoundError, ValueError: it is missing or does not fit.
-    """
-    load_start(SDDuSR(config.model), config)
-    if config.losses.stage == "full":
-        load_vgg19(config.losses.vgg_weights)
 
 
 def _fingerprint(config: Config, shards: ShardSet) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import lasting
-from pipelines.train import check_data, samples_shards, with_absolute_weights
+from pipelines.readiness import check_data, samples_shards, with_absolute_weights
 from sddusr.config import Config, flatten, to_dict
 from sddusr.data import places
 from sddusr.data.shards import ShardSet

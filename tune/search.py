@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipelines import cli, tracking
-from pipelines.train import check_shared, check_weights
+from pipelines.readiness import check_shared, check_weights
 from sddusr.config import flatten
 from sddusr.data import places
 from tune import children

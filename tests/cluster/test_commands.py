@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 import pytest
-import tyro
 from ray.scripts.scripts import cli as ray_cli
 
 from pipelines import cli
@@ -72,8 +71,10 @@ def test_entrypoints_parse(words: list[str], monkeypatch: pytest.MonkeyPatch):
         pytest.skip(f"{words[0]} does not exist yet")
     parsed: list[Any] = []
 
-    def parse(_main: Any, options: Any, *, args: list[str] | None = None) -> None:
-        parsed.append(tyro.cli(options, args=args))
+    def parse(
+        _main: Any, options: Any, *, args: list[str] | None = None, description: str | None = None
+    ) -> None:
+        parsed.append(cli.parse(options, args, description))
 
     monkeypatch.setattr(cli, "run", parse)
     monkeypatch.setattr(sys, "argv", words)
