@@ -11,6 +11,7 @@ import pytest
 from conftest import make_triplet
 
 from pipelines.report import ReportOptions, write_report
+from pipelines.report_page import TEMPLATES
 from sddusr.evaluation import score_triplet
 from sddusr.inference import bicubic, to_8bit
 from sddusr.results import gains, summarize, write_tables
@@ -175,3 +176,26 @@ def test_a_perfect_picture_does_not_break_the_page(tmp_path):
 
 def test_the_same_results_give_the_same_page(results):
     assert page(results)[0] == page(results)[0]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_can_be_read_on_its_ground(theme):
+    blocks = (TEMPLATES / "report.css").read_text().split("}")
+    colors = dict(re.findall(r"--(\w+): (#\w{6});", blocks[theme == "dark"]))
+    for ink in ("ink", "soft", "accent", "better", "worse"):
+        for ground in ("paper", "panel"):
+            assert contrast(colors[ink], colors[ground]) >= 4.5, (ink, ground)
+
+
+def contrast(first: str, second: str) -> float:
+    """Of WCAG 2: 4.5 is what text needs."""
+
+    def luminance(color: str) -> float:
+        channels = np.array([int(color[at : at + 2], 16) for at in (1, 3, 5)]) / 255
+        linear = np.where(
+            channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4
+        )
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    dark, light = sorted((luminance(first), luminance(second)))
+    return (light + 0.05) / (dark + 0.05)
