@@ -1,6 +1,7 @@
 """Figures of a search, as PNG."""
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,14 @@ PSNR = "PSNR on val (dB)"
 BLUE, GREY, ORANGE = "#1f6fb4", "#9a9a9a", "#e07b00"
 PANEL_INCHES = (4.2, 3.4)
 MAX_COLUMNS = 3
+LABEL_SHARE = 0.03
+"""Height of a number, of the panel's."""
+
+MIN_RANGE_DB = 0.01
+"""Of the finished scores, where these are closer together."""
+
+MIN_FINISHED = 2
+"""Finished trials from which on a panel shows their range, and the others at its edge."""
 
 
 def draw_all(trials: Sequence[Trial], space: Space, best: Trial | None) -> dict[str, bytes]:
@@ -77,13 +86,26 @@ def _curves(trials: Sequence[Trial], best: Trial | None) -> bytes:
         color = ORANGE if trial is best else BLUE if trial.status == "finished" else GREY
         steps, scores = [p.step for p in trial.curve], [p.score for p in trial.curve]
         panel.plot(steps, scores, "o-", color=color, markersize=3, linewidth=1.2)
-        panel.annotate(str(trial.number), (steps[-1], scores[-1]), (4, -3),
-                       textcoords="offset points", fontsize=8, color=color)  # fmt: skip
+    _number_ends(panel, trials)
     panel.set_xlabel("step")
     panel.set_ylabel(PSNR)
     panel.set_title("trial's number at its end; orange: the best; grey: not run to its end",
                     fontsize=8)  # fmt: skip
     return _png(figure)
+
+
+def _number_ends(panel: Axes, trials: Sequence[Trial]) -> None:
+    """Each curve's number at its end, those that end together from the best to the worst."""
+    ends: dict[tuple[int, int], list[Trial]] = {}
+    low, high = panel.get_ylim()
+    for trial in sorted(trials, key=lambda t: -t.curve[-1].score):
+        step, score, _ = trial.curve[-1]
+        row = round((score - low) / (high - low) / LABEL_SHARE)
+        ends.setdefault((step, row), []).append(trial)
+    for (step, _), group in ends.items():
+        told = ", ".join(str(trial.number) for trial in group)
+        middle = sum(trial.curve[-1].score for trial in group) / len(group)
+        panel.annotate(told, (step, middle), (6, -3), textcoords="offset points", fontsize=8)
 
 
 def _importance(shares: Mapping[str, float], trials: Sequence[Trial]) -> bytes:
@@ -99,15 +121,28 @@ def _importance(shares: Mapping[str, float], trials: Sequence[Trial]) -> bytes:
 def _scatter(
     panel: Axes, trials: Sequence[Trial], x: Callable[[Trial], Any], best: Trial | None
 ) -> None:
+    """A point for each trial. What was stopped far behind lies at the lower edge: in one range
+    with it, the finished ones could not be told apart."""
+    floor = _floor(trials)
+    ended = [t for t in trials if t.status == "finished" and t is not best]
+    others = [t for t in trials if t.status != "finished" and t is not best]
     groups = (
-        ("finished", BLUE, [t for t in trials if t.status == "finished" and t is not best]),
-        ("not run to its end", GREY, [t for t in trials if t.status != "finished"]),
-        ("best", ORANGE, [t for t in trials if t is best]),
+        ("finished", BLUE, "o", ended),
+        ("not run to its end", GREY, "o", [t for t in others if (t.score or 0.0) >= floor]),
+        ("the same, below this range", GREY, "v", [t for t in others if (t.score or 0.0) < floor]),
+        ("best", ORANGE, "o", [t for t in trials if t is best]),
     )
-    for label, color, group in groups:
-        panel.scatter(
-            [x(t) for t in group], [t.score or 0.0 for t in group], color=color, label=label
-        )
+    for label, color, marker, group in groups:
+        heights = [max(t.score or 0.0, floor) for t in group]
+        panel.scatter([x(t) for t in group], heights, color=color, marker=marker, label=label)
+
+
+def _floor(trials: Sequence[Trial]) -> float:
+    """The lowest score that is drawn at its height."""
+    scores = [t.score for t in trials if t.status == "finished" and t.score is not None]
+    if len(scores) < MIN_FINISHED:
+        return -math.inf
+    return min(scores) - max(max(scores) - min(scores), MIN_RANGE_DB)
 
 
 def _panels(num: int, scale: float = 1.0) -> tuple[Figure, list[Axes]]:
@@ -123,7 +158,7 @@ def _panels(num: int, scale: float = 1.0) -> tuple[Figure, list[Axes]]:
 
 def _legend(figure: Figure, panel: Axes) -> None:
     handles, labels = panel.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
 
 
 def _png(figure: Figure) -> bytes:
