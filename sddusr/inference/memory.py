@@ -16,7 +16,8 @@ from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.inference.frame import ALIGNMENT_HALO_PX, FEATURE_SIDE, Inputs
 from sddusr.inference.reconstruct import SAMPLE_GRID, SAMPLE_MARGIN, SAMPLE_SIDE
 from sddusr.inference.tiles import reach
-from sddusr.model.matching import KEY_BLOCK, QUERY_BLOCK, STRIP
+from sddusr.model import search, shortlist
+from sddusr.model.matching import STRIP
 from sddusr.model.sddusr import SDDuSR
 
 MEGABYTE = 10**6
@@ -143,14 +144,18 @@ class Cost:
         return Plan(region_px, tile_px, tile_px, dtype, num_bytes)
 
     def searching(self) -> int:
-        """Features of both pictures, patches of all keys, and a block of scores."""
+        """Features of both pictures, patches of all keys (and what a shortlist keeps of them), and
+        a block of scores."""
         features = self.model.matching.features
         dim = features.project.out_channels
         num_keys = self.num_ref_px // (SCALE * LR_PER_CELL) ** 2
         window = min(self.num_px, (FEATURE_SIDE + 2 * reach(features)) ** 2)
         vgg = VGG_MAPS * features.vgg_dims[0] * window
-        patches = 9 * dim * (num_keys + 3 * STRIP)
-        scores = min(QUERY_BLOCK, self.num_cells) * min(KEY_BLOCK, num_keys)
+        patches = 9 * dim * (2 * num_keys + 3 * STRIP)
+        scores = max(
+            min(by.QUERY_BLOCK, self.num_cells) * min(by.KEY_BLOCK, num_keys)
+            for by in (search, shortlist)
+        )
         return FLOAT_BYTES * (dim * (self.num_cells + num_keys) + max(vgg, patches + scores))
 
     def learning(self, tile_px: int) -> int:

@@ -1,28 +1,24 @@
 """Sparse feature matching: who looks like whom (Eqs. 2 to 5)."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from sddusr.config import MaskConfig, MatchingConfig
 from sddusr.model.features import MatchingFeatures
 from sddusr.model.mask import MaskGenerator, gumbel_noise
-from sddusr.model.warp import patches_of_fold, patches_of_source, transfer_patches
+from sddusr.model.search import CERTAIN, PROBABLE, KeySearch, best_key
+from sddusr.model.soft_assignment import SoftAssignment
+from sddusr.model.warp import transfer_patches
 from sddusr.types import Match
 
-QUERY_BLOCK = 1024
-KEY_BLOCK = 2048
 STRIP = 16384
 """Cells whose patches are cut at once."""
-KEY_GROUP = 64
-"""Keys over which a plain maximum is taken before any index is looked for."""
-
 
 Progress = Callable[[float], None]
 """Told the share of the work that is done, 0 to 1."""
@@ -76,11 +72,11 @@ class SparseMatching(nn.Module):
             seeds: one for each sample, for the mask's Gumbel noise in training.
         """
         query_feat, key_feat = self.features(lr).float(), self.features(lr_center).float()
+        if not self.training:
+            return self._mask_then_sparse(query_feat, key_feat, aligned_feat.float())
         # The best keys of a query differ by less than bfloat16 can tell apart.
         with torch.autocast(lr.device.type, enabled=False):
-            if self.training:
-                return self._dense_then_mask(query_feat, key_feat, aligned_feat.float(), seeds)
-            return self._mask_then_sparse(query_feat, key_feat, aligned_feat.float())
+            return self._dense_then_mask(query_feat, key_feat, aligned_feat.float(), seeds)
 
     def _dense_then_mask(
         self, query_feat: Tensor, key_feat: Tensor, aligned_feat: Tensor, seeds: Tensor | None
@@ -110,11 +106,18 @@ class SparseMatching(nn.Module):
         key_feat: Float[Tensor, "b d hk wk"],
         progress: Progress | None = None,
     ) -> Search:
-        """The search of inference: only kept queries meet kept keys."""
-        query_mask, key_mask = self._keep(query_feat), None
-        if self.mask_keys:
-            key_mask = self._keep(key_feat)
-        match = sparse_match(query_feat, key_feat, query_mask, key_mask, progress)
+        """The search of inference: only kept queries meet kept keys.
+
+        Masks and scores are float32 all the same where the network runs in bfloat16; there, only a
+        shortlist of keys may be chosen with less than certainty.
+        """
+        device = query_feat.device.type
+        allowance = PROBABLE if torch.is_autocast_enabled(device) else CERTAIN
+        with torch.autocast(device, enabled=False):
+            query_mask, key_mask = self._keep(query_feat), None
+            if self.mask_keys:
+                key_mask = self._keep(key_feat)
+            match = sparse_match(query_feat, key_feat, query_mask, key_mask, progress, allowance)
         weight = torch.ones_like(query_feat[:, :1]) if query_mask is None else query_mask.float()
         if key_mask is not None:
             weight = weight * key_mask.flatten(1).any(1).view(-1, 1, 1, 1)
@@ -154,54 +157,13 @@ def patch_rows(features: Float[Tensor, "d h w"], start: int, stop: int) -> Float
     return F.normalize(rearrange(patches, "1 d q -> q d"), dim=-1)
 
 
-def best_key(
-    query: Float[Tensor, "q d"], key: Float[Tensor, "k d"]
-) -> tuple[Int[Tensor, "q"], Float[Tensor, "q"]]:
-    """Index and cosine of the most similar key of each query; the first one where several tie.
-
-    The score matrix is streamed in blocks. Within a block the maximum of every group of keys is
-    taken without indices, which is several times faster than `max(dim)`; only the winning group's
-    scores are looked at again.
-    """
-    with torch.no_grad():
-        scores = query.new_empty(min(len(query), QUERY_BLOCK) * _whole_groups(len(key)))
-        blocks = [_best_key_of_block(block, key, scores) for block in query.split(QUERY_BLOCK)]
-    index, score = zip(*blocks, strict=True)
-    return torch.cat(index), torch.cat(score)
-
-
-def _whole_groups(num_keys: int) -> int:
-    """Scores of a block of keys, up to whole groups."""
-    return -(-min(num_keys, KEY_BLOCK) // KEY_GROUP) * KEY_GROUP
-
-
-def _best_key_of_block(
-    query: Tensor, key: Tensor, buffer: Float[Tensor, "n"]
-) -> tuple[Int[Tensor, "q"], Float[Tensor, "q"]]:
-    best_score = query.new_full((len(query),), -torch.inf)
-    best_index = torch.zeros(len(query), dtype=torch.long, device=query.device)
-    every = torch.arange(len(query), device=query.device)
-    for start in range(0, len(key), KEY_BLOCK):
-        keys = key[start : start + KEY_BLOCK]
-        width = _whole_groups(len(keys))
-        scores = buffer[: len(query) * width].view(len(query), width)
-        scores[:, len(keys) :] = -torch.inf
-        torch.mm(query, keys.T, out=scores[:, : len(keys)])
-        groups = scores.unflatten(1, (-1, KEY_GROUP))
-        score, group = groups.amax(dim=2).max(dim=1)
-        index = start + group * KEY_GROUP + groups[every, group].argmax(dim=1)
-        better = score > best_score
-        best_score = torch.where(better, score, best_score)
-        best_index = torch.where(better, index, best_index)
-    return best_index, best_score
-
-
 def sparse_match(
     query_feat: Float[Tensor, "b d hq wq"],
     key_feat: Float[Tensor, "b d hk wk"],
     query_mask: Bool[Tensor, "b 1 hq wq"] | None,
     key_mask: Bool[Tensor, "b 1 hk wk"] | None,
     progress: Progress | None = None,
+    allowance: float = CERTAIN,
 ) -> Match:
     """Only kept queries meet kept keys; the others have confidence 0 (section 3.2, inference).
 
@@ -210,6 +172,7 @@ def sparse_match(
 
     Args:
         progress: told the share of the queries that were answered.
+        allowance: for rounding, as `KeySearch` takes it.
     """
     num, _, rows, cols = query_feat.shape
     key_index = query_feat.new_zeros(num, rows * cols, dtype=torch.long)
@@ -218,8 +181,9 @@ def sparse_match(
         keys, answering = _gather_patches(key_feat[i], _mask_of(key_mask, i))
         if not len(answering):
             continue
+        among = KeySearch(keys, allowance)
         for query, asking in _kept_patches(query_feat[i], _mask_of(query_mask, i)):
-            found, score = best_key(query, keys)
+            found, score = among.best(query)
             key_index[i, asking] = answering[found]
             confidence[i, asking] = score
             if progress is not None:
@@ -258,72 +222,6 @@ def _gather_patches(
 
 def _mask_of(mask: Tensor | None, i: int) -> Bool[Tensor, "cells"] | None:
     return None if mask is None else mask[i].flatten()
-
-
-class SoftAssignment(torch.autograd.Function):
-    """Eq. 3: forward is the gather that was made, backward also follows the softmax.
-
-    With M = onehot + softmax − detach(softmax), the forward value of Eqs. 4 and 5 is a plain
-    gather, whose own gradients autograd already has. What it lacks is the path through the
-    softmax: dM_ij = ⟨P_i, dW_j⟩ + dC_j S_ij. That is added here, a block of queries at a time, so
-    the matrix of all scores is never held.
-
-    Inputs: warped feature and confidence (returned as they are), unit patches of query and key,
-    and, as constants, the feature that was moved, the query mask and the softmax's temperature.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        warped_feat: Float[Tensor, "b c h w"],
-        confidence: Float[Tensor, "b q"],
-        query: Float[Tensor, "b q d"],
-        key: Float[Tensor, "b k d"],
-        aligned_feat: Float[Tensor, "b c hr wr"],
-        mask: Float[Tensor, "b 1 hq wq"],
-        temperature: float,
-    ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(query, key, aligned_feat, mask)
-        ctx.temperature = temperature
-        return warped_feat.view_as(warped_feat), confidence.view_as(confidence)
-
-    @staticmethod
-    @once_differentiable  # whose type hides the parameters' names
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grad_outputs: Any
-    ) -> tuple[Any, ...]:
-        grad_warped, grad_confidence = grad_outputs
-        query, key, aligned_feat, mask = ctx.saved_tensors
-        grad_query, grad_key = torch.empty_like(query), torch.empty_like(key)
-        for i in range(len(query)):
-            moved = patches_of_source(aligned_feat[i : i + 1])[0]
-            asked = patches_of_fold(grad_warped[i : i + 1].to(moved.dtype))[0] * mask[i].flatten()
-            grad_query[i], grad_key[i] = _softmax_path(
-                query[i], key[i], asked.to(moved.dtype), moved, grad_confidence[i], ctx.temperature
-            )
-        return grad_warped, grad_confidence, grad_query, grad_key, None, None, None
-
-
-def _softmax_path(
-    query: Float[Tensor, "q d"],
-    key: Float[Tensor, "k d"],
-    asked: Float[Tensor, "v q"],
-    moved: Float[Tensor, "v k"],
-    grad_confidence: Float[Tensor, "q"],
-    temperature: float,
-) -> tuple[Float[Tensor, "q d"], Float[Tensor, "k d"]]:
-    """Gradients of query and key patches through Eq. 3's softmax, for one sample."""
-    grad_query, grad_key = [], torch.zeros_like(key)
-    for block in torch.arange(len(query), device=query.device).split(QUERY_BLOCK):
-        score = query[block] @ key.T
-        prob = torch.softmax(score / temperature, dim=1)
-        grad_choice = (asked[:, block].T @ moved).to(score.dtype)
-        grad_choice.addcmul_(grad_confidence[block, None], score)
-        grad_choice -= (prob * grad_choice).sum(dim=1, keepdim=True)
-        grad_score = prob.mul_(grad_choice).div_(temperature)
-        grad_query.append(grad_score @ key)
-        grad_key.addmm_(grad_score.T, query[block])
-    return torch.cat(grad_query), grad_key
 
 
 def _rows(key: Float[Tensor, "b k d"], index: Int[Tensor, "b q"]) -> Float[Tensor, "b q d"]:

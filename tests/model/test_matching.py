@@ -5,15 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sddusr.config import MaskConfig, MatchingConfig
-from sddusr.model import matching
-from sddusr.model.matching import (
-    SoftAssignment,
-    SparseMatching,
-    best_key,
-    patch_rows,
-    sparse_match,
-    unit_patches,
-)
+from sddusr.model import matching, search, soft_assignment
+from sddusr.model.matching import SparseMatching, patch_rows, sparse_match, unit_patches
+from sddusr.model.search import best_key
+from sddusr.model.soft_assignment import SoftAssignment
 from sddusr.model.warp import CELL, PATCH, patches_of_source, transfer_patches
 
 SMALL = MatchingConfig(vgg_dims=(4, 8), vgg_weights="none", dim=4)
@@ -52,9 +47,10 @@ def fast_training_form(query, key, aligned, mask, temperature):
 @pytest.mark.parametrize("temperature", [1.0, 0.05])
 @pytest.mark.parametrize("block", [7, 1024])
 def test_training_form_equals_the_literal_formulas(monkeypatch, temperature, block):
-    monkeypatch.setattr(matching, "QUERY_BLOCK", block)
-    monkeypatch.setattr(matching, "KEY_BLOCK", 16)
-    monkeypatch.setattr(matching, "KEY_GROUP", 4)
+    monkeypatch.setattr(search, "QUERY_BLOCK", block)
+    monkeypatch.setattr(soft_assignment, "QUERY_BLOCK", block)
+    monkeypatch.setattr(search, "KEY_BLOCK", 16)
+    monkeypatch.setattr(search, "KEY_GROUP", 4)
     torch.manual_seed(0)
     features = [torch.randn(2, 3, *size, dtype=torch.float64) for size in ((5, 6), (4, 7))]
     aligned = torch.randn(2, 2, 4 * CELL, 7 * CELL, dtype=torch.float64)
@@ -82,7 +78,7 @@ def test_streamed_search_finds_the_first_maximum(num_queries, num_keys, key_bloc
     key = torch.randn(num_keys, 9, generator=generator)
     key[num_keys // 2] = key[0]  # a tie
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matching, "KEY_BLOCK", key_block)
+        patch.setattr(search, "KEY_BLOCK", key_block)
         index, score = best_key(query, key)
     truth = query.double() @ key.double().T
     torch.testing.assert_close(score.double(), truth.amax(1), rtol=1e-5, atol=1e-5)
@@ -216,9 +212,9 @@ def test_strips_and_blocks_do_not_change_a_match(monkeypatch, strip):
     whole = sparse_match(query_feat, key_feat, *masks)
     told: list[float] = []
     monkeypatch.setattr(matching, "STRIP", strip)
-    monkeypatch.setattr(matching, "QUERY_BLOCK", 7)
-    monkeypatch.setattr(matching, "KEY_BLOCK", 16)
-    monkeypatch.setattr(matching, "KEY_GROUP", 8)
+    monkeypatch.setattr(search, "QUERY_BLOCK", 7)
+    monkeypatch.setattr(search, "KEY_BLOCK", 16)
+    monkeypatch.setattr(search, "KEY_GROUP", 8)
     pieces = sparse_match(query_feat, key_feat, *masks, told.append)
     assert torch.equal(pieces.key_index, whole.key_index)
     torch.testing.assert_close(pieces.confidence, whole.confidence)

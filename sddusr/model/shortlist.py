@@ -1,0 +1,165 @@
+"""Which few keys can be a query's best, said by products in bfloat16, and which of them it is.
+
+A bfloat16 product is several times faster than a float32 one and too coarse to choose by: the best
+keys of a query differ by 1e-4 and less. It is fine enough to rule keys out. Cauchy-Schwarz bounds
+how far rounding moved a score, so what lies further than that below the best cannot win, and what
+is left is scored again in float32. Three things keep the list short:
+
+- The keys' mean μ is taken off both sides, since patches of a picture resemble each other and the
+  error grows with the length of what is rounded: q·k − q·μ = (q−μ)·(k−μ) + μ·(k−μ), where the last
+  term rides along as two more columns.
+- A column subtracts what the query reaches in a sample of the keys, so that scores near the best
+  are near zero, where bfloat16 is finest.
+- Only the maxima of groups of keys are compared; most groups are never opened.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import BFloat16, Bool, Float, Int
+from torch import Tensor
+
+QUERY_BLOCK = 256
+KEY_BLOCK = 32768
+"""Queries and keys whose coarse scores are held at once: 16 MB, which the last cache holds."""
+
+KEY_GROUP = 64
+"""Keys of which only the maximum is looked at first."""
+
+CROWD = 8
+"""A query whose candidates lie in more than one of so many groups is left to a plain search."""
+
+SAMPLE_STEP = 16
+"""Every so many-th key tells roughly what the best score will be."""
+
+MARGIN = 0.02
+"""Left above zero of what the sample reaches, so that all scores that matter are positive."""
+
+NUM_EXTRA = 16
+"""Columns beside the vector: two for the keys' part of the mean, one for the sample's best, the
+others zero, since the product likes multiples of 16."""
+
+PAIRS = 8192
+"""Candidates scored at once."""
+
+HALF_ULP = 2.0**-9
+"""Largest relative error of rounding to bfloat16."""
+
+SUMMING = 1e-6
+"""Allowed for float32 sums of products."""
+
+
+class Answer(NamedTuple):
+    """What a shortlist found."""
+
+    index: Int[Tensor, "q"]
+    score: Float[Tensor, "q"]
+    is_crowded: Bool[Tensor, "q"]
+    """Too many candidates: index and score mean nothing."""
+
+
+class _Block(NamedTuple):
+    """Coarse scores of some queries and keys, cut into groups."""
+
+    groups: BFloat16[Tensor, "q groups size"]
+    peaks: Float[Tensor, "q groups"]
+    first_key: int
+
+
+class Shortlist:
+    """Keys that were made ready to be shortlisted.
+
+    Args:
+        keys: unit vectors.
+        allowance: share of the bound on rounding errors; below 1 the best key may be missed.
+    """
+
+    def __init__(self, keys: Float[Tensor, "k d"], allowance: float) -> None:
+        self.keys, self.allowance = keys, allowance
+        self.mean = keys.mean(dim=0)
+        centred = keys - self.mean
+        offset = centred @ self.mean
+        self.coarse = keys.new_zeros(
+            -(-len(keys) // KEY_GROUP) * KEY_GROUP,
+            keys.shape[1] + NUM_EXTRA,
+            dtype=torch.bfloat16,
+        )
+        vector, extra = self.coarse[: len(keys), : keys.shape[1]], self.coarse[:, keys.shape[1] :]
+        vector[:] = centred
+        extra[: len(keys), 0] = offset
+        extra[: len(keys), 1] = offset - extra[: len(keys), 0]
+        extra[:, 2] = -1
+        extra[len(keys) :, 0] = -torch.inf  # what fills the last group is nobody's best
+        self.longest = centred.norm(dim=1).max()
+        self.most_lost = (centred - vector).norm(dim=1).max()
+
+    def best(self, query: Float[Tensor, "q d"]) -> Answer:
+        """Best key and its cosine of each query."""
+        found = [self._answer(block) for block in query.split(QUERY_BLOCK)]
+        return Answer(*(torch.cat(part) for part in zip(*found, strict=True)))
+
+    def _answer(self, query: Float[Tensor, "q d"]) -> Answer:
+        coarse, error = self._rounded(query)
+        score = query.new_full((len(query),), -torch.inf)
+        index = torch.zeros(len(query), dtype=torch.long, device=query.device)
+        is_crowded = torch.zeros_like(index, dtype=torch.bool)
+        level = query @ self.mean + coarse[:, query.shape[1] + 2]  # what coarse scores leave out
+        for start in range(0, len(self.coarse), KEY_BLOCK):
+            block = _scored(coarse, self.coarse[start : start + KEY_BLOCK], start)
+            top = torch.maximum(block.peaks.amax(dim=1), score - level)
+            threshold = top - 2 * (error + HALF_ULP * top.abs())
+            near = block.peaks >= threshold[:, None]
+            is_crowded |= (near.sum(dim=1) > max(1, near.shape[1] // CROWD)) | (threshold <= 0)
+            near[is_crowded] = False
+            who, key = _opened(block, near, threshold)
+            score, index = self._choose(query, score, index, who, key)
+        return Answer(index, score, is_crowded)
+
+    def _rounded(
+        self, query: Float[Tensor, "q d"]
+    ) -> tuple[BFloat16[Tensor, "q extended"], Float[Tensor, "q"]]:
+        """Queries to be multiplied with the coarse keys, and how wrong a product can be."""
+        dim = query.shape[1]
+        centred = query - self.mean
+        coarse = query.new_zeros(len(query), dim + NUM_EXTRA, dtype=torch.bfloat16)
+        coarse[:, :dim] = centred
+        coarse[:, dim : dim + 2] = 1
+        sample = coarse @ self.coarse[: len(self.keys) : SAMPLE_STEP].T
+        coarse[:, dim + 2] = sample.amax(dim=1).float() - MARGIN
+        kept = coarse[:, :dim].float()
+        error = (centred - kept).norm(dim=1) * self.longest + kept.norm(dim=1) * self.most_lost
+        return coarse, self.allowance * error + SUMMING
+
+    def _choose(
+        self, query: Tensor, score: Tensor, index: Tensor, who: Tensor, key: Tensor
+    ) -> tuple[Float[Tensor, "q"], Int[Tensor, "q"]]:
+        """The better of what is known and the best candidate; of equals the first."""
+        exact = [
+            torch.linalg.vecdot(query[some], self.keys[others])
+            for some, others in zip(who.split(PAIRS), key.split(PAIRS), strict=True)
+        ]
+        exact = torch.cat(exact)
+        best = score.scatter_reduce(0, who, exact, "amax")
+        wins = exact == best[who]
+        first = torch.full_like(index, len(self.keys)).scatter_reduce(
+            0, who[wins], key[wins], "amin"
+        )
+        return best, torch.where(best > score, first, index)
+
+
+def _scored(query: Tensor, keys: Tensor, first_key: int) -> _Block:
+    groups = (query @ keys.T).unflatten(1, (-1, KEY_GROUP))
+    # As integers, positive numbers keep their order and negative ones stay below them; their
+    # maximum is five times faster. Only positive ones are ever near enough to the best.
+    peaks = groups.view(torch.int16).amax(dim=2).view(torch.bfloat16).float()
+    return _Block(groups, peaks, first_key)
+
+
+def _opened(
+    block: _Block, near: Bool[Tensor, "q groups"], threshold: Float[Tensor, "q"]
+) -> tuple[Int[Tensor, "pairs"], Int[Tensor, "pairs"]]:
+    """Pairs of query and key that reach the threshold, in the groups that do."""
+    who, group = near.nonzero(as_tuple=True)
+    members = block.groups[who, group].float() >= threshold[who, None]
+    row, place = members.nonzero(as_tuple=True)
+    return who[row], block.first_key + group[row] * KEY_GROUP + place

@@ -1,0 +1,79 @@
+"""Eq. 3's straight-through assignment: forward one key, backward also the softmax over all."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sddusr.model.warp import patches_of_fold, patches_of_source
+
+QUERY_BLOCK = 1024
+"""Queries whose scores are held at once."""
+
+
+class SoftAssignment(torch.autograd.Function):
+    """Eq. 3: forward is the gather that was made, backward also follows the softmax.
+
+    With M = onehot + softmax − detach(softmax), the forward value of Eqs. 4 and 5 is a plain
+    gather, whose own gradients autograd already has. What it lacks is the path through the
+    softmax: dM_ij = ⟨P_i, dW_j⟩ + dC_j S_ij. That is added here, a block of queries at a time, so
+    the matrix of all scores is never held.
+
+    Inputs: warped feature and confidence (returned as they are), unit patches of query and key,
+    and, as constants, the feature that was moved, the query mask and the softmax's temperature.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        warped_feat: Float[Tensor, "b c h w"],
+        confidence: Float[Tensor, "b q"],
+        query: Float[Tensor, "b q d"],
+        key: Float[Tensor, "b k d"],
+        aligned_feat: Float[Tensor, "b c hr wr"],
+        mask: Float[Tensor, "b 1 hq wq"],
+        temperature: float,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(query, key, aligned_feat, mask)
+        ctx.temperature = temperature
+        return warped_feat.view_as(warped_feat), confidence.view_as(confidence)
+
+    @staticmethod
+    @once_differentiable  # whose type hides the parameters' names
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Any, ...]:
+        grad_warped, grad_confidence = grad_outputs
+        query, key, aligned_feat, mask = ctx.saved_tensors
+        grad_query, grad_key = torch.empty_like(query), torch.empty_like(key)
+        for i in range(len(query)):
+            moved = patches_of_source(aligned_feat[i : i + 1])[0]
+            asked = patches_of_fold(grad_warped[i : i + 1].to(moved.dtype))[0] * mask[i].flatten()
+            grad_query[i], grad_key[i] = _softmax_path(
+                query[i], key[i], asked.to(moved.dtype), moved, grad_confidence[i], ctx.temperature
+            )
+        return grad_warped, grad_confidence, grad_query, grad_key, None, None, None
+
+
+def _softmax_path(
+    query: Float[Tensor, "q d"],
+    key: Float[Tensor, "k d"],
+    asked: Float[Tensor, "v q"],
+    moved: Float[Tensor, "v k"],
+    grad_confidence: Float[Tensor, "q"],
+    temperature: float,
+) -> tuple[Float[Tensor, "q d"], Float[Tensor, "k d"]]:
+    """Gradients of query and key patches through Eq. 3's softmax, for one sample."""
+    grad_query, grad_key = [], torch.zeros_like(key)
+    for block in torch.arange(len(query), device=query.device).split(QUERY_BLOCK):
+        score = query[block] @ key.T
+        prob = torch.softmax(score / temperature, dim=1)
+        grad_choice = (asked[:, block].T @ moved).to(score.dtype)
+        grad_choice.addcmul_(grad_confidence[block, None], score)
+        grad_choice -= (prob * grad_choice).sum(dim=1, keepdim=True)
+        grad_score = prob.mul_(grad_choice).div_(temperature)
+        grad_query.append(grad_score @ key)
+        grad_key.addmm_(grad_score.T, query[block])
+    return torch.cat(grad_query), grad_key
