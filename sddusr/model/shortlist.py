@@ -19,9 +19,9 @@ import torch
 from jaxtyping import BFloat16, Bool, Float, Int
 from torch import Tensor
 
-QUERY_BLOCK = 512
+QUERY_BLOCK = 256
 KEY_BLOCK = 32768
-"""Queries and keys whose coarse scores are held at once: 32 MB."""
+"""Queries and keys whose coarse scores are held at once: 16 MB, which the last cache holds."""
 
 KEY_GROUP = 64
 """Keys of which only the maximum is looked at first."""

@@ -27,7 +27,8 @@ class CellBank(NamedTuple):
     def of(cls, source: Float[Tensor, "b c h w"]) -> "CellBank":
         """The bank of a feature on the key picture's 2x grid, four pixels a cell."""
         padded = F.pad(source, (CELL,) * 4, mode="replicate")
-        return cls(rearrange(padded, "b c (y p) (x r) -> b y x p r c", p=CELL, r=CELL))
+        cells = rearrange(padded, "b c (y p) (x r) -> b y x p r c", p=CELL, r=CELL)
+        return cls(cells.contiguous())
 
     @classmethod
     def empty(cls, rows: int, cols: int, dim: int, like: Tensor) -> "CellBank":
@@ -67,36 +68,77 @@ def transfer_patches(
         weight: the query mask; 0 leaves a cell's patch out.
     """
     bank = (source if isinstance(source, CellBank) else CellBank.of(source)).cells
-    rows, cols = weight.shape[2:]
-    ringed_rows, ringed_cols = bank.shape[1:3]
-    cells = bank.flatten(0, 2)
-    key_y, key_x = (
-        _grid(part, rows)
-        for part in (key_index // (ringed_cols - 2), key_index % (ringed_cols - 2))
-    )
-    first = torch.arange(len(bank), device=bank.device) * ringed_rows * ringed_cols
-    inside = torch.ones_like(weight[:1])
-    exact = torch.promote_types(cells.dtype, weight.dtype)
-    total = cells.new_zeros(key_index.numel(), CELL, CELL, bank.shape[-1], dtype=exact)
-    cover = weight.new_zeros(rows * cols, CELL, CELL, 1)
-    for dy, strip_y in _reach():
-        for dx, strip_x in _reach():
-            y, x, w, seen = (_neighbour(grid, dy, dx) for grid in (key_y, key_x, weight, inside))
-            index = (y + 1 - dy) * ringed_cols + (x + 1 - dx) + first.view(-1, 1, 1, 1)
-            moved = cells[:, strip_y, strip_x].index_select(0, index.flatten())
-            total[:, strip_y, strip_x] += w.reshape(-1, 1, 1, 1) * moved
-            cover[:, strip_y, strip_x] += seen.reshape(-1, 1, 1, 1)
-    total = total.unflatten(0, (len(bank), -1)) / cover
+    rows = weight.shape[2]
+    where, weights, cover = _reaching(key_index, weight, bank.shape[:3])
+    total = _weighted_sum(bank, where, weights, WHOLE, WHOLE)
+    total[:, :1] += _weighted_sum(bank, where, weights, EDGE, WHOLE)
+    total[:, :, :1] += _weighted_sum(bank, where, weights, WHOLE, EDGE)
+    total[:, :1, :1] += _weighted_sum(bank, where, weights, EDGE, EDGE)
+    total = total.unflatten(0, (len(bank), -1)).to(weight.dtype) / cover
     return rearrange(total, "b (y x) p r c -> b (y p) (x r) c", y=rows).permute(0, 3, 1, 2)
 
 
-def _reach() -> tuple[tuple[int, slice], ...]:
-    """(offset of the query cell whose patch reaches this one, the part that it covers)."""
-    return (0, slice(None)), (1, slice(None)), (-1, slice(0, 1))
+WHOLE, EDGE = slice(0, 2), slice(2, 3)
+"""Neighbours, at offsets `OFFSETS`, whose patches cover all of a cell along an axis, or only its
+first row or column."""
+
+OFFSETS = 0, 1, -1
+"""From a cell to a query cell whose patch reaches it."""
 
 
-def _grid(flat: Int[Tensor, "b q"], rows: int) -> Int[Tensor, "b 1 rows cols"]:
-    return rearrange(flat, "b (y x) -> b 1 y x", y=rows)
+def _reaching(
+    key_index: Int[Tensor, "b q"], weight: Float[Tensor, "b 1 rows cols"], shape: torch.Size
+) -> tuple[Int[Tensor, "b*q 3 3"], Float[Tensor, "b*q 3 3"], Float[Tensor, "q 4 4 1"]]:
+    """For each cell and neighbour: the bank's cell that is laid there, and its weight; and how many
+    patches lie on each pixel."""
+    num, ringed_rows, ringed_cols = shape
+    rows = weight.shape[2]
+    key_y, key_x = (
+        rearrange(part, "b (y x) -> b 1 y x", y=rows)
+        for part in (key_index // (ringed_cols - 2), key_index % (ringed_cols - 2))
+    )
+    first = torch.arange(num, device=weight.device).view(-1, 1, 1, 1) * ringed_rows * ringed_cols
+    where, weights, seen = [], [], []
+    for dy in OFFSETS:
+        for dx in OFFSETS:
+            y, x, w, inside = (
+                _neighbour(grid, dy, dx) for grid in (key_y, key_x, weight, torch.ones_like(key_y))
+            )
+            where.append((first + (y + 1 - dy) * ringed_cols + x + 1 - dx).flatten())
+            weights.append(w.flatten())
+            seen.append(inside[0].flatten())
+    where, weights, seen = (
+        torch.stack(part, 1).unflatten(1, (3, 3)) for part in (where, weights, seen)
+    )
+    covers = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 0], [1, 1, 0]]).to(seen)  # pixel, neighbour
+    cover = torch.einsum(
+        "qyx,py,rx->qpr", seen.to(weight.dtype), covers.to(weight.dtype), covers.to(weight.dtype)
+    )
+    return where, weights, cover.unsqueeze(-1)
+
+
+def _weighted_sum(
+    bank: Float[Tensor, "b rows cols 4 4 c"],
+    where: Int[Tensor, "q 3 3"],
+    weights: Float[Tensor, "q 3 3"],
+    y: slice,
+    x: slice,
+) -> Float[Tensor, "q _ _ c"]:
+    """What some neighbours lay on each cell, or on its first row or column, added up."""
+    dim = bank.shape[-1]
+    height, width = (CELL if part is WHOLE else 1 for part in (y, x))
+    # Of a cell, the stretches of memory that are read: all of it, its first row, or first pixels.
+    length = CELL * CELL if height == width == CELL else width
+    starts = torch.arange(0, height * CELL, CELL, device=bank.device)[: height * width // length]
+    cells = where[:, y, x].flatten(1).unsqueeze(1) * (CELL * CELL) + starts.view(-1, 1)
+    shares = weights[:, y, x].flatten(1).unsqueeze(1).expand_as(cells)
+    summed = F.embedding_bag(
+        (cells // length).flatten(0, 1),
+        bank.reshape(-1, length * dim),
+        per_sample_weights=shares.to(bank.dtype).flatten(0, 1),
+        mode="sum",
+    )
+    return summed.view(-1, height, width, dim)
 
 
 def _neighbour(grid: Tensor, dy: int, dx: int) -> Tensor:
