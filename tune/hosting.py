@@ -179,5 +179,6 @@ class Verdicts(Callback):
         score = f", best {trial.score:.3f} dB" if trial.score is not None else ""
         reason = f", {trial.reason}" if trial.reason else ""
         of = f" of {self._num_trials}" if self._num_trials else ""
-        log.info("trial %d is %s%s%s; %d%s are over", number, trial.status, score, reason,
+        status = "saved, to be resumed" if trial.status == "open" else trial.status
+        log.info("trial %d is %s%s%s; %d%s are over", number, status, score, reason,
                  num_over, of)  # fmt: skip
