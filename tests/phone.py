@@ -4,11 +4,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from conftest import textured
 
 from sddusr.data.pairs import PairConfig
 from sddusr.data.registration import RegistrationConfig
 from sddusr.types import Box
+from tests.conftest import textured
 
 QUICK = PairConfig(registration=RegistrationConfig(working_px=320 * 400, max_keypoints=600))
 """Registration that takes these small pictures as they are."""

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import make_triplet
 
 from sddusr.checkpoint import write_checkpoint
 from sddusr.config import Config, DictionaryConfig, MaskConfig
@@ -18,6 +17,7 @@ from sddusr.inference.memory import Plan
 from sddusr.model.sddusr import SDDuSR
 from sddusr.story import TITLES, fixed_window, main, tell, token_colors
 from sddusr.types import Box
+from tests.conftest import make_triplet
 from tests.tiny import TINY, without_zero_starts
 
 BOX = Box(33, 97, 38, 110)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_triplet
 
 from sddusr.checkpoint import load_model, read_checkpoint, resolve
 from sddusr.config import LossConfig
@@ -18,6 +17,7 @@ from sddusr.learner import Learner
 from sddusr.story import TITLES
 from sddusr.training import load_start
 from sddusr.validation import validate
+from tests.conftest import make_triplet
 from tests.runs import CONFIG, CPU, LAST, PSNR, run, weights, with_train
 from tests.tiny import TINY
 

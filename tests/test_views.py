@@ -5,13 +5,13 @@ import base64
 import cv2
 import numpy as np
 import pytest
-from conftest import make_triplet
 
 from sddusr import views
 from sddusr.data.geometry import crop
 from sddusr.inference import Matches
 from sddusr.types import Box, Triplet
 from sddusr.views import CONFIDENCE, KEY_MASK, MASK, REF, TRUTH, make_view, view_place
+from tests.conftest import make_triplet
 
 BOX = Box(33, 97, 38, 110)
 CELLS = Box(9, 24, 10, 27)

@@ -2,9 +2,9 @@ import json
 
 import numpy as np
 import pytest
-from conftest import textured
 
 from sddusr.data.color import ColorConfig, ColorMap, fit_color
+from tests.conftest import textured
 
 MATRIX = np.array([[0.9, 0.08, -0.03], [-0.05, 1.1, 0.04], [0.02, -0.06, 0.85]])
 OFFSET = np.array([0.03, -0.02, 0.05])

@@ -2,11 +2,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import textured
 
 from sddusr.data import samples
 from sddusr.data.degradation import halve
 from sddusr.resize import bicubic_down
+from tests.conftest import textured
 
 HR = textured(64, 80, 1)
 

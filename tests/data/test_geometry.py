@@ -1,7 +1,6 @@
 import cv2
 import numpy as np
 import pytest
-from conftest import make_triplet, textured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,6 +21,7 @@ from sddusr.data.geometry import (
 )
 from sddusr.data.windows import cut_windows, window_boxes
 from sddusr.types import Box
+from tests.conftest import make_triplet, textured
 
 BOXES = st.builds(
     lambda y, x, height, width: Box(y, y + height, x, x + width),

@@ -6,13 +6,13 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from conftest import textured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from sddusr.data import places
 from sddusr.data.images import encode_png, read_picture, read_rgb, write_picture, write_png
+from tests.conftest import textured
 
 
 def encoded(extension: str, picture: np.ndarray) -> bytes:

@@ -5,7 +5,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import textured
 
 from sddusr.data import samples
 from sddusr.data.images import read_rgb
@@ -14,6 +13,7 @@ from sddusr.data.loading import Job, load_triplet
 from sddusr.data.prepare import Recipe, ShardPlan, ShardReport, make_shard, plan_shards
 from sddusr.data.records import check_sizes
 from sddusr.types import Box
+from tests.conftest import textured
 
 RECIPE = Recipe(window_px=16, stride_px=8)
 

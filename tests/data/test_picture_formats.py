@@ -7,7 +7,6 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from conftest import textured
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, TiffImagePlugin
@@ -21,6 +20,7 @@ from sddusr.data.images import (
     read_rgb,
     write_picture,
 )
+from tests.conftest import textured
 
 ICC = bytes(16) + b"RGB " + bytes(range(200))
 GPS = {1: "N", 2: (52.0, 31.0, 12.0)}

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_triplet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from sddusr.data.records import from_record, to_record
 from sddusr.data.shard_file import Shard, write_shard
 from sddusr.data.shards import ShardSet
 from sddusr.types import Box, Triplet
+from tests.conftest import make_triplet
 
 
 def assert_same(left: Triplet, right: Triplet) -> None:

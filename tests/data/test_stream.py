@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import make_triplet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from sddusr.data.detail import mask_label
 from sddusr.data.shards import ShardSet
 from sddusr.data.stream import Stream, sample_at, seed_at, share
 from sddusr.types import Batch, Box
+from tests.conftest import make_triplet
 
 CONFIG = DataConfig(crop_px=16, shift_px=(4, 12), read_ahead=2)
 

@@ -3,7 +3,6 @@ import functools
 import cv2
 import numpy as np
 import pytest
-from conftest import make_triplet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from sddusr.data.geometry import crop, snap_box, to_lr
 from sddusr.data.records import from_record, max_crop_px, to_record
 from sddusr.data.windows import cut_windows, window_boxes
 from sddusr.types import Box, Triplet
+from tests.conftest import make_triplet
 
 WINDOW_PX, CROP_PX, SHIFT_PX = 32, 16, (4, 12)
 """As a window of 256 is to a crop of 128 and a shift of 32 to 96."""

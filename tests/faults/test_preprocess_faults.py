@@ -7,10 +7,10 @@ from pathlib import Path
 import cv2
 import psutil
 import pytest
-from conftest import textured
 
 from pipelines.preprocess import PreprocessOptions, preprocess
 from sddusr.data.shard_file import Shard
+from tests.conftest import textured
 from tests.faults.loop import CONTEXT
 
 NUM_PICTURES = 16

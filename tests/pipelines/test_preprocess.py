@@ -7,7 +7,6 @@ from pathlib import Path
 
 import cv2
 import pytest
-from conftest import textured
 
 from pipelines import preprocess as pipeline
 from pipelines.preprocess import PreprocessOptions, preprocess
@@ -16,6 +15,7 @@ from sddusr.data.color import ColorConfig
 from sddusr.data.pairs import PairConfig
 from sddusr.data.shards import ShardSet
 from sddusr.data.stream import Stream
+from tests.conftest import textured
 from tests.phone import QUICK, save_pair
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_triplet
 
 from pipelines.report import ReportOptions, write_report
 from pipelines.report_page import TEMPLATES
@@ -17,6 +16,7 @@ from sddusr.inference import bicubic, to_8bit
 from sddusr.results import gains, summarize, write_tables
 from sddusr.types import Box
 from sddusr.views import make_view, view_place
+from tests.conftest import make_triplet
 
 EVIL = '<img src=x onerror="alert(1)">&</script>'
 """A name that would be markup; as an id, without the slash that would be a folder."""
