@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120
 SHORT = ["--train.num-steps", "4", "--train.log-every", "2", "--train.validate-every", "4"]
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 class Head(NamedTuple):
@@ -43,7 +43,7 @@ class Head(NamedTuple):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                timeout=300,
+                timeout=600,
             )
             done.stdout = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
             starts = "Failed to connect" in done.stdout or "No available agent" in done.stdout

@@ -59,7 +59,7 @@ def bucket(monkeypatch):
 def cluster(bucket, monkeypatch):
     """A head without cores and two nodes of two."""
     ray.shutdown()
-    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "45")
     monkeypatch.setenv("RAY_health_check_period_ms", "1000")
     monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
     head = {"num_cpus": 0, "object_store_memory": 100 * 2**20, "dashboard_port": 0}
@@ -110,7 +110,7 @@ def lose_and_regain_a_node(cluster: Cluster, victim, run: Path, training: Future
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_run_that_loses_a_node_and_gets_another_sees_every_sample_once(
     bucket, cluster, tiny_shards, tmp_path
 ):

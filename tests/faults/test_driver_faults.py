@@ -26,7 +26,7 @@ def digest(checkpoints: Path) -> str:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_killed_command_goes_on_with_the_same_run_and_ends_with_the_same_weights(
     tiny_shards, tmp_path
 ):
