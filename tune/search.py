@@ -31,6 +31,7 @@ def run_search(options: SearchOptions) -> SearchResult:
     Raises:
         ValueError, OSError: options, space, data or weights that cannot be used.
     """
+    cli.init_ray()
     plan = make_plan(options)
     ledger = Ledger(plan.folder)
     if options.fresh and places.exists(plan.folder):
@@ -49,7 +50,6 @@ def run_search(options: SearchOptions) -> SearchResult:
 
 
 def _search(options: SearchOptions, plan: Plan, ledger: Ledger) -> SearchResult:
-    cli.init_ray()
     share, scaling = share_of_cluster(options, plan.config)
     identity = json.dumps(plan.identity, indent=1).encode()
     places.write_atomic(places.join(plan.folder, IDENTITY), identity)
