@@ -33,13 +33,18 @@ class Fusion(nn.Module):
     def forward(
         self, lr_feat: Float[Tensor, "b c h w"], *found: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
-        return lr_feat + self.body(self.widest(torch.cat([lr_feat, *found], dim=1)))
+        return lr_feat + self.body(self.widest(_joined(lr_feat, *found)))
 
     def before_gates(
         self, lr_feat: Float[Tensor, "b c h w"], *found: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b wide h w"]:
         """What CBAM's channel gate pools over the frame."""
-        return self.widest.before_gates(torch.cat([lr_feat, *found], dim=1))
+        return self.widest.before_gates(_joined(lr_feat, *found))
+
+
+def _joined(lr_feat: Tensor, *found: Tensor) -> Float[Tensor, "b wide h w"]:
+    """All sources in LR's format: one of them in float32 would make the widest maps float32."""
+    return torch.cat([lr_feat, *(source.to(lr_feat.dtype) for source in found)], dim=1)
 
 
 def picture_head(dim: int, starts_at_zero: bool) -> nn.Sequential:

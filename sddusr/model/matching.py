@@ -74,12 +74,22 @@ class SparseMatching(nn.Module):
         query_feat, key_feat = self.features(lr).float(), self.features(lr_center).float()
         if not self.training:
             return self._mask_then_sparse(query_feat, key_feat, aligned_feat.float())
+        # What the softmax's path multiplies by; the gather itself stays exact.
+        is_coarse = torch.is_autocast_enabled(lr.device.type)
+        constant = aligned_feat.detach().to(torch.bfloat16 if is_coarse else query_feat.dtype)
         # The best keys of a query differ by less than bfloat16 can tell apart.
         with torch.autocast(lr.device.type, enabled=False):
-            return self._dense_then_mask(query_feat, key_feat, aligned_feat.float(), seeds)
+            return self._dense_then_mask(
+                query_feat, key_feat, aligned_feat.float(), constant, seeds
+            )
 
     def _dense_then_mask(
-        self, query_feat: Tensor, key_feat: Tensor, aligned_feat: Tensor, seeds: Tensor | None
+        self,
+        query_feat: Tensor,
+        key_feat: Tensor,
+        aligned_feat: Tensor,
+        constant: Tensor,
+        seeds: Tensor | None,
     ) -> Transfer:
         query, key = unit_patches(query_feat), unit_patches(key_feat)
         index = torch.stack([best_key(q, k)[0] for q, k in zip(query, key, strict=True)])
@@ -94,7 +104,7 @@ class SparseMatching(nn.Module):
             confidence,
             query,
             key,
-            aligned_feat.detach(),
+            constant,
             mask.detach(),
             self.temperature,
         )

@@ -22,7 +22,8 @@ class SoftAssignment(torch.autograd.Function):
     the matrix of all scores is never held.
 
     Inputs: warped feature and confidence (returned as they are), unit patches of query and key,
-    and, as constants, the feature that was moved, the query mask and the softmax's temperature.
+    and, as constants, the feature that was moved, the query mask and the softmax's temperature. In
+    the format of that feature the largest product of backward is made.
     """
 
     @staticmethod
@@ -50,7 +51,7 @@ class SoftAssignment(torch.autograd.Function):
         grad_query, grad_key = torch.empty_like(query), torch.empty_like(key)
         for i in range(len(query)):
             moved = patches_of_source(aligned_feat[i : i + 1])[0]
-            asked = patches_of_fold(grad_warped[i : i + 1].to(moved.dtype))[0] * mask[i].flatten()
+            asked = patches_of_fold(grad_warped[i : i + 1])[0] * mask[i].flatten()
             grad_query[i], grad_key[i] = _softmax_path(
                 query[i], key[i], asked.to(moved.dtype), moved, grad_confidence[i], ctx.temperature
             )

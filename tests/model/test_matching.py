@@ -66,6 +66,33 @@ def test_training_form_equals_the_literal_formulas(monkeypatch, temperature, blo
     torch.testing.assert_close(results[0], results[1])
 
 
+def test_under_autocast_only_the_softmax_path_is_coarse(small_matching):
+    """Against the same step in float32: what arrives is equal, gradients to a bfloat16's step."""
+    torch.manual_seed(0)
+    lr, center = torch.rand(1, 3, 24, 24), torch.rand(1, 3, 16, 16)
+    aligned = torch.randn(1, 2, 32, 32)
+    query_feat, key_feat = (small_matching.features(picture).detach() for picture in (lr, center))
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        features = [feat.clone().requires_grad_() for feat in (query_feat, key_feat)]
+        query, key = map(unit_patches, features)
+        index = best_key(query[0], key[0])[0][None]
+        confidence = (query * key.gather(1, index[..., None].expand(-1, -1, key.shape[2]))).sum(-1)
+        mask = torch.ones(1, 1, *query_feat.shape[2:])
+        warped, confidence = SoftAssignment.apply(
+            transfer_patches(aligned, index, mask), confidence, query, key, aligned.to(dtype), mask,
+            0.05,
+        )  # fmt: skip
+        loss = warped.square().mean() + confidence.mean()
+        results.append((warped, confidence, torch.autograd.grad(loss, features)))
+    (warped, confidence, fine), (warped_too, confidence_too, coarse) = results
+    assert torch.equal(warped, warped_too)
+    assert torch.equal(confidence, confidence_too)
+    for grad, grad_too in zip(fine, coarse, strict=True):
+        assert (grad - grad_too).norm() < 4e-3 * grad.norm()
+        assert not torch.equal(grad, grad_too)
+
+
 @given(
     num_queries=st.integers(1, 40),
     num_keys=st.integers(1, 300),
