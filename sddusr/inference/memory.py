@@ -61,6 +61,9 @@ class Plan(NamedTuple):
     """LR pixels a side of a tile of the centre."""
     bank_dtype: torch.dtype
     """What the aligned Ref feature is kept in."""
+    keeps_wide: bool = True
+    """Of a frame of one region, keep the fusion's widest map between the pass that pools it and
+    the one that makes the picture; else that map, the most work of all, is made twice."""
     num_bytes: int = 0
     """What this takes beside what the process holds already, as estimated."""
 
@@ -123,13 +126,14 @@ class Cost:
         exact = self.activation_bytes == FLOAT_BYTES
         choices = [(torch.float32, [s for s in sides if s >= min(longest, 512)])] * exact
         return [
-            self.plan(region, tile, dtype)
+            self.plan(region, tile, dtype, keeps_wide)
             for dtype, regions in [*choices, (torch.bfloat16, sides)]
+            for keeps_wide, some in ((True, regions[:1]), (False, regions))
             for tile in TILE_SIDES
-            for region in regions
+            for region in some
         ]
 
-    def plan(self, region_px: int, tile_px: int, dtype: torch.dtype) -> Plan:
+    def plan(self, region_px: int, tile_px: int, dtype: torch.dtype, keeps_wide: bool) -> Plan:
         bank = self.num_ref_px * self.model.dim * dtype.itemsize
         kept = self.result_bytes + self.num_cells * CELL_BYTES
         is_whole = region_px >= max(self.inputs.size)
@@ -137,11 +141,11 @@ class Cost:
             self.searching(),
             bank + self.learning(tile_px),
             bank + self.encoding(region_px) + (0 if is_whole else self.lr_feat(region_px)),
-            bank + self.lr_feat(region_px) + self.fusing(tile_px),
+            bank + self.lr_feat(region_px) + self.fusing(tile_px) + keeps_wide * self.wide(),
             0 if is_whole else bank + self.sampling(),
         )
         num_bytes = LIBRARY_BYTES + kept + max(stages)
-        return Plan(region_px, tile_px, tile_px, dtype, num_bytes)
+        return Plan(region_px, tile_px, tile_px, dtype, keeps_wide, num_bytes)
 
     def searching(self) -> int:
         """Features of both pictures, patches of all keys (and what a shortlist keeps of them), and
@@ -178,8 +182,15 @@ class Cost:
     def fusing(self, tile_px: int) -> int:
         """The fusion's widest maps, on the 2x grid; autocast leaves some of them in float32."""
         pixels = min(self.num_px, (tile_px + 2 * TILE_REACH_PX) ** 2) * SCALE**2
-        num_sources = 3 if self.model.dictionary is not None else 2
-        return FUSION_MAPS * FLOAT_BYTES * num_sources * self.model.dim * pixels
+        return FUSION_MAPS * FLOAT_BYTES * self._wide_dim * pixels
+
+    def wide(self) -> int:
+        """The fusion's widest map, of the whole frame."""
+        return self.activation_bytes * self._wide_dim * self.num_px * SCALE**2
+
+    @property
+    def _wide_dim(self) -> int:
+        return (3 if self.model.dictionary is not None else 2) * self.model.dim
 
     def sampling(self) -> int:
         pixels = (SAMPLE_GRID * (SAMPLE_SIDE + 2 * SAMPLE_MARGIN)) ** 2

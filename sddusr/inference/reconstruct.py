@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Float32, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.inference.frame import Inputs, Knowledge
@@ -58,30 +58,59 @@ class Reconstruction:
 
     def __init__(self, model: SDDuSR, inputs: Inputs, known: Knowledge) -> None:
         self.model, self.inputs, self.known = model, inputs, known
-        fused = math.ceil(reach(model.confidence_conv, model.fusion, model.head) / SCALE)
-        self.tile_reach = fused + reach(model.lr_encoder.up)
+        last = (model.fusion.body, model.head)
+        gates = model.fusion.widest.body[3:]
+        self.tile_reach = self._reach(model.fusion, model.head)
+        self.before_gates_reach = self._reach(model.fusion.widest.body[:3])
+        self.gated_reach = self._reach(gates, *last)
         self.region_reach = reach(model.lr_encoder.head, model.lr_encoder.body)
 
-    def pieces(self, region_px: int, tile_px: int) -> Iterator[tuple[Box, Tensor]]:
+    def _reach(self, *layers: nn.Module) -> int:
+        """LR pixels that layers of the 2x grid look beyond their own, through what feeds them."""
+        on_grid = math.ceil(reach(self.model.confidence_conv, *layers) / SCALE)
+        return on_grid + reach(self.model.lr_encoder.up)
+
+    def pieces(
+        self, region_px: int, tile_px: int, keeps_wide: bool
+    ) -> Iterator[tuple[Box, Tensor]]:
         """The result, as (rectangle of LR, its pixels).
 
         What pools over the frame is measured on all of it if one region holds it, else on an
         evenly spread sample. The encoder's attentions hang on one another, so they are measured in
         one run over all that is looked at, the fusion's gate afterwards.
+
+        Args:
+            keeps_wide: see `memory.Plan`.
         """
         regions = list(tiles(self.inputs.frame, region_px, LR_PER_CELL))
         if len(regions) == 1:
-            region = self._encoded(self.inputs.frame)
             cores = list(tiles(self.inputs.frame, tile_px, LR_PER_CELL))
-            pools = self._fusion_pools((region, core) for core in cores) if len(cores) > 1 else {}
-            with held(pools):
-                yield from ((core, self._made(region, core)) for core in cores)
+            yield from self._whole(cores, keeps_wide)
             return
         with held(self._sampled_pools()):
             for core in regions:
                 region = self._encoded(core)
                 for tile in tiles(core, tile_px, LR_PER_CELL):
                     yield tile, self._made(region, tile)
+
+    def _whole(self, cores: list[Box], keeps_wide: bool) -> Iterator[tuple[Box, Tensor]]:
+        """All tiles of a frame that is one region."""
+        region = self._encoded(self.inputs.frame)
+        if len(cores) == 1:
+            yield cores[0], self._made(region, cores[0])
+            return
+        wide, running = None, RunningPool()
+        for core, piece in self._before_gates((region, core) for core in cores):
+            running.add(piece)
+            if keeps_wide:
+                if wide is None:
+                    size = [SCALE * side for side in self.inputs.size]
+                    wide = piece.new_empty(*piece.shape[:2], *size).to(
+                        memory_format=torch.channels_last
+                    )
+                cut(wide, scaled(core, SCALE)).copy_(piece)
+        with held(running.values(self.model.fusion)):
+            yield from ((core, self._made(region, core, wide)) for core in cores)
 
     def sources(self, window: Box, region_px: int) -> Sources:
         """What is fused with LR's feature in a rectangle of LR, on the matching grid."""
@@ -91,7 +120,7 @@ class Reconstruction:
             return self._sources(self._encoded(window), window)
 
     def _sources(self, region: Region, window: Box) -> Sources:
-        near = self._near(window)
+        near = self._near(window, self.tile_reach)
         inner = scaled(within(window, near), SCALE)
         lr_feat = self._lr_feat(region, near)
         _, warped_feat = self._transferred(near)
@@ -113,16 +142,25 @@ class Reconstruction:
         lr_feat = self.model.lr_encoder.encode(self.inputs.part("lr", window))
         return Region(box, cut(lr_feat, within(box, window)))
 
-    def _made(self, region: Region, core: Box) -> Float[Tensor, "1 3 _ _"]:
-        """The result's pixels for a rectangle."""
-        near = self._near(core)
-        sr = self.model.picture(
-            self.inputs.part("lr", near), self.model.fusion(*self._fused(region, near))
-        )
+    def _made(
+        self, region: Region, core: Box, wide: Float[Tensor, "1 wide _ _"] | None = None
+    ) -> Float[Tensor, "1 3 _ _"]:
+        """The result's pixels for a rectangle.
+
+        Args:
+            wide: what goes into the fusion's gates, for the frame, where it was kept.
+        """
+        near = self._near(core, self.tile_reach if wide is None else self.gated_reach)
+        fused = self._fused(region, near)
+        if wide is None:
+            sr_feat = self.model.fusion(*fused)
+        else:
+            sr_feat = self.model.fusion.gated(cut(wide, scaled(near, SCALE)), *fused)
+        sr = self.model.picture(self.inputs.part("lr", near), sr_feat)
         return cut(sr, scaled(within(core, near), SCALE))
 
-    def _near(self, core: Box) -> Box:
-        return grown(core, self.tile_reach, self.inputs.frame, LR_PER_CELL)
+    def _near(self, core: Box, halo: int) -> Box:
+        return grown(core, halo, self.inputs.frame, LR_PER_CELL)
 
     def _fused(self, region: Region, near: Box) -> list[Tensor]:
         """What the fusion reads: LR's feature and the two that the centre adds."""
@@ -147,13 +185,20 @@ class Reconstruction:
         inner = scaled(within(cells, ring), SCALE * LR_PER_CELL)
         return cut(found.confidence, cells), cut(warped_feat, inner)
 
+    def _before_gates(
+        self, cores: Iterable[tuple[Region, Box]]
+    ) -> Iterator[tuple[Box, Float[Tensor, "1 wide _ _"]]]:
+        """What goes into the fusion's gates, for each of these rectangles."""
+        for region, core in cores:
+            near = self._near(core, self.before_gates_reach)
+            piece = self.model.fusion.before_gates(*self._fused(region, near))
+            yield core, cut(piece, scaled(within(core, near), SCALE))
+
     def _fusion_pools(self, cores: Iterable[tuple[Region, Box]]) -> Pools:
         """What the fusion's gate reads of these rectangles."""
         running = RunningPool()
-        for region, core in cores:
-            near = self._near(core)
-            piece = self.model.fusion.before_gates(*self._fused(region, near))
-            running.add(cut(piece, scaled(within(core, near), SCALE)))
+        for _, piece in self._before_gates(cores):
+            running.add(piece)
         return running.values(self.model.fusion)
 
     def _sampled_pools(self) -> Pools:

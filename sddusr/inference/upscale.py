@@ -139,7 +139,8 @@ def _make(
 ) -> None:
     """Fill the result, tile by tile."""
     done = 0
-    for core, sr in Reconstruction(model, inputs, known).pieces(plan.region_px, plan.tile_px):
+    made = Reconstruction(model, inputs, known)
+    for core, sr in made.pieces(plan.region_px, plan.tile_px, plan.keeps_wide):
         place = crop(result, scaled(core, SCALE))
         place[:] = _finished(sr, result.dtype)[: place.shape[0], : place.shape[1]]
         done += core.height * core.width

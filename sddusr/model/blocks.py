@@ -97,6 +97,12 @@ class ResidualBlock(nn.Module):
         """What the gates are applied to."""
         return self.body[:3](x)
 
+    def gated(
+        self, x: Float[Tensor, "b c h w"], before_gates: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """The block's output, from its input and what is known of it already."""
+        return x + self.body[3:](before_gates)
+
 
 class ResidualGroup(nn.Module):
     """Blocks, a 3x3 tail and a skip around them all."""

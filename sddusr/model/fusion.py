@@ -41,6 +41,16 @@ class Fusion(nn.Module):
         """What CBAM's channel gate pools over the frame."""
         return self.widest.before_gates(_joined(lr_feat, *found))
 
+    def gated(
+        self,
+        before_gates: Float[Tensor, "b wide h w"],
+        lr_feat: Float[Tensor, "b c h w"],
+        *found: Float[Tensor, "b c h w"],
+    ) -> Float[Tensor, "b c h w"]:
+        """F^SR, where `before_gates` is known already."""
+        wide = self.widest.gated(_joined(lr_feat, *found), before_gates)
+        return lr_feat + self.body(wide)
+
 
 def _joined(lr_feat: Tensor, *found: Tensor) -> Float[Tensor, "b wide h w"]:
     """All sources in LR's format: one of them in float32 would make the widest maps float32."""

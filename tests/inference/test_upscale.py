@@ -73,15 +73,16 @@ even = st.integers(8, 40).map(lambda n: 2 * n)
     start=st.tuples(st.integers(0, 9), st.integers(0, 9)),
     tile_px=even,
     center_px=even,
+    keeps_wide=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_tiled_output_equals_untiled_for_any_size(
-    strong_model, size, start, tile_px, center_px, seed
+    strong_model, size, start, tile_px, center_px, keeps_wide, seed
 ):
     box = Box(start[0], start[0] + size[0], start[1], start[1] + size[1])
     lr, ref = pair(*size, box, seed)
     whole = untiled(strong_model, lr, ref, box)
-    plan = Plan(max(size) + 1, tile_px, center_px, torch.float32)
+    plan = Plan(max(size) + 1, tile_px, center_px, torch.float32, keeps_wide)
     tiled = super_resolve(strong_model, lr, ref, box, plan=plan)
     assert np.abs(tiled.sr - whole).max() < 1e-4
     assert whole.std() > 0.1
@@ -91,7 +92,7 @@ def test_without_held_pools_tiles_would_differ(strong_model, monkeypatch):
     box = Box(10, 100, 6, 90)
     lr, ref = pair(64, 60, box, 0)
     whole = untiled(strong_model, lr, ref, box)
-    monkeypatch.setattr(reconstruct.Reconstruction, "_fusion_pools", lambda *_: {})
+    monkeypatch.setattr(reconstruct.RunningPool, "values", lambda *_: {})
     made = super_resolve(strong_model, lr, ref, box, plan=Plan(64, 32, 32, torch.float32))
     assert np.abs(made.sr - whole).max() > 1e-2
     assert 0.2 < made.matches.query_mask.mean() < 0.8
