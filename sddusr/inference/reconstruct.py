@@ -104,9 +104,12 @@ class Reconstruction:
             running.add(piece)
             if keeps_wide:
                 if wide is None:
-                    size = [SCALE * side for side in self.inputs.size]
-                    wide = piece.new_empty(*piece.shape[:2], *size).to(
-                        memory_format=torch.channels_last
+                    size = (1, piece.shape[1], *(SCALE * side for side in self.inputs.size))
+                    wide = torch.empty(
+                        size,
+                        dtype=piece.dtype,
+                        device=piece.device,
+                        memory_format=torch.channels_last,
                     )
                 cut(wide, scaled(core, SCALE)).copy_(piece)
         with held(running.values(self.model.fusion)):

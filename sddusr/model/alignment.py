@@ -194,7 +194,9 @@ def composed_deform_conv2d(
     grouped = rearrange(picture, "b (g c) h w -> (b g) c h w", g=groups)
     y = repeat(torch.arange(rows, device=picture.device), "h -> h w", w=cols)
     x = repeat(torch.arange(cols, device=picture.device), "w -> h w", h=rows)
-    total = picture.new_zeros(1) if bias is None else bias.view(1, -1, 1, 1)
+    total = picture.new_zeros(len(picture), len(weight), rows, cols)
+    if bias is not None:
+        total += bias.view(1, -1, 1, 1)
     for tap, gate in enumerate(gates):
         tap_y, tap_x = divmod(tap, 3)
         at_y = y + (tap_y - padding[0]) + offsets[2 * tap]
@@ -203,7 +205,7 @@ def composed_deform_conv2d(
         kernel = weight[:, :, tap_y, tap_x, None, None]
         # What nine taps see would be a quarter of a training step's memory; to look again in
         # backward takes 3 % of its time.
-        total = total + checkpoint(
+        total += checkpoint(
             _tap, grouped, grid, gate, kernel, use_reentrant=False, preserve_rng_state=False
         )
     return total
