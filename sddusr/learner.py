@@ -34,7 +34,9 @@ class Learner:
         self.device = device
         self.precision: Precision = native_precision(config, device)
         self.model = SDDuSR(config.model).to(device).to(memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(self.model.parameters(), config.optim)
+        self.optimizer = make_optimizer(
+            self.model.parameters(), config.optim, self.model.alignment.spynet.parameters()
+        )
         self.perceptual, self.adversary = None, None
         if config.losses.stage == "full":
             self.perceptual = PerceptualLoss(config.losses.vgg_weights).to(device)

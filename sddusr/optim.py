@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,9 +10,20 @@ from torch import nn
 from sddusr.config import OptimConfig
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Adam:
-    """Adam; its learning rate is set before every step from `learning_rate`."""
-    return torch.optim.Adam(parameters, lr=config.lr)
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], config: OptimConfig, flow: Iterable[nn.Parameter] = ()
+) -> torch.optim.Adam:
+    """Adam; its learning rate is set before every step from `learning_rate`.
+
+    Args:
+        flow: those of the parameters that learn at `flow_lr_scale` of the rate.
+    """
+    slower = {id(parameter): parameter for parameter in flow}
+    others = [parameter for parameter in parameters if id(parameter) not in slower]
+    groups: list[dict[str, Any]] = [{"params": others, "lr_scale": 1.0}]
+    if slower:
+        groups.append({"params": list(slower.values()), "lr_scale": config.flow_lr_scale})
+    return torch.optim.Adam(groups, lr=config.lr)
 
 
 def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
@@ -28,4 +40,4 @@ def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["lr_scale"]

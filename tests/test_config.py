@@ -65,7 +65,7 @@ def test_what_cannot_work_is_refused_at_once(field, value, message):
         (TrainConfig, {"accumulate": 0}, r"train\.accumulate is 0, need 1 or more"),
         (TrainConfig, {"ema_decay": 1.0}, r"train\.ema_decay is 1\.0, need 0 or more and less"),
         (TrainConfig, {"profile_steps": -1}, r"train\.profile_steps is -1, need 0 or more"),
-        (OptimConfig, {"max_grad_norm": -1.0}, r"optim\.max_grad_norm -1\.0, need 0 or more"),
+        (OptimConfig, {"max_grad_norm": -1.0}, r"optim\.max_grad_norm is -1\.0, need 0 or more"),
     ],
 )
 def test_a_run_that_cannot_work_is_refused_at_once(kind, changes, message):

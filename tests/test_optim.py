@@ -1,7 +1,8 @@
 import pytest
+import torch
 
 from sddusr.config import OptimConfig
-from sddusr.optim import learning_rate
+from sddusr.optim import learning_rate, make_optimizer, set_learning_rate
 
 
 def test_schedule_goes_from_lr_to_min_lr_and_never_up():
@@ -22,3 +23,17 @@ def test_warm_up_is_linear_and_meets_the_cosine_at_its_top():
 
 def test_a_single_step_is_a_run_too():
     assert learning_rate(0, 1, OptimConfig()) == 1e-4
+
+
+def test_the_flow_learns_at_its_share_of_the_rate():
+    layers = [torch.nn.Linear(2, 2) for _ in range(2)]
+    parameters = [p for layer in layers for p in layer.parameters()]
+    config = OptimConfig(lr=1.0, min_lr=0.0, flow_lr_scale=0.25)
+    optimizer = make_optimizer(parameters, config, layers[1].parameters())
+    before = [p.detach().clone() for p in parameters]
+    set_learning_rate(optimizer, 0.1)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()  # Adam's first step has the length of its rate
+    moved = [(b - p).detach().mean().item() for b, p in zip(before, parameters, strict=True)]
+    assert moved == pytest.approx([0.1, 0.1, 0.025, 0.025])

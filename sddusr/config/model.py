@@ -58,6 +58,10 @@ class AlignmentConfig:
     """Hidden channels of each level's convolutions; the published weights need (32, 64, 32, 16)."""
     num_groups: int = 8
     """Channel groups of the deformable convolution with offsets of their own."""
+    max_flow_px: float = 64.0
+    """Longer flows are cut to this along each axis, in pixels of the 2x grid. What registration
+    leaves over is far shorter, so a longer flow is an error, and one that would make a tile of a
+    large picture read all of it."""
     max_offset_px: float = 15.0
     """Largest offset added to the flow, in pixels of the 2x grid."""
 
@@ -105,6 +109,9 @@ class ModelConfig:
             f"model.dim is {self.dim}, need a multiple of model.alignment.num_groups "
             f"({self.alignment.num_groups})",
         )
+        for name in ("max_flow_px", "max_offset_px"):
+            value = getattr(self.alignment, name)
+            require(value >= 0, f"model.alignment.{name} is {value}, need 0 or more")
         require(
             self.matching.temperature > 0,
             f"model.matching.temperature is {self.matching.temperature}, need a positive number",

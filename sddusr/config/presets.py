@@ -39,7 +39,7 @@ DEMO = Config(
         dictionary=DictionaryConfig(num_tokens=32),
         fusion=FusionConfig(reduction=4, num_blocks=2),
     ),
-    optim=OptimConfig(lr=2e-3, min_lr=1e-5, warmup_steps=20),
+    optim=OptimConfig(lr=2e-3, min_lr=1e-5, warmup_steps=20, flow_lr_scale=0.1),
     data=DataConfig(crop_px=32, shift_px=(8, 32)),
     train=TrainConfig(
         num_steps=300, batch_size=8, log_every=20, validate_every=150, checkpoint_every=100

@@ -44,6 +44,9 @@ class OptimConfig:
     """Learning rate at the last step."""
     warmup_steps: int = 0
     """Steps of linear warm-up before the cosine."""
+    flow_lr_scale: float = 1.0
+    """SpyNet's share of the learning rate. A flow that starts from scratch can run off the picture,
+    where no gradient brings it back; 0.1 keeps it near."""
     max_grad_norm: float = 0.0
     """Longer gradients are scaled down to this norm; 0 leaves them alone. The norm before is
     logged as `train/gradient_norm`."""
@@ -53,11 +56,9 @@ class OptimConfig:
             0 <= self.min_lr <= self.lr,
             f"optim.lr is {self.lr} and optim.min_lr {self.min_lr}, need 0 <= min_lr <= lr",
         )
-        require(
-            self.warmup_steps >= 0 and self.max_grad_norm >= 0,
-            f"optim.warmup_steps is {self.warmup_steps} and optim.max_grad_norm "
-            f"{self.max_grad_norm}, need 0 or more",
-        )
+        for name in ("warmup_steps", "flow_lr_scale", "max_grad_norm"):
+            value = getattr(self, name)
+            require(value >= 0, f"optim.{name} is {value}, need 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

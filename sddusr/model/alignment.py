@@ -111,7 +111,8 @@ class Alignment(nn.Module):
 
     def __init__(self, dim: int, config: AlignmentConfig) -> None:
         super().__init__()
-        self.max_offset_px, self.num_groups = config.max_offset_px, config.num_groups
+        self.max_flow_px, self.max_offset_px = config.max_flow_px, config.max_offset_px
+        self.num_groups = config.num_groups
         self.spynet = SpyNet(config.spynet_levels, config.spynet_dims)
         if config.spynet_weights == "none":
             self.spynet.start_at_zero_flow()
@@ -141,7 +142,8 @@ class Alignment(nn.Module):
         """Where each pixel of the centre lies in Ref, as (x, y) px of the 2x grid off its place."""
         with torch.autocast(lr_center.device.type, enabled=False):
             flow = self.spynet(lr_center.float(), F.avg_pool2d(ref.float(), 2), apply)
-        return 2 * F.interpolate(flow, scale_factor=2, mode="bilinear")
+        flow = 2 * F.interpolate(flow, scale_factor=2, mode="bilinear")
+        return flow.clamp(-self.max_flow_px, self.max_flow_px)
 
     def align(
         self,

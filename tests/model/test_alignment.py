@@ -85,3 +85,17 @@ def test_spynet_learns_a_shift():
         optimizer.step()
         errors.append(error.item())
     assert errors[-1] < 0.3 * errors[0]
+
+
+def test_a_flow_that_ran_off_is_cut():
+    config = AlignmentConfig(
+        spynet_weights="none",
+        spynet_levels=2,
+        spynet_dims=(4, 4, 4, 4),
+        num_groups=2,
+        max_flow_px=9,
+    )
+    align = Alignment(4, config)
+    align.spynet.levels[-1][-1].bias.data = torch.tensor([1e5, -2.0])
+    flow = align.flow(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 16, 16))
+    torch.testing.assert_close(flow, torch.tensor([9.0, -4.0]).view(1, 2, 1, 1).expand_as(flow))
