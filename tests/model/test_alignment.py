@@ -93,7 +93,7 @@ def test_a_flow_that_ran_off_is_cut():
         spynet_levels=2,
         spynet_dims=(4, 4, 4, 4),
         num_groups=2,
-        max_flow_px=9,
+        max_flow_px=9.0,
     )
     align = Alignment(4, config)
     align.spynet.levels[-1][-1].bias.data = torch.tensor([1e5, -2.0])
