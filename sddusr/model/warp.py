@@ -74,7 +74,7 @@ def transfer_patches(
     total[:, :1] += _weighted_sum(bank, where, weights, EDGE, WHOLE)
     total[:, :, :1] += _weighted_sum(bank, where, weights, WHOLE, EDGE)
     total[:, :1, :1] += _weighted_sum(bank, where, weights, EDGE, EDGE)
-    total = total.unflatten(0, (len(bank), -1)).to(weight.dtype) / cover
+    total = total.unflatten(0, (len(bank), -1)).to(weight.dtype).div_(cover)
     return rearrange(total, "b (y x) p r c -> b (y p) (x r) c", y=rows).permute(0, 3, 1, 2)
 
 
