@@ -208,6 +208,7 @@ def _run(plans: list[ShardPlan], job: Job) -> list[ShardReport]:
     for text in run_tasks(functools.partial(_task, plans, job), len(plans)):
         report = ShardReport.from_json(text)
         if report.error or report.entry is None:
+            places.remove_temporaries(job.out)  # of shards that other workers had begun
             raise ValueError(report.error)
         reports[report.name] = report
         state = "was finished" if report.reused else "written"
