@@ -47,7 +47,7 @@ class Cost:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--megapixels", type=float, default=12.2)
+    parser.add_argument("--megapixels", type=float, default=3.2)
     parser.add_argument("--matching-megapixels", type=float, default=1.6)
     given = parser.parse_args()
     if given.quick:

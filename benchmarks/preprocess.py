@@ -126,14 +126,10 @@ def _binary_columns(record: dict[str, Any]) -> Iterator[bytes]:
 
 
 def through_ray(root: str, num_processes: int) -> Callable[[], Any]:
-    """The command itself; its cluster and its workers are up before anything is measured."""
+    """The command itself; its cluster is up before anything is measured."""
     cli.init_ray(num_cpus=num_processes)
-    list(run_tasks(_imported, num_processes))
+    list(run_tasks(str, num_processes))
     return partial(_preprocessed, root)
-
-
-def _imported(_: int) -> str:
-    return make_shard.__module__
 
 
 def _preprocessed(root: str) -> None:
