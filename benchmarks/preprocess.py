@@ -5,7 +5,6 @@ most of it), compressing, hashing and writing, each done alone over all pictures
 """
 
 import hashlib
-import shutil
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -32,9 +31,10 @@ from sddusr.types import Triplet
 
 HR_PX = 1024
 NUM_FULL, NUM_QUICK = 24, 4
+MANY_TIMES = 4
+"""How many times more pictures two processes share, so that Ray's start of a job counts little, and
+memory is measured with, to see whether it grows."""
 PICTURES_PER_SHARD = 2
-MEMORY_TIMES = 4
-"""How many times more pictures memory is measured with, to see whether it grows."""
 
 
 def main() -> None:
@@ -46,18 +46,19 @@ def main() -> None:
 def run(given: Namespace, folder: Path) -> list[Row]:
     num = NUM_QUICK if given.quick else NUM_FULL
     root = make_pictures(folder / "pictures", num)
+    many = make_pictures(folder / "many", num * MANY_TIMES)
     alone = copy(given)
     alone.threads = 1
     rows = [
         compare("preprocess", partial(in_one_process, root), partial(parts, root), alone),
         compare(
             "preprocess/two-processes",
-            partial(through_ray, root, 2),
-            partial(through_ray, root, 1),
+            partial(through_ray, many, 2),
+            partial(through_ray, many, 1),
             alone,
         ),
     ]
-    tell_memory(folder, num)
+    tell_memory({num: root, num * MANY_TIMES: many})
     return rows
 
 
@@ -148,14 +149,12 @@ def _spill_folders() -> Iterator[Path]:
     return (path for path in session.glob("ray_spilled_objects*") if path.is_dir())
 
 
-def tell_memory(folder: Path, num: int) -> None:
-    """Peak of one process over pictures and over many times as many."""
+def tell_memory(roots: dict[int, str]) -> None:
+    """Peak of one process over few pictures and over many."""
     peaks = []
-    for times in (1, MEMORY_TIMES):
-        root = make_pictures(folder / f"times-{times}", num * times)
+    for num, root in roots.items():
         with Worker(partial(in_one_process, root), 1) as worker:
-            peaks.append((num * times, worker.run().peak_mb))
-        shutil.rmtree(root)
+            peaks.append((num, worker.run().peak_mb))
     print("peak of one process: " + ", ".join(f"{n} pictures {mb:.0f} MB" for n, mb in peaks))
 
 
