@@ -3,7 +3,6 @@
 import logging
 import threading
 from dataclasses import dataclass
-from types import TracebackType
 
 from pipelines import tracking
 from sddusr.config import Config, flatten, to_dict
@@ -119,12 +118,7 @@ class Closer:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join()
         self.close_all()

@@ -58,11 +58,10 @@ class Reconstruction:
 
     def __init__(self, model: SDDuSR, inputs: Inputs, known: Knowledge) -> None:
         self.model, self.inputs, self.known = model, inputs, known
-        last = (model.fusion.body, model.head)
-        gates = model.fusion.widest.body[3:]
         self.tile_reach = self._reach(model.fusion, model.head)
         self.before_gates_reach = self._reach(model.fusion.widest.body[:3])
-        self.gated_reach = self._reach(gates, *last)
+        gates = model.fusion.widest.body[3:]
+        self.gated_reach = self._reach(gates, model.fusion.body, model.head)
         self.region_reach = reach(model.lr_encoder.head, model.lr_encoder.body)
 
     def _reach(self, *layers: nn.Module) -> int:
