@@ -88,6 +88,20 @@ def test_tiled_output_equals_untiled_for_any_size(
     assert whole.std() > 0.1
 
 
+@pytest.mark.parametrize(("keeps_wide", "times"), [(True, 1), (False, 2)])
+def test_a_kept_wide_map_is_made_once(strong_model, keeps_wide, times):
+    box = Box(8, 104, 4, 116)
+    lr, ref = pair(64, 64, box, 0)
+    made: list[torch.Size] = []
+    first = strong_model.fusion.widest.body[0]
+    hook = first.register_forward_hook(lambda _, inputs, output: made.append(output.shape))
+    plan = Plan(64, 32, 32, torch.float32, keeps_wide)
+    super_resolve(strong_model, lr, ref, box, plan=plan)
+    hook.remove()
+    num_tiles = 4
+    assert len(made) == times * num_tiles
+
+
 def test_without_held_pools_tiles_would_differ(strong_model, monkeypatch):
     box = Box(10, 100, 6, 90)
     lr, ref = pair(64, 60, box, 0)
