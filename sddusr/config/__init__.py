@@ -9,7 +9,7 @@ from sddusr.config.model import (
     MatchingConfig,
     ModelConfig,
 )
-from sddusr.config.presets import BASELINE, DEMO, PAPER, PRESETS, SFM
+from sddusr.config.presets import BASELINE, COMPACT, DEMO, PAPER, PRESETS, SFM
 from sddusr.config.run import (
     LR_PER_CELL,
     MIN_FULL_CROP_PX,
@@ -26,6 +26,7 @@ SCALE = 2
 
 __all__ = [
     "BASELINE",
+    "COMPACT",
     "DEMO",
     "LR_PER_CELL",
     "MIN_FULL_CROP_PX",

@@ -46,8 +46,30 @@ DEMO = Config(
     ),
 )
 
+COMPACT = replace(
+    DEMO,
+    model=replace(
+        DEMO.model,
+        dim=24,
+        encoder=EncoderConfig(num_groups=3, num_blocks=6, reduction=6, num_ref_blocks=2),
+        alignment=replace(DEMO.model.alignment, num_groups=2),
+        dictionary=DictionaryConfig(num_tokens=128),
+    ),
+    optim=replace(DEMO.optim, lr=1.5e-3, warmup_steps=50),
+    data=DataConfig(crop_px=48, shift_px=(12, 48)),
+    train=TrainConfig(
+        num_steps=5000,
+        batch_size=8,
+        ema_decay=0.999,
+        log_every=50,
+        validate_every=500,
+        checkpoint_every=250,
+    ),
+)
+
 PRESETS: dict[str, tuple[str, Config]] = {
     "demo": ("A narrow network for a processor; needs no downloaded weights.", DEMO),
+    "compact": ("A small network with a deep LR encoder; its trained weights ship.", COMPACT),
     "paper": ("SDDuSR as published: sparse matching and token dictionaries.", PAPER),
     "baseline": ("Dense matching, no dictionary (Table 2, first row).", BASELINE),
     "sfm": ("The baseline with sparse feature matching (Table 2, second row).", SFM),

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from sddusr.data.degradation import camera, rng_of, to_uint8
+from sddusr.data.degradation import Lens, camera, rng_of, to_uint8
 from sddusr.data.geometry import HR_PER_CELL, centered, crop, whole
 from sddusr.types import Box
 
@@ -77,25 +77,29 @@ def find(split: str) -> dict[str, str]:
     return found
 
 
-def degrade(photo: UInt8[np.ndarray, "rows cols 3"], name: str, *, full_ref: bool) -> Degraded:
+def degrade(
+    photo: UInt8[np.ndarray, "rows cols 3"], name: str, *, full_ref: bool, lens: Lens = "camera"
+) -> Degraded:
     """Make LR and Ref of a photograph; see the top of this file for the numbers.
 
     Args:
         name: seeds every draw.
         full_ref: Ref covers the whole picture (training), not its centre half.
+        lens: what LR is made with.
     """
     rng = rng_of(name)
     height, width = (side // HR_PER_CELL * HR_PER_CELL for side in photo.shape[:2])
     hr = np.ascontiguousarray(photo[:height, :width])
-    lr, lens = camera(hr, rng)
-    ref, tele = _tele(hr, rng)
+    lr, wide = camera(hr, rng, lens)
+    ref, tele = tele_view(hr, rng)
     box = whole(height, width) if full_ref else _center_box(height, width, rng)
-    return Degraded(lr, np.ascontiguousarray(crop(ref, box)), hr, box, lens | tele)
+    return Degraded(lr, np.ascontiguousarray(crop(ref, box)), hr, box, wide | tele)
 
 
-def _tele(
+def tele_view(
     hr: UInt8[np.ndarray, "rows cols 3"], rng: np.random.Generator
 ) -> tuple[UInt8[np.ndarray, "rows cols 3"], dict[str, Any]]:
+    """HR as another camera sees it (see the top of this file), and the numbers that were drawn."""
     height, width = hr.shape[:2]
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
     shifts_px = rng.uniform(-2, 2, (4, 2)).astype(np.float32)
