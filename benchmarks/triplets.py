@@ -3,15 +3,15 @@ network that ships.
 
 python benchmarks/triplets.py --photos DIR --pairs DIR --test kodim04 'city100_*_029' --out OUT
 
-OUT/mix/train     photographs, degraded twice (as `camera` and as `phone`, see degradation.py), with a
-                  Ref of the whole picture as `samples` makes it; pairs with their own LR, each once with
-                  HR as its Ref and `--draws` times with another tele view of it
-OUT/mix/val       pictures named by --val, photographs as `camera`
-OUT/NAME/test     a test set each, of pictures named by --test: `photos` (degraded as `camera`),
-                  `photos-phone` (the same as `phone`) and `pairs` (own LR, the centre half of HR as Ref)
+OUT/mix/train   photographs, degraded twice (as `camera` and as `phone`, see degradation.py), with
+                a Ref of the whole picture as `samples` makes it; pairs with their own LR, each once
+                with HR as its Ref and `--draws` times with another tele view of it
+OUT/mix/val     pictures named by --val, photographs as `camera`
+OUT/NAME/test   a test set each, of pictures named by --test: `photos` (degraded as `camera`),
+                `photos-phone` (as `phone`) and `pairs` (own LR, the centre half of HR as Ref)
 
-A pair is a folder with hr.png and wide.png, the wide picture being on HR's grid already (City100); LR is
-the mean of its 2x2 pixels. Photographs longer than `--side-px` are made smaller first: large
+A pair is a folder with hr.png and wide.png, the wide picture being on HR's grid already (City100);
+LR is the mean of its 2x2 pixels. Photographs longer than `--side-px` are made smaller first: large
 ones are soft at their own size. Every draw is seeded by a picture's name.
 """
 

@@ -31,6 +31,9 @@ DATABASE = "mlflow.db"
 LOCAL_PAGE = "http://127.0.0.1:5000"
 """Where `mlflow ui` listens."""
 
+PARENT_TAG = "mlflow.parentRunId"
+"""Makes a run a child, shown below its parent."""
+
 NOTE = "mlflow.json"
 """In a run's folder: which MLflow run is its own."""
 

@@ -67,6 +67,8 @@ class TrainOptions(WorkerOptions):
     `~/sddusr`."""
     experiment: str = tracking.EXPERIMENT
     """MLflow's experiment."""
+    parent_run: str | None = None
+    """Id of an MLflow run that this one is a part of."""
     tracking_wait_s: float = tracking.END_WAIT_S
     """How long the end of the run waits for an MLflow that is away; what is left then stays on
     disk, and the log tells the command that delivers it."""
@@ -201,12 +203,13 @@ def _tracked(
     options: TrainOptions, name: str, folder: str, shards: ShardSet
 ) -> tracking.TrackedRun:
     """The run's MLflow run: the one that its folder names, or a new one."""
+    parent = {tracking.PARENT_TAG: options.parent_run} if options.parent_run else {}
     run = tracking.open_run(
         options.tracking_uri,
         name=name,
         experiment=options.experiment,
         folder=folder,
-        tags={"sddusr.data": shards.root, "sddusr.preset": options.preset},
+        tags={"sddusr.data": shards.root, "sddusr.preset": options.preset, **parent},
     )
     run.log_params(flatten(to_dict(options.config)) | {"data_hash": shards.content_hash})
     return run

@@ -9,7 +9,6 @@ from sddusr.config import Config, flatten, to_dict
 from tune.ledger import Ledger, Trial
 from tune.spaces import Space
 
-PARENT_TAG = "mlflow.parentRunId"
 BEST_TAG = "sddusr.best"
 
 _MLFLOW_STATUS = {
@@ -71,7 +70,7 @@ def mark_best(home: Home, trials: list[Trial], best: Trial | None) -> None:
     for trial in trials:
         run = tracking.follow_run(home.uri, trial.folder)
         tags = {BEST_TAG: "true" if trial is best else "false"}
-        run.set_tags(tags | ({PARENT_TAG: home.parent_id} if home.parent_id else {}))
+        run.set_tags(tags | ({tracking.PARENT_TAG: home.parent_id} if home.parent_id else {}))
         run.leave(CLOSE_WAIT_S)
 
 
@@ -91,7 +90,7 @@ def _open(home: Home, trial: Trial, space: Space) -> tracking.TrackedRun:
         name=f"trial {trial.number} {values}",
         experiment=home.experiment,
         folder=trial.folder,
-        tags=tags | ({PARENT_TAG: home.parent_id} if home.parent_id else {}),
+        tags=tags | ({tracking.PARENT_TAG: home.parent_id} if home.parent_id else {}),
     )
 
 

@@ -1,0 +1,92 @@
+"""What an ablation compares: networks that differ from each other by one thing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from sddusr.config import Config
+
+BASELINE, SFM = "baseline", "sfm"
+
+Study = Literal["parts", "knobs"]
+"""`parts`: the paper's Table 2. `knobs`: what the paper leaves open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One network, trained once for each seed."""
+
+    name: str
+    config: Config
+    over: tuple[str, ...] = ()
+    """Variants that its gain is counted against."""
+    weights_of: str = ""
+    """The variant whose trained weights it uses, where it differs in inference alone."""
+
+
+def with_tokens(num: int) -> str:
+    """The name of the whole method with so many tokens."""
+    return f"sddusr-{num}"
+
+
+def variants(base: Config, study: Study, tokens: Sequence[int]) -> list[Variant]:
+    """The networks of a study, each after those that it is compared with.
+
+    Args:
+        base: the whole method, as trained where nothing else is said.
+        tokens: the N of the parts' study.
+    """
+    return (_parts if study == "parts" else _knobs)(base, tokens)
+
+
+def _parts(base: Config, tokens: Sequence[int]) -> list[Variant]:
+    sparse = _model(base, dictionary=replace(base.model.dictionary, enabled=False))
+    dense = _model(sparse, mask=replace(base.model.mask, enabled=False))
+    return [
+        Variant(name=BASELINE, config=dense),
+        Variant(name=SFM, config=sparse, over=(BASELINE,)),
+        *(
+            Variant(name=with_tokens(num), config=_tokens(base, num), over=(BASELINE, SFM))
+            for num in tokens
+        ),
+    ]
+
+
+def _knobs(base: Config, _: Sequence[int]) -> list[Variant]:
+    center, crop_px = with_tokens(base.model.dictionary.num_tokens), base.data.crop_px
+    half_px = crop_px // 4 * 2
+    changed: dict[str, Config] = {
+        "temperature-0.05": _matching(base, temperature=0.05),
+        "temperature-0.01": _matching(base, temperature=0.01),
+        "attention-sqrt_d": _dictionary(base, attention="sqrt_d"),
+        "attention-cosine": _dictionary(base, attention="cosine"),
+        "mask-image": _data(base, mask_scope="image"),
+        "windows-near": _data(base, shift_px=(0, half_px)),
+        "windows-far": _data(base, shift_px=(crop_px, 2 * crop_px)),
+    }
+    every_key = _model(base, mask=replace(base.model.mask, mask_keys=False))
+    return [
+        Variant(name=center, config=base),
+        *(Variant(name=name, config=config, over=(center,)) for name, config in changed.items()),
+        Variant(name="keys-all", config=every_key, over=(center,), weights_of=center),
+    ]
+
+
+def _model(config: Config, **parts: Any) -> Config:
+    return replace(config, model=replace(config.model, **parts))
+
+
+def _matching(config: Config, **fields: Any) -> Config:
+    return _model(config, matching=replace(config.model.matching, **fields))
+
+
+def _dictionary(config: Config, **fields: Any) -> Config:
+    return _model(config, dictionary=replace(config.model.dictionary, **fields))
+
+
+def _tokens(config: Config, num: int) -> Config:
+    return _dictionary(config, num_tokens=num)
+
+
+def _data(config: Config, **fields: Any) -> Config:
+    return replace(config, data=replace(config.data, **fields))
