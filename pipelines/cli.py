@@ -4,9 +4,10 @@ import io
 import logging
 import os
 import re
+import socket
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from typing import Any, NoReturn, TypeVar
 
 import tyro
@@ -104,7 +105,9 @@ def cores_for_each(num_processes: int, flag: str) -> int:
 def init_ray(num_cpus: int | None = None) -> None:
     """Join the cluster of the job or the shell (RAY_ADDRESS), else start one for this process.
 
-    The dashboard stays on: Ray Train's clean-up of placement groups asks its state API.
+    The dashboard stays on: a watcher of Ray Train's asks it whether the training is still alive,
+    and takes the workers away where it hears nothing. Where the dashboard is, the watcher only
+    guesses, which fails with two clusters on one machine; so the cluster's processes are told.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -113,10 +116,34 @@ def init_ray(num_cpus: int | None = None) -> None:
         return
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=True)
-    else:
+        return
+    port = _free_port()
+    with _environment(RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{port}"):
         ray.init(
             address="local",
             num_cpus=num_cpus,
+            dashboard_port=port,
             object_store_memory=512 * 2**20,
             logging_level=logging.WARNING,
         )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Variables for the processes that are started meanwhile, and theirs."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
