@@ -1,8 +1,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Of benchmarks/, what answers other questions than how fast.
+NOT_TIMED := benchmarks/ablation.py benchmarks/triplets.py benchmarks/reference.py
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench ablation clean
 
 setup: $(VENV)/.ready
 
@@ -25,7 +27,11 @@ lint: setup
 	$(BIN)/basedpyright
 
 bench: setup
-	set -e; for bench in benchmarks/[a-z]*.py; do $(BIN)/python $$bench; done
+	set -e; for bench in $(filter-out $(NOT_TIMED), $(wildcard benchmarks/[a-z]*.py)); do \
+	    $(BIN)/python $$bench; done
+
+ablation: setup
+	$(BIN)/python benchmarks/ablation.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis *.egg-info

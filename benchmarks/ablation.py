@@ -1,6 +1,6 @@
 """What the parts of the method are worth: the same training with and without them, over seeds.
 
-`make ablation DATA=SHARDS`, or the commands of --help. A study that was cut off goes on with the
+`make ablation ARGS='demo --data SHARDS'`, see --help. A study that was cut off goes on with the
 same command: trainings resume, and scores that are known are read from disk.
 """
 
@@ -28,6 +28,7 @@ from _variants import Study, Variant, variants
 
 from pipelines import cli, tracking
 from pipelines.lasting import lasting
+from pipelines.readiness import samples_shards
 from pipelines.train import TrainOptions, run_training
 from sddusr.config import DEMO, PRESETS, Config, flatten, to_dict
 from sddusr.data import places
@@ -52,8 +53,9 @@ class AblationOptions:
     python benchmarks/ablation.py paper --data DuSR-Real-shards --tokens 64 128 192 256
     """
 
-    data: str
-    """Folder or URI of shards to train on, from pipelines/preprocess.py."""
+    data: str | None = None
+    """Folder or URI of shards to train on, from pipelines/preprocess.py; without it, the pictures
+    that ship with scikit-image and scikit-learn are preprocessed into OUT/samples."""
     tests: tuple[str, ...] = ()
     """Folders or URIs of shards whose split `test` is scored, named by their last part; by default
     --data alone."""
@@ -112,7 +114,7 @@ def run_ablation(options: AblationOptions) -> str:
     """
     options = _with_absolute_places(options)
     chosen = _chosen(options)
-    for place in (options.data, *options.tests):
+    for place in options.tests:
         ShardSet(place).close()
     cli.init_ray()
     parent = tracking.open_run(
@@ -120,7 +122,7 @@ def run_ablation(options: AblationOptions) -> str:
         name=f"ablation {options.study} {options.preset}",
         experiment=options.experiment,
         folder=options.out,
-        tags={"sddusr.data": options.data, "sddusr.preset": options.preset},
+        tags={"sddusr.data": str(options.data), "sddusr.preset": options.preset},
     )
     parent.log_params({"study": options.study, "seeds": options.seeds} | _config_params(options))
     status = "FAILED"
@@ -134,11 +136,13 @@ def run_ablation(options: AblationOptions) -> str:
 
 
 def _with_absolute_places(options: AblationOptions) -> AblationOptions:
+    out = lasting(options.out, "--out")
+    data = lasting(options.data, "--data") if options.data else samples_shards(out)
     return replace(
         options,
-        data=lasting(options.data, "--data"),
-        tests=tuple(lasting(place, "--tests") for place in options.tests or (options.data,)),
-        out=lasting(options.out, "--out"),
+        data=data,
+        tests=tuple(lasting(place, "--tests") for place in options.tests or (data,)),
+        out=out,
         tracking_uri=tracking.tracking_uri(options.tracking_uri),
     )
 
@@ -322,7 +326,7 @@ def main(options: AblationOptions) -> None:
 def command() -> None:
     """Parse the command line; the first word names the preset, `demo` where there is none."""
     presets = {
-        name: AblationOptions(data=tyro.MISSING, preset=name, config=config)
+        name: AblationOptions(preset=name, config=config)
         for name, (_, config) in PRESETS.items()
         if config.model.mask.enabled and config.model.dictionary.enabled
     }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Enlarge a wide picture with the help of a tele picture of its centre.
 
-python pipelines/super_resolve.py wide.jpg tele.jpg --checkpoint DIR --out sr.png
+python pipelines/super_resolve.py wide.jpg tele.jpg --out sr.png
 python pipelines/super_resolve.py wides/ teles/ --checkpoint DIR --out results/
 python pipelines/super_resolve.py '*/wide.heic' '*/tele.heic' --checkpoint DIR --out results/
 """
@@ -17,6 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from pipelines import cli
 from pipelines.lasting import lasting
 from pipelines.super_resolve_worker import make_all, make_here
+from sddusr import shipped
 from sddusr.checkpoint import resolve
 from sddusr.data import places
 from sddusr.data.color import ColorConfig
@@ -54,8 +55,9 @@ class SuperResolveOptions:
     tele: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TELE")]
     """The tele picture of the same scene; or a folder, paired by file name without extension, or a
     pattern, paired by what the wildcards stand for."""
-    checkpoint: str
-    """The trained network: a training run's folder (its best checkpoint) or one checkpoint."""
+    checkpoint: str | None = None
+    """The trained network: a training run's folder (its best checkpoint) or one checkpoint. Left
+    out: the small one that ships, whose card is sddusr/shipped/compact/CARD.md."""
     out: str = "sr.png"
     """The result; its extension is its format. Or a folder, where results are named like the wide
     pictures."""
@@ -149,7 +151,9 @@ def _check(options: SuperResolveOptions) -> None:
 
 
 def _settings(options: SuperResolveOptions) -> Settings:
-    checkpoint = resolve(places.absolute(options.checkpoint))
+    if options.checkpoint is None:
+        log.info("no --checkpoint: the network that ships, see sddusr/shipped/compact/CARD.md")
+    checkpoint = resolve(places.absolute(options.checkpoint or shipped.COMPACT))
     return Settings(
         checkpoint=checkpoint,
         checkpoint_hash=hash_checkpoint(checkpoint),

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 NEGATIVE_SLOPE = 0.2
 
+BRANCH_START = 0.1
+"""Of a residual block's last convolution, its usual first weights' share."""
+
 
 def conv3x3(dim_in: int, dim_out: int, stride: int = 1) -> nn.Conv2d:
     """A 3x3 convolution that keeps the grid (or divides it by the stride)."""
@@ -91,11 +94,17 @@ class CbamSpatialGate(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + gates(conv(activation(conv(x))))."""
+    """x + gates(conv(activation(conv(x)))).
+
+    The branch starts at a tenth of its size, as in ESRGAN (Wang et al., 2018), so that what comes
+    in reaches the end of a trunk from the first step on. Without that a network from scratch takes
+    Ref for noise, and learns to leave it out (see docs/results.md).
+    """
 
     def __init__(self, dim: int, gates: Sequence[nn.Module] = ()) -> None:
         super().__init__()
-        self.body = nn.Sequential(conv3x3(dim, dim), activation(), conv3x3(dim, dim), *gates)
+        last = scaled_start(conv3x3(dim, dim), BRANCH_START)
+        self.body = nn.Sequential(conv3x3(dim, dim), activation(), last, *gates)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return x + self.body(x)
@@ -120,6 +129,15 @@ class ResidualGroup(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return x + self.body(x)
+
+
+def scaled_start(conv: nn.Conv2d, scale: float) -> nn.Conv2d:
+    """The same convolution with weights of that share, and no bias, to start with."""
+    assert conv.bias is not None
+    with torch.no_grad():
+        conv.weight.mul_(scale)
+        conv.bias.zero_()
+    return conv
 
 
 def zero_start(conv: nn.Conv2d) -> nn.Conv2d:

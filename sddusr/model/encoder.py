@@ -9,6 +9,7 @@ from sddusr.model.blocks import (
     ResidualBlock,
     ResidualGroup,
     conv3x3,
+    pass_through,
     pixel_shuffle_up,
 )
 
@@ -53,5 +54,6 @@ def ref_encoder(dim: int, config: EncoderConfig) -> nn.Sequential:
 
 
 def plain_trunk(dim: int, num_blocks: int) -> nn.Sequential:
-    """Residual blocks without gates and a 3x3 tail."""
-    return nn.Sequential(*(ResidualBlock(dim) for _ in range(num_blocks)), conv3x3(dim, dim))
+    """Residual blocks without gates and a 3x3 tail, which starts as the identity."""
+    blocks = (ResidualBlock(dim) for _ in range(num_blocks))
+    return nn.Sequential(*blocks, pass_through(conv3x3(dim, dim)))

@@ -1,0 +1,3 @@
+from sddusr.shipped import main
+
+main()
