@@ -34,9 +34,12 @@ class Learner:
         self.device = device
         self.precision: Precision = native_precision(config, device)
         self.model = SDDuSR(config.model).to(device).to(memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(
-            self.model.parameters(), config.optim, self.model.alignment.spynet.parameters()
-        )
+        alignment, optim = self.model.alignment, config.optim
+        slower = [
+            (alignment.spynet.parameters(), optim.flow_lr_scale),
+            (alignment.offset_parameters(), optim.offset_lr_scale),
+        ]
+        self.optimizer = make_optimizer(self.model.parameters(), optim, slower)
         self.perceptual, self.adversary = None, None
         if config.losses.stage == "full":
             self.perceptual = PerceptualLoss(config.losses.vgg_weights).to(device)

@@ -11,19 +11,21 @@ from sddusr.config import OptimConfig
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], config: OptimConfig, flow: Iterable[nn.Parameter] = ()
+    parameters: Iterable[nn.Parameter],
+    config: OptimConfig,
+    slower: Iterable[tuple[Iterable[nn.Parameter], float]] = (),
 ) -> torch.optim.Adam:
     """Adam; its learning rate is set before every step from `learning_rate`.
 
     Args:
-        flow: those of the parameters that learn at `flow_lr_scale` of the rate.
+        slower: those of the parameters that learn at a share of the rate, and the share.
     """
-    slower = {id(parameter): parameter for parameter in flow}
-    others = [parameter for parameter in parameters if id(parameter) not in slower]
-    groups: list[dict[str, Any]] = [{"params": others, "lr_scale": 1.0}]
-    if slower:
-        groups.append({"params": list(slower.values()), "lr_scale": config.flow_lr_scale})
-    return torch.optim.Adam(groups, lr=config.lr)
+    groups: list[dict[str, Any]] = [
+        {"params": list(group), "lr_scale": scale} for group, scale in slower
+    ]
+    apart = {id(parameter) for group in groups for parameter in group["params"]}
+    others = [parameter for parameter in parameters if id(parameter) not in apart]
+    return torch.optim.Adam([{"params": others, "lr_scale": 1.0}, *groups], lr=config.lr)
 
 
 def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:

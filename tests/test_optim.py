@@ -25,15 +25,15 @@ def test_a_single_step_is_a_run_too():
     assert learning_rate(0, 1, OptimConfig()) == 1e-4
 
 
-def test_the_flow_learns_at_its_share_of_the_rate():
-    layers = [torch.nn.Linear(2, 2) for _ in range(2)]
+def test_what_is_named_learns_at_its_share_of_the_rate():
+    layers = [torch.nn.Linear(2, 2) for _ in range(3)]
     parameters = [p for layer in layers for p in layer.parameters()]
-    config = OptimConfig(lr=1.0, min_lr=0.0, flow_lr_scale=0.25)
-    optimizer = make_optimizer(parameters, config, layers[1].parameters())
+    slower = [(layers[1].parameters(), 0.25), (layers[2].parameters(), 0.5)]
+    optimizer = make_optimizer(parameters, OptimConfig(lr=1.0, min_lr=0.0), slower)
     before = [p.detach().clone() for p in parameters]
     set_learning_rate(optimizer, 0.1)
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()  # Adam's first step has the length of its rate
     moved = [(b - p).detach().mean().item() for b, p in zip(before, parameters, strict=True)]
-    assert moved == pytest.approx([0.1, 0.1, 0.025, 0.025])
+    assert moved == pytest.approx([0.1, 0.1, 0.025, 0.025, 0.05, 0.05])

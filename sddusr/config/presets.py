@@ -39,8 +39,10 @@ DEMO = Config(
         dictionary=DictionaryConfig(num_tokens=32),
         fusion=FusionConfig(reduction=4, num_blocks=2),
     ),
-    optim=OptimConfig(lr=2e-3, min_lr=1e-5, warmup_steps=20, flow_lr_scale=0.1),
-    data=DataConfig(crop_px=32, shift_px=(8, 32)),
+    optim=OptimConfig(
+        lr=2e-3, min_lr=1e-5, warmup_steps=20, flow_lr_scale=0.01, offset_lr_scale=0.1
+    ),
+    data=DataConfig(crop_px=32, shift_px=(0, 16)),
     train=TrainConfig(
         num_steps=300, batch_size=8, log_every=20, validate_every=150, checkpoint_every=100
     ),
@@ -56,9 +58,9 @@ COMPACT = replace(
         dictionary=DictionaryConfig(num_tokens=128),
     ),
     optim=replace(DEMO.optim, lr=1.5e-3, warmup_steps=50),
-    data=DataConfig(crop_px=48, shift_px=(12, 48)),
+    data=DataConfig(crop_px=48, shift_px=(0, 24)),
     train=TrainConfig(
-        num_steps=5000,
+        num_steps=3500,
         batch_size=8,
         ema_decay=0.999,
         log_every=50,

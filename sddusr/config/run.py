@@ -45,8 +45,10 @@ class OptimConfig:
     warmup_steps: int = 0
     """Steps of linear warm-up before the cosine."""
     flow_lr_scale: float = 1.0
-    """SpyNet's share of the learning rate. A flow that starts from scratch can run off the picture,
-    where no gradient brings it back; 0.1 keeps it near."""
+    """SpyNet's share of the learning rate. Adam makes full steps of noisy gradients, so a flow from
+    scratch drifts off the picture, where no gradient brings it back; 0.01 keeps it near."""
+    offset_lr_scale: float = 1.0
+    """The deformable offsets' share; they drift as the flow does, 0.1 keeps them near."""
     max_grad_norm: float = 0.0
     """Longer gradients are scaled down to this norm; 0 leaves them alone. The norm before is
     logged as `train/gradient_norm`."""
@@ -56,7 +58,7 @@ class OptimConfig:
             0 <= self.min_lr <= self.lr,
             f"optim.lr is {self.lr} and optim.min_lr {self.min_lr}, need 0 <= min_lr <= lr",
         )
-        for name in ("warmup_steps", "flow_lr_scale", "max_grad_norm"):
+        for name in ("warmup_steps", "flow_lr_scale", "offset_lr_scale", "max_grad_norm"):
             value = getattr(self, name)
             require(value >= 0, f"optim.{name} is {value}, need 0 or more")
 

@@ -123,6 +123,10 @@ class Alignment(nn.Module):
         # Gates start at one half, so the aligned feature starts as Ref's own.
         self.conv = pass_through(conv3x3(dim, dim), gain=2.0)
 
+    def offset_parameters(self) -> list[nn.Parameter]:
+        """What decides the offsets and gates, beside the flow."""
+        return [*self.offset_head.parameters(), *self.offset_tail.parameters()]
+
     def forward(
         self,
         lr_center: Float[Tensor, "b 3 hc wc"],
