@@ -63,7 +63,7 @@ def _matrix(scores: pd.DataFrame, test: str, variant: str, column: str) -> pd.Da
 def means_table(scores: pd.DataFrame, variants: Sequence[Variant]) -> str:
     """Markdown: each test set's means, and how far the seeds' means lie apart."""
     head = ["test set", "network", "parameters", "full PSNR", "center", "corner", "full SSIM"]
-    head += ["LPIPS", "queries kept", "keys kept", "seeds"]
+    head += ["LPIPS", "centre's from Ref", "queries kept", "keys kept", "seeds"]
     rows = []
     for test in scores["test"].unique():
         for name in (BICUBIC, *(variant.name for variant in variants)):
@@ -80,10 +80,11 @@ def _means(chosen: pd.DataFrame, name: str) -> list[str]:
     lpips = chosen["full_lpips"].astype(float).mean()
     shown = "n/a" if np.isnan(lpips) else f"{lpips:.4f}"
     if name == BICUBIC:
-        return ["", *psnr, f"{mean['full_ssim']:.4f}", shown, "", "", ""]
+        return ["", *psnr, f"{mean['full_ssim']:.4f}", shown, "", "", "", ""]
     kept = [f"{mean[f'kept_{what}']:.0%}" for what in ("queries", "keys")]
-    count = f"{int(mean['num_parameters']):,}"
-    return [count, *psnr, f"{mean['full_ssim']:.4f}", shown, *kept, str(len(by_seed))]
+    count, from_ref = f"{int(mean['num_parameters']):,}", f"{mean['center_psnr_from_ref']:+.2f}"
+    ssim = f"{mean['full_ssim']:.4f}"
+    return [count, *psnr, ssim, shown, from_ref, *kept, str(len(by_seed))]
 
 
 def _spread(by_seed: "pd.Series[float]") -> str:

@@ -13,12 +13,15 @@ from sddusr.checkpoint import load_model, read_checkpoint
 from sddusr.data import places
 from sddusr.data.shards import ShardSet
 from sddusr.evaluation import BICUBIC, score_triplet
-from sddusr.inference import Precision, bicubic, super_resolve
+from sddusr.inference import Precision, bicubic, blind_ref, super_resolve
 from sddusr.metrics import Lpips, Protocol
 from sddusr.model.sddusr import num_parameters
 from sddusr.results import ImageScores
 
 SCORES = "scores-{name}.json"
+
+WITHOUT_REF = "without Ref"
+"""The method of a picture that was made with a Ref that shows no more than LR does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,8 @@ class Scored:
     kept_keys: float
     seconds: float
     num_parameters: int
+    center_psnr_from_ref: float
+    """What the centre loses with a Ref that shows no more than LR does."""
 
 
 def name_of(place: str) -> str:
@@ -83,25 +88,35 @@ def score_run(
     rows = []
     for name, shards in zip(map(name_of, scoring.tests), sets, strict=True):
         for triplet in shards.iterate("test"):
-            started = time.perf_counter()
-            made = super_resolve(
-                model, triplet.lr, triplet.ref, triplet.center_box, scoring.precision
-            )
+            started, box = time.perf_counter(), triplet.center_box
+            made = super_resolve(model, triplet.lr, triplet.ref, box, scoring.precision)
             seconds, matches = time.perf_counter() - started, made.matches
-            pictures = {BICUBIC: bicubic(triplet.lr), variant: made.sr}
+            blind = super_resolve(
+                model, triplet.lr, blind_ref(triplet.lr, box), box, scoring.precision
+            )
+            pictures = {BICUBIC: bicubic(triplet.lr), variant: made.sr, WITHOUT_REF: blind.sr}
             kept = [
                 1.0 if mask is None else float(mask.mean())
                 for mask in (matches.query_mask, matches.key_mask)
             ]
-            for image in score_triplet(triplet, pictures, [scoring.protocol], lpips):
+            images = score_triplet(triplet, pictures, [scoring.protocol], lpips)
+            without = images.pop().scores.center_psnr
+            for image in images:
                 about = (name, seed, kept, seconds, num_parameters(model))
-                rows.append(asdict(_scored(image, *about)))
+                from_ref = image.scores.center_psnr - without if image.method == variant else 0.0
+                rows.append(asdict(_scored(image, *about, from_ref)))
     places.write_atomic(place, json.dumps({"asked": asked, "rows": rows}).encode())
     return rows
 
 
 def _scored(
-    image: ImageScores, test: str, seed: int, kept: Sequence[float], seconds: float, num: int
+    image: ImageScores,
+    test: str,
+    seed: int,
+    kept: Sequence[float],
+    seconds: float,
+    num: int,
+    from_ref: float,
 ) -> Scored:
     return Scored(
         test=test,
@@ -114,6 +129,7 @@ def _scored(
         kept_keys=kept[1],
         seconds=seconds,
         num_parameters=num,
+        center_psnr_from_ref=from_ref,
     )
 
 

@@ -9,12 +9,14 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
 import ray
+import torch
 import tyro
+from _costs import Costs, costs_table, measure_costs
 from _evidence import (
     Gain,
     all_gains,
@@ -79,6 +81,9 @@ class AblationOptions:
     """Number format of the networks in the test."""
     lpips_weights: str = "imagenet"
     """AlexNet of LPIPS: `imagenet` (by name, needs internet once) or a path to a state dict."""
+    costs: bool = True
+    """Also measure time and memory of each network on the first test picture, once all are
+    trained."""
     tracking_uri: str | None = None
     """MLflow; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."""
     experiment: str = "sddusr-ablation"
@@ -128,7 +133,8 @@ def run_ablation(options: AblationOptions) -> str:
     status = "FAILED"
     try:
         rows = _run_all(options, _jobs(chosen, options.seeds), parent.run_id)
-        text = _write(options, chosen, pd.DataFrame(rows), parent)
+        costs = _costs(options, chosen) if options.costs else []
+        text = _write(options, chosen, pd.DataFrame(rows), costs, parent)
         status = "FINISHED"
     finally:
         parent.finish(status)
@@ -196,6 +202,22 @@ def _run_all(options: AblationOptions, jobs: Sequence[Job], parent: str) -> list
             "%d/%d trainings done: %s%s", len(rows), len(jobs), job.name, _told(rows[job.name])
         )
     return [row for job in jobs for row in rows[job.name]]
+
+
+def _costs(options: AblationOptions, chosen: Sequence[Variant]) -> list[Costs]:
+    """Of each variant's first training, on this machine's processor."""
+    log.info("measuring what each network costs")
+    return [
+        measure_costs(
+            each.name,
+            places.join(options.out, f"{each.weights_of or each.name}-seed0"),
+            options.tests[0],
+            not each.config.model.mask.mask_keys,
+            options.precision,
+            torch.get_num_threads(),
+        )
+        for each in chosen
+    ]
 
 
 def _scoring(options: AblationOptions) -> Scoring:
@@ -273,11 +295,14 @@ def _write(
     options: AblationOptions,
     chosen: Sequence[Variant],
     scores: pd.DataFrame,
+    costs: Sequence[Costs],
     parent: tracking.TrackedRun,
 ) -> str:
     """Tables, figure and the scores themselves, on disk and in MLflow."""
     gains = all_gains(scores, chosen)
     text = _text(options, chosen, scores, gains)
+    if costs:
+        text += f"\n{costs_table(costs)}"
     parquet = io.BytesIO()
     scores.to_parquet(parquet)
     files = {
@@ -296,8 +321,13 @@ def _write(
             parent.log_artifact(place)
     parent.log_metrics(
         {f"{g.test}/{g.variant}/{g.column}_over_{g.over}": g.interval.mean for g in gains}
+        | {f"costs/{c.variant}/{name}": value for c in costs for name, value in _numbers(c).items()}
     )
     return text
+
+
+def _numbers(costs: Costs) -> dict[str, float]:
+    return {name: value for name, value in asdict(costs).items() if name != "variant"}
 
 
 def _text(

@@ -14,7 +14,16 @@ from sddusr.data.images import read_rgb, write_png
 from sddusr.data.layouts import pictures_by_stem
 from sddusr.data.shards import Row, ShardSet
 from sddusr.figures import comparison
-from sddusr.inference import Matches, Precision, bicubic, super_resolve, to_8bit, to_tensor
+from sddusr.inference import (
+    Matches,
+    Precision,
+    Upscaled,
+    bicubic,
+    blind_ref,
+    super_resolve,
+    to_8bit,
+    to_tensor,
+)
 from sddusr.metrics import PROTOCOLS, Lpips, Protocol, score
 from sddusr.results import ImageScores
 from sddusr.types import Triplet
@@ -54,6 +63,9 @@ class EvaluationConfig:
     torchvision's alexnet."""
     precision: Precision = "float32"
     """Number format of the network."""
+    without_ref: bool = False
+    """Score the checkpoint a second time with a Ref that shows no more than LR does: what is lost
+    is what the network takes from Ref."""
     save_pictures: bool = True
     """Write the checkpoint's pictures as 8-bit PNG, what the page shows of each picture, and
     comparisons of the first few."""
@@ -63,13 +75,18 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.checkpoint is None and self.sr_dir is None:
             raise ValueError("nothing to score; give --checkpoint DIR, --sr-dir DIR or both")
-        names = [BICUBIC, self.name, *([self.other_name] if self.sr_dir else [])]
+        names = [BICUBIC, self.name, self.blind_name, *([self.other_name] if self.sr_dir else [])]
         if len(set(names)) < len(names):
             raise ValueError(f"methods are named {names}, need distinct names; give --name")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit is {self.limit}, need 1 or more")
         if not self.protocols:
             raise ValueError(f"--protocols is empty, need some of {', '.join(PROTOCOLS)}")
+
+    @property
+    def blind_name(self) -> str:
+        """What tables call the checkpoint without Ref."""
+        return f"{self.name} without Ref"
 
     @property
     def other_name(self) -> str:
@@ -124,12 +141,23 @@ class Scorer:
             _check_size(triplet, self.others[triplet.id], other)
             pictures[self.config.other_name] = other.astype(np.float32) / 255
         if self.model is not None:
-            lr, ref, box = triplet.lr, triplet.ref, triplet.center_box
-            made = super_resolve(
-                self.model, lr, ref, box, self.config.precision, memory_share=self.memory_share
-            )
+            if self.config.without_ref:
+                blind = self._super_resolve(triplet, blind_ref(triplet.lr, triplet.center_box))
+                pictures[self.config.blind_name] = blind.sr
+            made = self._super_resolve(triplet, triplet.ref)
             pictures[self.config.name], matches = made.sr, made.matches
         return pictures, matches
+
+    def _super_resolve(self, triplet: Triplet, ref: np.ndarray) -> Upscaled:
+        assert self.model is not None
+        return super_resolve(
+            self.model,
+            triplet.lr,
+            ref,
+            triplet.center_box,
+            self.config.precision,
+            memory_share=self.memory_share,
+        )
 
     def _keep(
         self, triplet: Triplet, shown: Mapping[str, np.ndarray], matches: Matches | None

@@ -8,7 +8,7 @@ import torch
 
 from sddusr import ranks
 from sddusr.data.shards import Row, ShardSet
-from sddusr.inference import Precision, bicubic, super_resolve, to_tensor
+from sddusr.inference import Precision, bicubic, blind_ref, super_resolve, to_tensor
 from sddusr.metrics import score
 from sddusr.model.sddusr import SDDuSR
 from sddusr.story import fixed_window, tell
@@ -34,8 +34,9 @@ def validate(
     """Mean scores over the held-out pictures, on every rank, and how the first few came about.
 
     Scores are PSNR and SSIM under `kedusr-float`, as `val/full_psnr`, the gain over bicubic as
-    `val/full_psnr_gain`, and the shares of cells that the masks keep; they begin with the split's
-    name. No held-out picture: none.
+    `val/full_psnr_gain`, what the centre takes from Ref as `val/center_psnr_from_ref` (0: the
+    network has not learned to use it), and the shares of cells that the masks keep; they begin with
+    the split's name. No held-out picture: none.
 
     Args:
         limit: only the first few pictures.
@@ -61,14 +62,16 @@ def _validate_one(
     made = super_resolve(
         model, triplet.lr, triplet.ref, triplet.center_box, precision, look_at=window
     )
-    hr = to_tensor(triplet.hr)
-    ours, theirs = (
-        score(torch.from_numpy(picture).permute(2, 0, 1), hr, triplet.center_box, PROTOCOL)
-        for picture in (made.sr, bicubic(triplet.lr))
+    hr, box = to_tensor(triplet.hr), triplet.center_box
+    blind = super_resolve(model, triplet.lr, blind_ref(triplet.lr, box), box, precision)
+    ours, theirs, without_ref = (
+        score(torch.from_numpy(picture).permute(2, 0, 1), hr, box, PROTOCOL)
+        for picture in (made.sr, bicubic(triplet.lr), blind.sr)
     )
     row = ours._asdict()
     gains = zip(ours._fields, ours, theirs, strict=True)
     row |= {f"{name}_gain": a - b for name, a, b in gains if name.endswith("psnr")}
+    row["center_psnr_from_ref"] = ours.center_psnr - without_ref.center_psnr
     if made.matches.query_mask is not None:
         row["kept_queries"] = float(made.matches.query_mask.mean())
     if made.matches.key_mask is not None:

@@ -18,6 +18,7 @@ import torch
 from hypothesis import settings
 from torchvision.models import vgg19
 
+from pipelines import cli
 from sddusr.data.detail import detail_map, detail_quantiles
 from sddusr.data.geometry import crop, whole
 from sddusr.data.manifest import build_manifest, write_manifest
@@ -103,6 +104,6 @@ def vgg19_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One small cluster of our own for all tests that need Ray, whoever else's runs here."""
-    ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20)
+    cli.init_ray(num_cpus=2)
     yield
     ray.shutdown()

@@ -4,7 +4,7 @@ What a picture needs once (matches, the aligned Ref feature, the refined diction
 over the frame) is computed for the frame; the rest runs in tiles. The model knows of neither.
 """
 
-from sddusr.inference.pictures import bicubic, quantize, to_8bit, to_array, to_tensor
+from sddusr.inference.pictures import bicubic, blind_ref, quantize, to_8bit, to_array, to_tensor
 from sddusr.inference.reconstruct import Sources
 from sddusr.inference.upscale import Matches, Precision, Upscaled, super_resolve
 
@@ -14,6 +14,7 @@ __all__ = [
     "Sources",
     "Upscaled",
     "bicubic",
+    "blind_ref",
     "quantize",
     "super_resolve",
     "to_8bit",
