@@ -14,12 +14,13 @@ from sddusr.data.manifest import build_manifest, write_manifest
 from sddusr.data.shard_file import write_shard
 from sddusr.data.shards import ShardSet
 from sddusr.learner import Learner
+from sddusr.model.sddusr import SDDuSR
 from sddusr.story import TITLES
 from sddusr.training import load_start
 from sddusr.validation import validate
 from tests.conftest import make_triplet
 from tests.runs import CONFIG, CPU, LAST, PSNR, run, weights, with_train
-from tests.tiny import TINY
+from tests.tiny import TINY, without_zero_starts
 
 
 def test_a_run_logs_validates_and_saves_on_its_cadence(tiny_shards, tmp_path, caplog):
@@ -49,8 +50,18 @@ def test_a_few_steps_lower_the_loss(tiny_shards, tmp_path):
     assert losses[-1] < 0.7 * losses[0]
 
 
+def test_validation_tells_what_is_taken_from_ref(tiny_shards):
+    """Nothing by a network that adds nothing to bicubic, something by one that Ref reaches."""
+    torch.manual_seed(0)
+    model = SDDuSR(CONFIG.model).eval()
+    name = "val/center_psnr_from_ref"
+    assert validate(model, tiny_shards, "float32")[0][name] == 0
+    without_zero_starts(model)
+    assert validate(model, tiny_shards, "float32")[0][name] != 0
+
+
 def test_averaged_weights_are_what_is_validated_and_published(tiny_shards, tmp_path):
-    _, notebook = run(tiny_shards, tmp_path, with_train(ema_decay=0.9))
+    _, notebook = run(tiny_shards, tmp_path, with_train(ema_decay=0.9, precision="float32"))
     (told,) = [row["val/full_psnr"] for step, row in notebook.rows if step == 6 and PSNR in row]
     last = str(tmp_path / "step-00000006")
     published = load_model(last)

@@ -107,6 +107,24 @@ def test_lpips_is_reported_missing_only_where_the_user_named_no_file(monkeypatch
         lpips_note(replace(config, lpips_weights=str(tmp_path / "alexnet.pth")))
 
 
+def test_what_ref_gives_is_scored_on_request(tiny_shards, model, tmp_path):
+    config = EvaluationConfig(
+        data=tiny_shards.root,
+        checkpoint=save(model, tmp_path / "checkpoint"),
+        out=str(tmp_path / "out"),
+        without_ref=True,
+        protocols=("kedusr-float",),
+    )
+    (row, *_), triplet = tiny_shards.rows("test"), next(tiny_shards.iterate("test"))
+    images = {image.method: image for image in Scorer(config, {}, False).evaluate(row)}
+    assert list(images) == [BICUBIC, "SDDuSR without Ref", "SDDuSR"]
+    blind = to_8bit(bicubic(triplet.lr))[33:97, 38:110]  # the box of tiny_shards, at an odd place
+    sr = super_resolve(model, triplet.lr, blind, triplet.center_box).sr
+    pixels = torch.from_numpy(sr).permute(2, 0, 1)
+    expected = score(pixels, to_tensor(triplet.hr), triplet.center_box, "kedusr-float")
+    assert tuple(images["SDDuSR without Ref"].scores) == pytest.approx(tuple(expected), abs=1e-4)
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_evaluate_writes_what_a_direct_computation_gives(tiny_shards, model, tmp_path):
