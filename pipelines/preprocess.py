@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -205,15 +206,14 @@ def _claim(out: str, plan: dict[str, Any], overwrite: bool) -> None:
 def _run(plans: list[ShardPlan], job: Job) -> list[ShardReport]:
     """Make all shards, in any order; the first problem ends the work."""
     reports: dict[str, ShardReport] = {}
-    for text in run_tasks(functools.partial(_task, plans, job), len(plans)):
-        report = ShardReport.from_json(text)
-        if report.error or report.entry is None:
-            places.remove_temporaries(job.out)  # of shards that other workers had begun
-            raise ValueError(report.error)
-        reports[report.name] = report
-        state = "was finished" if report.reused else "written"
-        shown = len(reports), len(plans), report.name, state, report.entry.num_rows
-        logger.info("%d/%d shards: %s %s, %d rows", *shown)
+    with closing(run_tasks(functools.partial(_task, plans, job), len(plans))) as tasks:
+        for report in map(ShardReport.from_json, tasks):
+            if report.error or report.entry is None:
+                raise ValueError(report.error)
+            reports[report.name] = report
+            state = "was finished" if report.reused else "written"
+            shown = len(reports), len(plans), report.name, state, report.entry.num_rows
+            logger.info("%d/%d shards: %s %s, %d rows", *shown)
     return [reports[plan.name] for plan in plans]
 
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+from contextlib import closing
 
 from pipelines.ray_tasks import run_tasks
 from sddusr.contact_sheet import write_contact_sheet
@@ -24,14 +25,14 @@ def preview(found: Found, job: Job, config: PairConfig) -> dict[str, str]:
     """
     refused = dict(found.orphans)
     work = functools.partial(_task, found.sources, job, config)
-    for done, text in enumerate(run_tasks(work, len(found.sources)), start=1):
-        report = json.loads(text)
-        if report["error"]:
-            raise OSError(report["error"])
-        if report["why"]:
-            refused[report["id"]] = report["why"]
-        state = "refused" if report["why"] else "registered"
-        logger.info("%d/%d pairs: %s %s", done, len(found.sources), report["id"], state)
+    with closing(run_tasks(work, len(found.sources))) as tasks:
+        for done, report in enumerate(map(json.loads, tasks), start=1):
+            if report["error"]:
+                raise OSError(report["error"])
+            if report["why"]:
+                refused[report["id"]] = report["why"]
+            state = "refused" if report["why"] else "registered"
+            logger.info("%d/%d pairs: %s %s", done, len(found.sources), report["id"], state)
     logger.info("%s: %d sheets, %d pairs refused", job.out, len(found.sources), len(refused))
     for why in dict(sorted(refused.items())).values():
         logger.info("refused: %s", why)

@@ -189,7 +189,7 @@ def _write_local(path: Path, content: Content) -> None:
         free = shutil.disk_usage(path.parent).free
         raise OSError(
             error.errno,
-            f"{path}: no space to write it, needed {needed} bytes or more, {free} are free; "
+            f"{path}: no space to write it, needed {needed} bytes or more, {free} are free now; "
             "free some or write elsewhere",
         ) from error
     except BaseException:
