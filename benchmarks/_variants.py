@@ -54,16 +54,18 @@ def _parts(base: Config, tokens: Sequence[int]) -> list[Variant]:
 
 def _knobs(base: Config, _: Sequence[int]) -> list[Variant]:
     center, crop_px = with_tokens(base.model.dictionary.num_tokens), base.data.crop_px
-    half_px = crop_px // 4 * 2
+    quarter_px = crop_px // 8 * 2
     changed: dict[str, Config] = {
         "temperature-0.05": _matching(base, temperature=0.05),
         "temperature-0.01": _matching(base, temperature=0.01),
         "attention-sqrt_d": _dictionary(base, attention="sqrt_d"),
         "attention-cosine": _dictionary(base, attention="cosine"),
         "mask-image": _data(base, mask_scope="image"),
-        "windows-near": _data(base, shift_px=(0, half_px)),
+        "windows-near": _data(base, shift_px=(0, quarter_px)),
+        "windows-paper": _data(base, shift_px=(quarter_px, 3 * quarter_px)),
         "windows-far": _data(base, shift_px=(crop_px, 2 * crop_px)),
     }
+    changed = {name: config for name, config in changed.items() if config != base}
     every_key = _model(base, mask=replace(base.model.mask, mask_keys=False))
     return [
         Variant(name=center, config=base),

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from _variants import BASELINE, SFM, variants
 
-from sddusr.config import DEMO, flatten, to_dict
+from sddusr.config import DEMO, PAPER, flatten, to_dict
 
 KNOBS = {
     "temperature-0.05": {"model.matching.temperature"},
@@ -14,6 +14,7 @@ KNOBS = {
     "attention-cosine": {"model.dictionary.attention"},
     "mask-image": {"data.mask_scope"},
     "windows-near": {"data.shift_px"},
+    "windows-paper": {"data.shift_px"},
     "windows-far": {"data.shift_px"},
     "keys-all": {"model.mask.mask_keys"},
 }
@@ -37,6 +38,12 @@ def test_each_knob_is_turned_alone():
     base, *others = variants(DEMO, "knobs", ())
     assert base.config == DEMO
     assert {each.name: changed(base.config, each.config) for each in others} == KNOBS
+
+
+def test_what_is_the_base_already_is_no_variant():
+    names = [each.name for each in variants(PAPER, "knobs", ())]
+    assert "windows-paper" not in names
+    assert {"sddusr-128", "windows-near", "windows-far"} <= set(names)
 
 
 @pytest.mark.parametrize("study", ["parts", "knobs"])

@@ -80,7 +80,7 @@ def test_a_wrong_preset_is_answered_with_the_right_ones(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py", "papr", "--data", "d"])
     with pytest.raises(SystemExit, match="2"):
         train.command()
-    assert "no preset is named 'papr', need one of demo, paper, baseline, sfm" in (
+    assert "no preset is named 'papr', need one of demo, compact, paper, baseline, sfm" in (
         capsys.readouterr().err
     )
 
