@@ -34,6 +34,7 @@ def one_of_two(rank: int, folder: str) -> None:
     result = game(*(part[SHARES[rank]] for part in batch))
     assert ranks.gather(rank) == [0, 1]
     torch.save(result, f"{folder}/rank-{rank}.pt")
+    dist.barrier()  # a rank that leaves while the other still listens has been seen to abort
     dist.destroy_process_group()
 
 

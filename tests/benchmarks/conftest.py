@@ -1,6 +1,13 @@
-"""The benchmarks are scripts: their folder is not a package."""
+"""The benchmarks are scripts: their folder is no package. Ray's workers find it by PYTHONPATH,
+which is set before any test starts their cluster."""
 
+import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
+
+sys.path.insert(0, BENCHMARKS)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [BENCHMARKS, os.environ.get("PYTHONPATH", "")])
+)
