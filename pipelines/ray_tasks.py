@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, cast
 
 from pipelines import cli
 
@@ -42,7 +42,7 @@ def run_tasks(work: Callable[[int], str], num: int) -> Generator[str]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # its lines would bury ours
     items = [{"index": index} for index in range(num)]
     dataset = ray.data.from_items(items, override_num_blocks=num)
-    stop = ray.remote(num_cpus=0)(_Stop).remote()
+    stop = cast(Any, ray.remote(num_cpus=0))(_Stop).remote()
 
     def task(row: dict[str, Any]) -> dict[str, Any]:
         skipped = ray.get(stop.is_asked.remote())
