@@ -48,7 +48,8 @@ def run_tasks(work: Callable[[int], str], num: int) -> Generator[str]:
         skipped = ray.get(stop.is_asked.remote())
         return {"result": SKIPPED if skipped else work(row["index"])}
 
-    rows = dataset.map(task, num_cpus=1).iter_rows()
+    # One iterator: each new one would run the tasks again.
+    rows = iter(dataset.map(task, num_cpus=1).iter_rows())
     try:
         for row in rows:
             yield row["result"]
