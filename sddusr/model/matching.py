@@ -1,6 +1,6 @@
 """Sparse feature matching: who looks like whom (Eqs. 2 to 5)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,9 @@ from sddusr.types import Match
 
 STRIP = 16384
 """Cells whose patches are cut at once."""
+
+SHORTEST = 1e-12
+"""Least length that a patch is divided by, as in `torch.nn.functional.normalize`."""
 
 Progress = Callable[[float], None]
 """Told the share of the work that is done, 0 to 1."""
@@ -158,15 +161,6 @@ def unit_patches(features: Float[Tensor, "b d h w"]) -> Float[Tensor, "b h*w 9*d
     return F.normalize(rearrange(patches, "b d q -> b q d"), dim=-1)
 
 
-def patch_rows(features: Float[Tensor, "d h w"], start: int, stop: int) -> Float[Tensor, "q _"]:
-    """`unit_patches` of the cells in some rows of a picture's features."""
-    rows = torch.arange(start - 1, stop + 1, device=features.device).abs()
-    last = features.shape[1] - 1
-    strip = features.index_select(1, last - (last - rows).abs())
-    patches = F.unfold(F.pad(strip.unsqueeze(0), (1, 1, 0, 0), mode="reflect"), kernel_size=3)
-    return F.normalize(rearrange(patches, "1 d q -> q d"), dim=-1)
-
-
 def sparse_match(
     query_feat: Float[Tensor, "b d hq wq"],
     key_feat: Float[Tensor, "b d hk wk"],
@@ -177,8 +171,8 @@ def sparse_match(
 ) -> Match:
     """Only kept queries meet kept keys; the others have confidence 0 (section 3.2, inference).
 
-    Patches are cut from the features a strip of cells at a time, so what is held is those of the
-    kept keys. None keeps everything.
+    What is held are the patches of the kept keys and of some queries at a time. None keeps
+    everything.
 
     Args:
         progress: told the share of the queries that were answered.
@@ -188,50 +182,50 @@ def sparse_match(
     key_index = query_feat.new_zeros(num, rows * cols, dtype=torch.long)
     confidence = query_feat.new_zeros(num, rows * cols)
     for i in range(num):
-        keys, answering = _gather_patches(key_feat[i], _mask_of(key_mask, i))
-        if not len(answering):
+        asking = _kept_cells(query_feat[i], query_mask, i)
+        answering = _kept_cells(key_feat[i], key_mask, i)
+        if not len(asking) or not len(answering):
             continue
-        among = KeySearch(keys, allowance)
-        for query, asking in _kept_patches(query_feat[i], _mask_of(query_mask, i)):
-            found, score = among.best(query)
-            key_index[i, asking] = answering[found]
-            confidence[i, asking] = score
+        among = KeySearch(PatchTable(key_feat[i]).at(answering), allowance)
+        queries, done = PatchTable(query_feat[i]), 0
+        for cells in asking.split(STRIP):
+            found, score = among.best(queries.at(cells))
+            key_index[i, cells] = answering[found]
+            confidence[i, cells] = score
+            done += len(cells)
             if progress is not None:
-                progress((i + (int(asking[-1]) + 1) / (rows * cols)) / num)
+                progress((i + done / len(asking)) / num)
     return Match(key_index, confidence)
 
 
-def _kept_patches(
-    features: Float[Tensor, "d h w"], mask: Bool[Tensor, "cells"] | None
-) -> Iterator[tuple[Float[Tensor, "kept _"], Int[Tensor, "kept"]]]:
-    """Patches of the kept cells and their flat indices, a strip of rows at a time."""
-    _, rows, cols = features.shape
-    strip_rows = max(1, STRIP // cols)
-    for start in range(0, rows, strip_rows):
-        stop = min(start + strip_rows, rows)
-        cells = torch.arange(start * cols, stop * cols, device=features.device)
-        if mask is None:
-            yield patch_rows(features, start, stop), cells
-        elif (kept := mask[start * cols : stop * cols]).any():
-            yield patch_rows(features, start, stop)[kept], cells[kept]
+class PatchTable:
+    """A picture's features, made ready to cut patches of any of its cells.
+
+    Patches are as `unit_patches` has them, in another order of values: the nine places, each with
+    its features, so that a patch is nine stretches of memory.
+    """
+
+    def __init__(self, features: Float[Tensor, "d h w"]) -> None:
+        padded = F.pad(features.unsqueeze(0), (1, 1, 1, 1), mode="reflect")
+        self._cols, self._width = features.shape[2], padded.shape[3]
+        self._table = rearrange(padded, "1 d y x -> (y x) d").contiguous()
+        steps = torch.arange(3, device=features.device)
+        self._around = (steps[:, None] * self._width + steps).flatten()
+
+    def at(self, cells: Int[Tensor, "n"]) -> Float[Tensor, "n _"]:
+        """Patches of length 1 of the cells with these flat indices."""
+        corners = cells // self._cols * self._width + cells % self._cols
+        patches = F.embedding(corners[:, None] + self._around, self._table).flatten(1)
+        return patches.div_(patches.norm(dim=1, keepdim=True).clamp_min_(SHORTEST))
 
 
-def _gather_patches(
-    features: Float[Tensor, "d h w"], mask: Bool[Tensor, "cells"] | None
-) -> tuple[Float[Tensor, "kept _"], Int[Tensor, "kept"]]:
-    """All kept patches at once."""
-    num = features[0].numel() if mask is None else int(mask.sum())
-    patches, cells = features.new_empty(num, 9 * len(features)), []
-    done = 0
-    for part, part_cells in _kept_patches(features, mask):
-        patches[done : done + len(part)] = part
-        done += len(part)
-        cells.append(part_cells)
-    return patches, torch.cat(cells) if cells else patches.new_zeros(0, dtype=torch.long)
-
-
-def _mask_of(mask: Tensor | None, i: int) -> Bool[Tensor, "cells"] | None:
-    return None if mask is None else mask[i].flatten()
+def _kept_cells(
+    features: Float[Tensor, "d h w"], mask: Bool[Tensor, "b 1 h w"] | None, i: int
+) -> Int[Tensor, "kept"]:
+    """Flat indices, in order."""
+    if mask is None:
+        return torch.arange(features[0].numel(), device=features.device)
+    return mask[i].flatten().nonzero().squeeze(1)
 
 
 def _rows(key: Float[Tensor, "b k d"], index: Int[Tensor, "b q"]) -> Float[Tensor, "b q d"]:

@@ -68,15 +68,19 @@ def transfer_patches(
         weight: the query mask; 0 leaves a cell's patch out.
     """
     bank = (source if isinstance(source, CellBank) else CellBank.of(source)).cells
-    rows = weight.shape[2]
+    num, dim, (rows, cols) = len(bank), bank.shape[-1], weight.shape[2:]
     where, weights, cover = _reaching(key_index, weight, bank.shape[:3])
-    total = _weighted_sum(bank, where, weights, WHOLE, WHOLE)
-    total[:, :1] += _weighted_sum(bank, where, weights, EDGE, WHOLE)
-    total[:, :, :1] += _weighted_sum(bank, where, weights, WHOLE, EDGE)
-    total[:, :1, :1] += _weighted_sum(bank, where, weights, EDGE, EDGE)
-    total = total.unflatten(0, (len(bank), -1)).to(weight.dtype).div_(cover)
-    return rearrange(total, "b (y x) p r c -> b (y p) (x r) c", y=rows).permute(0, 3, 1, 2)
+    moved = bank.new_empty(num, rows, CELL, cols, CELL, dim, dtype=weight.dtype)
+    for y in range(0, rows, strip := max(1, STRIP // (num * cols))):
+        here = slice(y * cols, min(y + strip, rows) * cols)
+        total = _laid(bank, where[:, here].flatten(0, 1), weights[:, here].flatten(0, 1))
+        total = total.unflatten(0, (num, -1)).to(weight.dtype) / cover[here]
+        moved[:, y : y + strip] = rearrange(total, "b (y x) p r c -> b y p x r c", x=cols)
+    return rearrange(moved, "b y p x r c -> b c (y p) (x r)")
 
+
+STRIP = 2048
+"""Cells that are summed at once: 8 MB, which are still at hand when they are put in their place."""
 
 WHOLE, EDGE = slice(0, 2), slice(2, 3)
 """Neighbours, at offsets `OFFSETS`, whose patches cover all of a cell along an axis, or only its
@@ -88,7 +92,7 @@ OFFSETS = 0, 1, -1
 
 def _reaching(
     key_index: Int[Tensor, "b q"], weight: Float[Tensor, "b 1 rows cols"], shape: torch.Size
-) -> tuple[Int[Tensor, "b*q 3 3"], Float[Tensor, "b*q 3 3"], Float[Tensor, "q 4 4 1"]]:
+) -> tuple[Int[Tensor, "b q 3 3"], Float[Tensor, "b q 3 3"], Float[Tensor, "q 4 4 1"]]:
     """For each cell and neighbour: the bank's cell that is laid there, and its weight; and how many
     patches lie on each pixel."""
     num, ringed_rows, ringed_cols = shape
@@ -104,17 +108,30 @@ def _reaching(
             y, x, w, inside = (
                 _neighbour(grid, dy, dx) for grid in (key_y, key_x, weight, torch.ones_like(key_y))
             )
-            where.append((first + (y + 1 - dy) * ringed_cols + x + 1 - dx).flatten())
-            weights.append(w.flatten())
+            where.append((first + (y + 1 - dy) * ringed_cols + x + 1 - dx).flatten(1))
+            weights.append(w.flatten(1))
             seen.append(inside[0].flatten())
     where, weights, seen = (
-        torch.stack(part, 1).unflatten(1, (3, 3)) for part in (where, weights, seen)
+        torch.stack(part, -1).unflatten(-1, (3, 3)) for part in (where, weights, seen)
     )
     covers = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 0], [1, 1, 0]]).to(seen)  # pixel, neighbour
     cover = torch.einsum(
         "qyx,py,rx->qpr", seen.to(weight.dtype), covers.to(weight.dtype), covers.to(weight.dtype)
     )
     return where, weights, cover.unsqueeze(-1)
+
+
+def _laid(
+    bank: Float[Tensor, "b rows cols 4 4 c"],
+    where: Int[Tensor, "q 3 3"],
+    weights: Float[Tensor, "q 3 3"],
+) -> Float[Tensor, "q 4 4 c"]:
+    """The sum of what all neighbours lay on each cell."""
+    total = _weighted_sum(bank, where, weights, WHOLE, WHOLE)
+    total[:, :1] += _weighted_sum(bank, where, weights, EDGE, WHOLE)
+    total[:, :, :1] += _weighted_sum(bank, where, weights, WHOLE, EDGE)
+    total[:, :1, :1] += _weighted_sum(bank, where, weights, EDGE, EDGE)
+    return total
 
 
 def _weighted_sum(

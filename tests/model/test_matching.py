@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sddusr.config import MaskConfig, MatchingConfig
 from sddusr.model import matching, search, soft_assignment
-from sddusr.model.matching import SparseMatching, patch_rows, sparse_match, unit_patches
+from sddusr.model.matching import PatchTable, SparseMatching, sparse_match, unit_patches
 from sddusr.model.search import best_key
 from sddusr.model.soft_assignment import SoftAssignment
 from sddusr.model.warp import CELL, PATCH, patches_of_source, transfer_patches
@@ -223,12 +223,12 @@ def test_the_same_mask_means_the_same_in_training_and_inference(small_matching, 
     torch.testing.assert_close(sparse.confidence, masked.confidence)
 
 
-def test_patches_of_some_rows_are_those_of_the_whole():
+def test_patches_of_some_cells_are_those_of_the_whole():
+    """Up to the order of a patch's values: here places first, there features."""
     features = torch.randn(1, 3, 7, 5)
-    whole = unit_patches(features)[0].unflatten(0, (7, 5))
-    for start, stop in [(0, 7), (0, 1), (2, 5), (6, 7)]:
-        rows = patch_rows(features[0], start, stop).unflatten(0, (stop - start, 5))
-        assert torch.equal(rows, whole[start:stop])
+    cells = torch.tensor([0, 4, 17, 30, 34, 17])
+    whole = unit_patches(features)[0, cells].unflatten(1, (3, 9)).transpose(1, 2).flatten(1)
+    torch.testing.assert_close(PatchTable(features[0]).at(cells), whole)
 
 
 @pytest.mark.parametrize("strip", [1, 9, 10_000])

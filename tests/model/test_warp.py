@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sddusr.model import warp
 from sddusr.model.warp import (
     CELL,
     PATCH,
@@ -43,6 +44,20 @@ def test_gathered_cells_equal_the_literal_fold(hq, wq, hk, wk, seed):
         torch.autograd.grad(ours, inputs[0], towards),
         torch.autograd.grad(truth, inputs[1], towards),
     )
+
+
+@pytest.mark.parametrize("strip", [1, 11, 24])
+def test_strips_do_not_change_what_is_moved(monkeypatch, strip):
+    source, index = torch.randn(2, 3, 16, 20), torch.randint(20, (2, 30))
+    weight = torch.rand(2, 1, 6, 5)
+    moved, gradient = [], []
+    for cells_at_once in (2 * 30, strip):
+        monkeypatch.setattr(warp, "STRIP", cells_at_once)
+        given_source = source.clone().requires_grad_()
+        moved.append(transfer_patches(given_source, index, weight))
+        gradient += torch.autograd.grad(moved[-1].square().sum(), given_source)
+    torch.testing.assert_close(*moved)
+    torch.testing.assert_close(*gradient)
 
 
 @given(rows=cells, cols=cells, cut_y=st.integers(0, 7), cut_x=st.integers(0, 7))
