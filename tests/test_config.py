@@ -62,7 +62,7 @@ def test_what_cannot_work_is_refused_at_once(field, value, message):
     ("kind", "changes", "message"),
     [
         (TrainConfig, {"accumulate": 5}, r"train\.accumulate is 5, need at most train\.batch_size"),
-        (TrainConfig, {"accumulate": 0}, r"train\.accumulate is 0, need 1 or more"),
+        (TrainConfig, {"accumulate": -1}, r"train\.accumulate is -1, need 0 or more"),
         (TrainConfig, {"ema_decay": 1.0}, r"train\.ema_decay is 1\.0, need 0 or more and less"),
         (TrainConfig, {"profile_steps": -1}, r"train\.profile_steps is -1, need 0 or more"),
         (OptimConfig, {"max_grad_norm": -1.0}, r"optim\.max_grad_norm is -1\.0, need 0 or more"),
@@ -76,7 +76,7 @@ def test_a_run_that_cannot_work_is_refused_at_once(kind, changes, message):
 def test_every_option_is_off_unless_asked_for():
     for name, (_, config) in PRESETS.items():
         train = config.train
-        assert (train.accumulate, train.profile_steps) == (1, 0)
+        assert (train.accumulate, train.profile_steps) == (0, 0)
         assert (train.ema_decay > 0) == (name == "compact")
         assert not train.compile
         assert config.optim.max_grad_norm == 0

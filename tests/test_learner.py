@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sddusr.config import Config, DataConfig, LossConfig, OptimConfig, TrainConfig
 from sddusr.data.stream import Stream
-from sddusr.learner import Learner, NonFiniteError, micro_batches
+from sddusr.learner import Learner, NonFiniteError, fastest_parts, micro_batches
 from tests.tiny import TINY, without_zero_starts
 
 CPU = torch.device("cpu")
@@ -87,6 +87,15 @@ def test_a_batch_is_cut_into_parts_of_about_equal_size_and_none_is_empty(tiny_sh
         parts = micro_batches(batch, num)
         assert [len(part.ids) for part in parts] == sizes
         assert [id for part in parts for id in part.ids] == [*batch.ids]
+
+
+def test_a_processor_gets_parts_whose_maps_are_small(tiny_shards, monkeypatch):
+    """16 channels of 2 x 2 x crop² float32 are `sample` bytes."""
+    batch, sample = a_batch(tiny_shards), 4 * CONFIG.model.dim * (2 * CONFIG.data.crop_px) ** 2
+    for most, num in ((4 * sample, 1), (4 * sample - 1, 2), (sample, 4), (1, 4)):
+        monkeypatch.setattr("sddusr.learner.MOST_KEPT_BYTES", most)
+        assert fastest_parts(CONFIG, CPU, batch) == num
+        assert fastest_parts(CONFIG, torch.device("cuda"), batch) == 1
 
 
 def test_long_gradients_are_scaled_down_and_their_length_is_told(tiny_shards):

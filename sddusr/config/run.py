@@ -107,9 +107,10 @@ class TrainConfig:
     `full`; empty starts from the published weights."""
     batch_size: int = 4
     """Samples of a global batch, whatever the number of workers."""
-    accumulate: int = 1
+    accumulate: int = 0
     """Micro-batches that a worker's share of a batch is cut into: less memory, the same gradient.
-    At most one for each sample of the share."""
+    At most one for each sample of the share. 0 takes one on a GPU, and on a processor as many as
+    make it fastest."""
     ema_decay: float = 0.0
     """Share of the averaged weights that stays at each step, such as 0.999; they are what is
     validated and published. 0 keeps no average."""
@@ -140,11 +141,10 @@ class TrainConfig:
             "validate_every",
             "checkpoint_every",
             "keep_checkpoints",
-            "accumulate",
         ):
             value = getattr(self, name)
             require(value >= 1, f"train.{name} is {value}, need 1 or more")
-        for name in ("seed", "profile_steps"):
+        for name in ("seed", "profile_steps", "accumulate"):
             value = getattr(self, name)
             require(value >= 0, f"train.{name} is {value}, need 0 or more")
         require(

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torchvision.ops import deform_conv2d
 
 from sddusr.config import AlignmentConfig
@@ -209,21 +208,7 @@ def composed_deform_conv2d(
         at_x = x + (tap_x - padding[1]) + offsets[2 * tap + 1]
         grid = torch.stack([(2 * at_x + 1) / cols - 1, (2 * at_y + 1) / rows - 1], dim=-1)
         kernel = weight[:, :, tap_y, tap_x]
-        # What nine taps see would be a quarter of a training step's memory; to look again in
-        # backward takes 3 % of its time.
-        total += checkpoint(
-            _tap, grouped, grid, gate, kernel, use_reentrant=False, preserve_rng_state=False
-        )
+        seen = gate * F.grid_sample(grouped, grid, align_corners=False)
+        pixels = seen.view(-1, kernel.shape[1], rows * cols)
+        total += (kernel @ pixels).unflatten(2, (rows, cols))
     return total
-
-
-def _tap(
-    grouped: Float[Tensor, "bg c h w"],
-    grid: Float[Tensor, "bg h w 2"],
-    gate: Float[Tensor, "bg 1 h w"],
-    kernel: Float[Tensor, "c_out c_in"],
-) -> Float[Tensor, "b c_out h w"]:
-    """What one tap of the kernel adds."""
-    seen = gate * F.grid_sample(grouped, grid, align_corners=False)
-    pixels = seen.view(-1, kernel.shape[1], seen[0, 0].numel())
-    return (kernel @ pixels).unflatten(2, seen.shape[2:])
