@@ -160,9 +160,9 @@ class Learner:
 
     def _set_rate(self, step: int) -> None:
         rate = learning_rate(step, self.config.train.num_steps, self.config.optim)
-        set_learning_rate(self.optimizer, rate)
+        set_learning_rate(self.optimizer, rate, step)
         if self.adversary is not None:
-            set_learning_rate(self.adversary.optimizer, rate)
+            set_learning_rate(self.adversary.optimizer, rate, step)
 
     def _clipped_norm(self, network: nn.Module) -> Float[Tensor, ""]:
         """The gradients' norm before they are clipped; the same on every rank."""

@@ -18,14 +18,18 @@ def make_optimizer(
     """Adam; its learning rate is set before every step from `learning_rate`.
 
     Args:
-        slower: those of the parameters that learn at a share of the rate, and the share.
+        slower: those of the parameters that learn at a share of the rate, and only from
+            `config.align_from_step` on; and the share.
     """
     groups: list[dict[str, Any]] = [
-        {"params": list(group), "lr_scale": scale} for group, scale in slower
+        {"params": list(group), "lr_scale": scale, "from_step": config.align_from_step}
+        for group, scale in slower
     ]
     apart = {id(parameter) for group in groups for parameter in group["params"]}
     others = [parameter for parameter in parameters if id(parameter) not in apart]
-    return torch.optim.Adam([{"params": others, "lr_scale": 1.0}, *groups], lr=config.lr)
+    return torch.optim.Adam(
+        [{"params": others, "lr_scale": 1.0, "from_step": 0}, *groups], lr=config.lr
+    )
 
 
 def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
@@ -40,6 +44,7 @@ def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
     return config.min_lr + 0.5 * (config.lr - config.min_lr) * (1 + math.cos(math.pi * progress))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float, step: int) -> None:
+    """Each group's rate of 0-based `step`, of which the network's is `rate`."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_scale"]
+        group["lr"] = rate * group["lr_scale"] if step >= group["from_step"] else 0.0

@@ -31,9 +31,21 @@ def test_what_is_named_learns_at_its_share_of_the_rate():
     slower = [(layers[1].parameters(), 0.25), (layers[2].parameters(), 0.5)]
     optimizer = make_optimizer(parameters, OptimConfig(lr=1.0, min_lr=0.0), slower)
     before = [p.detach().clone() for p in parameters]
-    set_learning_rate(optimizer, 0.1)
+    set_learning_rate(optimizer, 0.1, step=0)
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()  # Adam's first step has the length of its rate
     moved = [(b - p).detach().mean().item() for b, p in zip(before, parameters, strict=True)]
     assert moved == pytest.approx([0.1, 0.1, 0.025, 0.025, 0.05, 0.05])
+
+
+def test_what_is_slower_keeps_still_until_its_step():
+    layers = [torch.nn.Linear(2, 2) for _ in range(2)]
+    parameters = [p for layer in layers for p in layer.parameters()]
+    config = OptimConfig(align_from_step=3)
+    optimizer = make_optimizer(parameters, config, [(layers[1].parameters(), 0.5)])
+    rates = []
+    for step in range(5):
+        set_learning_rate(optimizer, 0.1, step)
+        rates.append([group["lr"] for group in optimizer.param_groups])
+    assert rates == [[0.1, 0.0]] * 3 + [[0.1, 0.05]] * 2

@@ -40,7 +40,12 @@ DEMO = Config(
         fusion=FusionConfig(reduction=4, num_blocks=2),
     ),
     optim=OptimConfig(
-        lr=2e-3, min_lr=1e-5, warmup_steps=20, flow_lr_scale=0.01, offset_lr_scale=0.1
+        lr=2e-3,
+        min_lr=1e-5,
+        warmup_steps=20,
+        flow_lr_scale=0.01,
+        offset_lr_scale=0.1,
+        align_from_step=150,
     ),
     data=DataConfig(crop_px=32, shift_px=(0, 16)),
     train=TrainConfig(
@@ -57,7 +62,7 @@ COMPACT = replace(
         alignment=replace(DEMO.model.alignment, num_groups=2),
         dictionary=DictionaryConfig(num_tokens=128),
     ),
-    optim=replace(DEMO.optim, lr=1.5e-3, warmup_steps=50),
+    optim=replace(DEMO.optim, lr=1.5e-3, warmup_steps=50, align_from_step=1000),
     data=DataConfig(crop_px=48, shift_px=(0, 24)),
     train=TrainConfig(
         num_steps=3500,

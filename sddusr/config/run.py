@@ -49,6 +49,9 @@ class OptimConfig:
     scratch drifts off the picture, where no gradient brings it back; 0.01 keeps it near."""
     offset_lr_scale: float = 1.0
     """The deformable offsets' share; they drift as the flow does, 0.1 keeps them near."""
+    align_from_step: int = 0
+    """Step from which flow and offsets learn at all. Until then the aligned feature is Ref's own,
+    where it lies; a network from scratch learns what Ref is good for before it can push it away."""
     max_grad_norm: float = 0.0
     """Longer gradients are scaled down to this norm; 0 leaves them alone. The norm before is
     logged as `train/gradient_norm`."""
@@ -58,7 +61,13 @@ class OptimConfig:
             0 <= self.min_lr <= self.lr,
             f"optim.lr is {self.lr} and optim.min_lr {self.min_lr}, need 0 <= min_lr <= lr",
         )
-        for name in ("warmup_steps", "flow_lr_scale", "offset_lr_scale", "max_grad_norm"):
+        for name in (
+            "warmup_steps",
+            "flow_lr_scale",
+            "offset_lr_scale",
+            "align_from_step",
+            "max_grad_norm",
+        ):
             value = getattr(self, name)
             require(value >= 0, f"optim.{name} is {value}, need 0 or more")
 
