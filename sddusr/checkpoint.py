@@ -2,9 +2,10 @@
 
 model.safetensors   the network that validation scored: of a run with averaged weights, those
 train_state.pt      what training goes on with beside it: optimizers, discriminator, and the raw
-                    weights where the network is an average (tensors and numbers only)
+                    weights where the network is an average (tensors and numbers only); a
+                    network that is handed on comes without
 config.json         the config, and where the run stood: all that is needed to rebuild it
-hashes.json         SHA-256 of the three; written last
+hashes.json         SHA-256 of each; written last
 """
 
 import hashlib
@@ -48,7 +49,8 @@ class Checkpoint:
     progress: dict[str, Any]
     """Step, best score, data hash, MLflow run: plain JSON values."""
     model_state: dict[str, Tensor]
-    train_state: dict[str, Any]
+    train_state: dict[str, Any] | None
+    """None: for inference, nothing resumes from it."""
 
 
 def snapshot(state: T) -> T:
@@ -68,17 +70,18 @@ def write_checkpoint(
     config: Config,
     progress: dict[str, Any],
     model_state: dict[str, Tensor],
-    train_state: dict[str, Any],
+    train_state: dict[str, Any] | None,
 ) -> None:
     """Write a checkpoint's folder; a reader takes it for complete only when all of it is there."""
-    buffer = io.BytesIO()
-    torch.save(train_state, buffer)
     described = {"format": FORMAT, "config": to_dict(config), "progress": progress}
     files = {
         MODEL: save({name: tensor.contiguous() for name, tensor in model_state.items()}),
-        TRAIN_STATE: buffer.getvalue(),
         CONFIG: json.dumps(described, indent=1).encode(),
     }
+    if train_state is not None:
+        buffer = io.BytesIO()
+        torch.save(train_state, buffer)
+        files[TRAIN_STATE] = buffer.getvalue()
     places.remove(places.join(place, HASHES))
     for name, content in files.items():
         places.write_atomic(places.join(place, name), content)
@@ -95,7 +98,10 @@ def read_checkpoint(place: str) -> Checkpoint:
     """
     place = resolve(place)
     hashes = places.read_json(places.join(place, HASHES))
-    content = {name: _checked(place, name, hashes) for name in (MODEL, TRAIN_STATE, CONFIG)}
+    required, known = {MODEL, CONFIG}, {MODEL, CONFIG, TRAIN_STATE}
+    if not isinstance(hashes, dict) or not required <= set(hashes) <= known:
+        raise ValueError(f"{place}: {HASHES} is damaged, use another checkpoint")
+    content = {name: _checked(place, name, sha256) for name, sha256 in hashes.items()}
     described = json.loads(content[CONFIG])
     if described.get("format") != FORMAT:
         raise ValueError(
@@ -106,7 +112,7 @@ def read_checkpoint(place: str) -> Checkpoint:
         config=from_dict(Config, described["config"]),
         progress=described["progress"],
         model_state=load(content[MODEL]),
-        train_state=_unpickled(place, content[TRAIN_STATE]),
+        train_state=_unpickled(place, content[TRAIN_STATE]) if TRAIN_STATE in content else None,
     )
 
 
@@ -121,10 +127,9 @@ def _unpickled(place: str, content: bytes) -> dict[str, Any]:
         ) from error
 
 
-def _checked(place: str, name: str, hashes: Any) -> bytes:
+def _checked(place: str, name: str, sha256: str) -> bytes:
     content = places.read_bytes(places.join(place, name))
-    found = hashlib.sha256(content).hexdigest()
-    if not isinstance(hashes, dict) or hashes.get(name) != found:
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(
             f"{place}: {name} does not have the SHA-256 that {HASHES} names; "
             f"it is damaged, use another checkpoint"

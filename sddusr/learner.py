@@ -180,7 +180,17 @@ class Learner:
         return state | (self.adversary.state_dict() if self.adversary else {})
 
     def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on where a checkpoint stood.
+
+        Raises:
+            ValueError: it holds a network alone.
+        """
         state = checkpoint.train_state
+        if state is None:
+            raise ValueError(
+                f"{checkpoint.place}: a network without optimizer states, no run goes on from it; "
+                f"a new one starts from it with --train.init-from"
+            )
         self.model.load_state_dict(state.get("network", checkpoint.model_state))
         self.start_average()
         if self.average is not None:

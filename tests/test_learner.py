@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sddusr.checkpoint import Checkpoint
 from sddusr.config import Config, DataConfig, LossConfig, OptimConfig, TrainConfig
 from sddusr.data.stream import Stream
 from sddusr.learner import Learner, NonFiniteError, fastest_parts, micro_batches
@@ -44,6 +45,19 @@ def test_a_non_finite_loss_stops_before_the_update(tiny_shards, value):
     with pytest.raises(NonFiniteError, match=rf"step 7, rank 0: .*samples .*{batch.ids[0]}"):
         learner.step(batch, 7)
     torch.testing.assert_close(dict(learner.model.state_dict()), before, rtol=0, atol=0)
+
+
+def test_no_run_goes_on_from_a_network_alone():
+    learner = make_learner()
+    handed_on = Checkpoint(
+        place="compact",
+        config=CONFIG,
+        progress={"step": 3},
+        model_state=learner.model.state_dict(),
+        train_state=None,
+    )
+    with pytest.raises(ValueError, match=r"compact: .*no run goes on.* --train.init-from"):
+        learner.restore(handed_on)
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3, 4])

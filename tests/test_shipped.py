@@ -26,6 +26,7 @@ SIDE = 256
 def test_it_is_whole_and_small():
     checkpoint = read_checkpoint(PLACE)
     assert checkpoint.config.model == COMPACT.model
+    assert checkpoint.train_state is None
     assert sum(path.stat().st_size for path in Path(PLACE).iterdir()) <= MOST_BYTES
 
 
@@ -80,7 +81,8 @@ def test_an_export_holds_the_network_and_nothing_to_go_on_with(tmp_path):
     )
     export(str(tmp_path / "run"), str(tmp_path / "out"))
     exported = read_checkpoint(str(tmp_path / "out"))
-    assert exported.train_state == {}
+    assert exported.train_state is None
+    assert not list((tmp_path / "out").glob("*.pt"))
     assert exported.progress == {"step": 3}
     assert exported.model_state.keys() == model.state_dict().keys()
     for name, value in model.state_dict().items():

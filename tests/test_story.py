@@ -145,7 +145,7 @@ def test_the_command_draws_the_same_and_names_what_is_there(
     place = str(tmp_path / "checkpoint")
     write_checkpoint(
         place, config=Config(model=TINY), progress={}, model_state=model.state_dict(),
-        train_state={},
+        train_state=None,
     )  # fmt: skip
 
     def run(*options):

@@ -25,7 +25,7 @@ def export(checkpoint: str, out: str) -> None:
         config=found.config,
         progress=found.progress,
         model_state=found.model_state,
-        train_state={},
+        train_state=None,
     )
 
 

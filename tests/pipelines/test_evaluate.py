@@ -35,7 +35,7 @@ def save(model: SDDuSR, place: Path, tracking_run: str = "") -> str:
         config=CONFIG,
         progress={"step": 7, "tracking_run": tracking_run},
         model_state=model.state_dict(),
-        train_state={},
+        train_state=None,
     )
     return str(place)
 

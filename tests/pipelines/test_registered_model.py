@@ -43,7 +43,7 @@ def checkpoint(tmp_path) -> str:
         config=Config(model=TINY),
         progress={"step": 4},
         model_state=model.state_dict(),
-        train_state={},
+        train_state=None,
     )
     return place
 

@@ -48,7 +48,7 @@ def save_checkpoint(model: SDDuSR, place: Path, step: int = 7) -> str:
         config=CONFIG,
         progress={"step": step, "tracking_run": ""},
         model_state=model.state_dict(),
-        train_state={},
+        train_state=None,
     )
     return str(place)
 
