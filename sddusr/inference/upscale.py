@@ -1,7 +1,7 @@
 """A wide and a tele picture in, a picture twice as large out."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.data.geometry import align_ref, check_box, crop, to_lr
+from sddusr.inference.allocator import keeping_freed_memory
 from sddusr.inference.frame import Inputs, Knowledge, learn, padded_to_even, search
 from sddusr.inference.memory import Plan, plan_memory
 from sddusr.inference.pictures import Pixels, quantize, to_array
@@ -82,7 +83,7 @@ def super_resolve(
         precision: bfloat16 runs under autocast.
         dtype: of the result: float32, or uint8 or uint16, clamped and rounded.
         memory_bytes: what the process (on a GPU: torch) may take at its peak; None takes most of
-            what is free.
+            what is free, and keeps until the end what layers free, which is faster.
         memory_share: of what is free, where other processes work beside this one.
         plan: how to cut the picture; None lets the memory decide.
         progress: told the share of the work that is done.
@@ -100,7 +101,8 @@ def super_resolve(
     center = crop(lr, to_lr(aligned.box))
     inputs = Inputs(padded_to_even(lr), center, aligned.ref, device)
     result = np.empty((SCALE * height, SCALE * width, 3), dtype)
-    with _evaluating(model), torch.inference_mode(), _computing_in(precision, device):
+    keeping = keeping_freed_memory() if memory_bytes is None else nullcontext()
+    with keeping, _evaluating(model), torch.inference_mode(), _computing_in(precision, device):
         if plan is None:
             bfloat16 = precision == "bfloat16"
             plan = plan_memory(

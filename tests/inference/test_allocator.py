@@ -1,0 +1,31 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+
+MEASURE = """
+import resource, psutil, torch
+from contextlib import nullcontext
+from sddusr.inference.allocator import keeping_freed_memory
+
+def faults(context):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    with context:
+        for _ in range(10):
+            torch.ones(64 << 20, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+plain = faults(nullcontext())
+held = psutil.Process().memory_info().rss
+print(plain, faults(keeping_freed_memory()), psutil.Process().memory_info().rss - held)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+def test_memory_is_mapped_once_within_and_handed_back_after():
+    """In a process of its own, whose main thread it is."""
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, check=True)
+    plain, kept, grown = map(int, done.stdout.split())
+    assert kept < plain / 3
+    assert grown < 16 << 20
