@@ -61,9 +61,10 @@ class Plan(NamedTuple):
     """LR pixels a side of a tile of the centre."""
     bank_dtype: torch.dtype
     """What the aligned Ref feature is kept in."""
-    keeps_wide: bool = True
-    """Of a frame of one region, keep the fusion's widest map between the pass that pools it and
-    the one that makes the picture; else that map, the most work of all, is made twice."""
+    kept_maps: int = 1
+    """Of a frame of one region, how many of the fusion's widest maps are kept between the pass that
+    pools and the one that makes the picture: 1 keeps what goes into the gates, else the most work
+    of all is done twice; 2 keeps what is fused, too."""
     num_bytes: int = 0
     """What this takes beside what the process holds already, as estimated."""
 
@@ -124,16 +125,18 @@ class Cost:
         if min(self.inputs.size) >= room:
             sides += [side for side in REGION_SIDES if side < longest]
         exact = self.activation_bytes == FLOAT_BYTES
+        # In float32 a second map would be twice as large and save a smaller share of the time.
+        whole = [] if exact else sides[:1]
         choices = [(torch.float32, [s for s in sides if s >= min(longest, 512)])] * exact
         return [
-            self.plan(region, tile, dtype, keeps_wide)
+            self.plan(region, tile, dtype, kept_maps)
             for dtype, regions in [*choices, (torch.bfloat16, sides)]
-            for keeps_wide, some in ((True, regions[:1]), (False, regions))
+            for kept_maps, some in ((2, whole), (1, regions[:1]), (0, regions))
             for tile in TILE_SIDES
             for region in some
         ]
 
-    def plan(self, region_px: int, tile_px: int, dtype: torch.dtype, keeps_wide: bool) -> Plan:
+    def plan(self, region_px: int, tile_px: int, dtype: torch.dtype, kept_maps: int) -> Plan:
         bank = self.num_ref_px * self.model.dim * dtype.itemsize
         kept = self.result_bytes + self.num_cells * CELL_BYTES
         is_whole = region_px >= max(self.inputs.size)
@@ -141,11 +144,11 @@ class Cost:
             self.searching(),
             bank + self.learning(tile_px),
             bank + self.encoding(region_px) + (0 if is_whole else self.lr_feat(region_px)),
-            bank + self.lr_feat(region_px) + self.fusing(tile_px) + keeps_wide * self.wide(),
+            bank + self.lr_feat(region_px) + self.fusing(tile_px) + kept_maps * self.wide(),
             0 if is_whole else bank + self.sampling(),
         )
         num_bytes = LIBRARY_BYTES + kept + max(stages)
-        return Plan(region_px, tile_px, tile_px, dtype, keeps_wide, num_bytes)
+        return Plan(region_px, tile_px, tile_px, dtype, kept_maps, num_bytes)
 
     def searching(self) -> int:
         """Features of both pictures, patches of all keys (and what a shortlist keeps of them), and

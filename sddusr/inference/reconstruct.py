@@ -69,9 +69,7 @@ class Reconstruction:
         on_grid = math.ceil(reach(self.model.confidence_conv, *layers) / SCALE)
         return on_grid + reach(self.model.lr_encoder.up)
 
-    def pieces(
-        self, region_px: int, tile_px: int, keeps_wide: bool
-    ) -> Iterator[tuple[Box, Tensor]]:
+    def pieces(self, region_px: int, tile_px: int, kept_maps: int) -> Iterator[tuple[Box, Tensor]]:
         """The result, as (rectangle of LR, its pixels).
 
         What pools over the frame is measured on all of it if one region holds it, else on an
@@ -79,12 +77,12 @@ class Reconstruction:
         one run over all that is looked at, the fusion's gate afterwards.
 
         Args:
-            keeps_wide: see `memory.Plan`.
+            kept_maps: see `memory.Plan`.
         """
         regions = list(tiles(self.inputs.frame, region_px, LR_PER_CELL))
         if len(regions) == 1:
             cores = list(tiles(self.inputs.frame, tile_px, LR_PER_CELL))
-            yield from self._whole(cores, keeps_wide)
+            yield from self._whole(cores, kept_maps)
             return
         with held(self._sampled_pools()):
             for core in regions:
@@ -92,27 +90,28 @@ class Reconstruction:
                 for tile in tiles(core, tile_px, LR_PER_CELL):
                     yield tile, self._made(region, tile)
 
-    def _whole(self, cores: list[Box], keeps_wide: bool) -> Iterator[tuple[Box, Tensor]]:
+    def _whole(self, cores: list[Box], kept_maps: int) -> Iterator[tuple[Box, Tensor]]:
         """All tiles of a frame that is one region."""
         region = self._encoded(self.inputs.frame)
         if len(cores) == 1:
             yield cores[0], self._made(region, cores[0])
             return
-        wide, running = None, RunningPool()
-        for core, piece in self._before_gates((region, core) for core in cores):
-            running.add(piece)
-            if keeps_wide:
-                if wide is None:
-                    size = (1, piece.shape[1], *(SCALE * side for side in self.inputs.size))
-                    wide = torch.empty(
-                        size,
-                        dtype=piece.dtype,
-                        device=piece.device,
-                        memory_format=torch.channels_last,
-                    )
-                cut(wide, scaled(core, SCALE)).copy_(piece)
+        kept, running = [], RunningPool()
+        for core, joined, before_gates in self._before_gates((region, core) for core in cores):
+            running.add(before_gates)
+            pieces = (before_gates, joined)[:kept_maps]
+            kept = kept or [self._frame_map(piece) for piece in pieces]
+            for whole, piece in zip(kept, pieces, strict=True):
+                cut(whole, scaled(core, SCALE)).copy_(piece)
         with held(running.values(self.model.fusion)):
-            yield from ((core, self._made(region, core, wide)) for core in cores)
+            yield from ((core, self._made(region, core, *kept)) for core in cores)
+
+    def _frame_map(self, like: Float[Tensor, "1 wide _ _"]) -> Float[Tensor, "1 wide h w"]:
+        """Room for a map of the frame's 2x grid."""
+        size = (1, like.shape[1], *(SCALE * side for side in self.inputs.size))
+        return torch.empty(
+            size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
+        )
 
     def sources(self, window: Box, region_px: int) -> Sources:
         """What is fused with LR's feature in a rectangle of LR, on the matching grid."""
@@ -145,26 +144,35 @@ class Reconstruction:
         return Region(box, cut(lr_feat, within(box, window)))
 
     def _made(
-        self, region: Region, core: Box, wide: Float[Tensor, "1 wide _ _"] | None = None
+        self,
+        region: Region,
+        core: Box,
+        before_gates: Float[Tensor, "1 wide h w"] | None = None,
+        joined: Float[Tensor, "1 wide h w"] | None = None,
     ) -> Float[Tensor, "1 3 _ _"]:
         """The result's pixels for a rectangle.
 
         Args:
-            wide: what goes into the fusion's gates, for the frame, where it was kept.
+            before_gates: what goes into the fusion's gates, for the frame, where it was kept.
+            joined: the features that are fused, likewise.
         """
-        near = self._near(core, self.tile_reach if wide is None else self.gated_reach)
-        fused = self._fused(region, near)
-        if wide is None:
-            sr_feat = self.model.fusion(*fused)
+        fusion = self.model.fusion
+        near = self._near(core, self.tile_reach if before_gates is None else self.gated_reach)
+        if joined is None:
+            here = fusion.joined(*self._sources_of(region, near))
         else:
-            sr_feat = self.model.fusion.gated(cut(wide, scaled(near, SCALE)), *fused)
+            here = cut(joined, scaled(near, SCALE))
+        if before_gates is None:
+            sr_feat = fusion.gated(here, fusion.before_gates(here))
+        else:
+            sr_feat = fusion.gated(here, cut(before_gates, scaled(near, SCALE)))
         sr = self.model.picture(self.inputs.part("lr", near), sr_feat)
         return cut(sr, scaled(within(core, near), SCALE))
 
     def _near(self, core: Box, halo: int) -> Box:
         return grown(core, halo, self.inputs.frame, LR_PER_CELL)
 
-    def _fused(self, region: Region, near: Box) -> list[Tensor]:
+    def _sources_of(self, region: Region, near: Box) -> list[Tensor]:
         """What the fusion reads: LR's feature and the two that the centre adds."""
         lr_feat = self._lr_feat(region, near)
         confidence, warped_feat = self._transferred(near)
@@ -189,18 +197,20 @@ class Reconstruction:
 
     def _before_gates(
         self, cores: Iterable[tuple[Region, Box]]
-    ) -> Iterator[tuple[Box, Float[Tensor, "1 wide _ _"]]]:
-        """What goes into the fusion's gates, for each of these rectangles."""
+    ) -> Iterator[tuple[Box, Float[Tensor, "1 wide _ _"], Float[Tensor, "1 wide _ _"]]]:
+        """For each of these rectangles, what is fused and what goes into the gates."""
+        fusion = self.model.fusion
         for region, core in cores:
             near = self._near(core, self.before_gates_reach)
-            piece = self.model.fusion.before_gates(*self._fused(region, near))
-            yield core, cut(piece, scaled(within(core, near), SCALE))
+            joined = fusion.joined(*self._sources_of(region, near))
+            inner = scaled(within(core, near), SCALE)
+            yield core, cut(joined, inner), cut(fusion.before_gates(joined), inner)
 
     def _fusion_pools(self, cores: Iterable[tuple[Region, Box]]) -> Pools:
         """What the fusion's gate reads of these rectangles."""
         running = RunningPool()
-        for _, piece in self._before_gates(cores):
-            running.add(piece)
+        for _, _, before_gates in self._before_gates(cores):
+            running.add(before_gates)
         return running.values(self.model.fusion)
 
     def _sampled_pools(self) -> Pools:

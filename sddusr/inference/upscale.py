@@ -15,6 +15,7 @@ from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.data.geometry import align_ref, check_box, crop, to_lr
 from sddusr.inference.allocator import keeping_freed_memory
 from sddusr.inference.frame import Inputs, Knowledge, learn, padded_to_even, search
+from sddusr.inference.fused import fused_activations
 from sddusr.inference.memory import Plan, plan_memory
 from sddusr.inference.pictures import Pixels, quantize, to_array
 from sddusr.inference.progress import Shares
@@ -102,7 +103,13 @@ def super_resolve(
     inputs = Inputs(padded_to_even(lr), center, aligned.ref, device)
     result = np.empty((SCALE * height, SCALE * width, 3), dtype)
     keeping = keeping_freed_memory() if memory_bytes is None else nullcontext()
-    with keeping, _evaluating(model), torch.inference_mode(), _computing_in(precision, device):
+    with (
+        keeping,
+        _evaluating(model),
+        torch.inference_mode(),
+        _computing_in(precision, device),
+        fused_activations(model),
+    ):
         if plan is None:
             bfloat16 = precision == "bfloat16"
             plan = plan_memory(
@@ -142,7 +149,7 @@ def _make(
     """Fill the result, tile by tile."""
     done = 0
     made = Reconstruction(model, inputs, known)
-    for core, sr in made.pieces(plan.region_px, plan.tile_px, plan.keeps_wide):
+    for core, sr in made.pieces(plan.region_px, plan.tile_px, plan.kept_maps):
         place = crop(result, scaled(core, SCALE))
         place[:] = _finished(sr, result.dtype)[: place.shape[0], : place.shape[1]]
         done += core.height * core.width

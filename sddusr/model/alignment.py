@@ -158,13 +158,15 @@ class Alignment(nn.Module):
         ref_feat: Float[Tensor, "b c h w"],
     ) -> Float[Tensor, "b c h w"]:
         """The deformable convolution, guided by the flow."""
-        warped = warp_by_flow(ref_feat.float(), flow)
-        hints = self.offset_head(torch.cat([warped, center_feat.float(), flow], dim=1))
-        offset, gate = self._offsets(self.offset_tail(hints).float(), flow)
+        # Sampling reads planes; from features with channels last it takes twice as long.
+        ref_feat = _exact_planes(ref_feat)
+        warped = warp_by_flow(ref_feat, flow).to(center_feat)
+        hints = self.offset_head(torch.cat([warped, center_feat, flow.to(center_feat)], dim=1))
+        offset, gate = self._offsets(_exact_planes(self.offset_tail(hints)), flow)
         with torch.autocast(flow.device.type, enabled=False):
             convolve = deform_conv2d if ref_feat.is_cuda else composed_deform_conv2d
             return convolve(
-                ref_feat.float(),
+                ref_feat,
                 offset,
                 self.conv.weight,
                 self.conv.bias,
@@ -179,6 +181,10 @@ class Alignment(nn.Module):
         shift_y, shift_x, gate = told.chunk(3, dim=1)
         shift = self.max_offset_px * torch.tanh(torch.stack([shift_y, shift_x], dim=2))
         return (shift + flow.flip(1).unsqueeze(1)).flatten(1, 2), torch.sigmoid(gate)
+
+
+def _exact_planes(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    return x.to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def composed_deform_conv2d(
@@ -197,7 +203,6 @@ def composed_deform_conv2d(
     """
     num, _, rows, cols = picture.shape
     groups = mask.shape[1] // TAPS
-    # Sampling reads planes; from features with channels last it took twice as long.
     planes = rearrange(picture, "b (g c) h w -> (b g) c h w", g=groups).contiguous()
     offsets = rearrange(offset, "b (g t yx) h w -> (t yx) (b g) h w", g=groups, yx=2)
     gates = rearrange(mask, "b (g t) h w -> t (b g) 1 h w", g=groups)
@@ -211,13 +216,13 @@ def composed_deform_conv2d(
     strip = rows if torch.is_grad_enabled() else STRIP_ROWS
     for start in range(0, rows, strip):
         here = slice(start, start + strip)
-        summed = repeat(level, "o -> b o n", b=num, n=gates[0][0, 0, here].numel())
+        summed = repeat(level, "o -> b o n", b=num, n=gates[0][0, 0, here].numel()).contiguous()
         for tap, (gate, kernel) in enumerate(zip(gates, kernels, strict=True)):
             tap_y, tap_x = divmod(tap, 3)
             at_y = y[here] + (tap_y - padding[0]) + offsets[2 * tap][:, here]
             at_x = x + (tap_x - padding[1]) + offsets[2 * tap + 1][:, here]
             grid = torch.stack([(2 * at_x + 1) / cols - 1, (2 * at_y + 1) / rows - 1], dim=-1)
             seen = F.grid_sample(planes, grid, align_corners=False).mul_(gate[:, :, here])
-            summed = torch.baddbmm(summed, kernel, seen.view(num, -1, summed.shape[2]))
+            summed.baddbmm_(kernel, seen.view(num, -1, summed.shape[2]))
         strips.append(summed.unflatten(2, (-1, cols)))
     return torch.cat(strips, dim=2)

@@ -21,7 +21,7 @@ class Fusion(nn.Module):
 
     def __init__(self, dim: int, num_sources: int, config: FusionConfig) -> None:
         super().__init__()
-        wide = num_sources * dim
+        self.dim, wide = dim, num_sources * dim
         gates = [CbamChannelGate(wide, config.reduction), CbamSpatialGate()]
         self.widest = ResidualBlock(wide, gates=gates)
         self.body = nn.Sequential(
@@ -33,28 +33,26 @@ class Fusion(nn.Module):
     def forward(
         self, lr_feat: Float[Tensor, "b c h w"], *found: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
-        return lr_feat + self.body(self.widest(_joined(lr_feat, *found)))
+        joined = self.joined(lr_feat, *found)
+        return self.gated(joined, self.before_gates(joined))
 
-    def before_gates(
+    def joined(
         self, lr_feat: Float[Tensor, "b c h w"], *found: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b wide h w"]:
+        """All features side by side, in the format of `lr_feat`: one of them in float32 would make
+        the widest maps float32."""
+        return torch.cat([lr_feat, *(source.to(lr_feat.dtype) for source in found)], dim=1)
+
+    def before_gates(self, joined: Float[Tensor, "b wide h w"]) -> Float[Tensor, "b wide h w"]:
         """What CBAM's channel gate pools over the frame."""
-        return self.widest.before_gates(_joined(lr_feat, *found))
+        return self.widest.before_gates(joined)
 
     def gated(
-        self,
-        before_gates: Float[Tensor, "b wide h w"],
-        lr_feat: Float[Tensor, "b c h w"],
-        *found: Float[Tensor, "b c h w"],
+        self, joined: Float[Tensor, "b wide h w"], before_gates: Float[Tensor, "b wide h w"]
     ) -> Float[Tensor, "b c h w"]:
-        """F^SR, where `before_gates` is known already."""
-        wide = self.widest.gated(_joined(lr_feat, *found), before_gates)
-        return lr_feat + self.body(wide)
-
-
-def _joined(lr_feat: Tensor, *found: Tensor) -> Float[Tensor, "b wide h w"]:
-    """All sources in LR's format: one of them in float32 would make the widest maps float32."""
-    return torch.cat([lr_feat, *(source.to(lr_feat.dtype) for source in found)], dim=1)
+        """F^SR, from what is joined and what `before_gates` made of it."""
+        lr_feat = joined[:, : self.dim]
+        return lr_feat + self.body(self.widest.gated(joined, before_gates))
 
 
 def picture_head(dim: int, starts_at_zero: bool) -> nn.Sequential:

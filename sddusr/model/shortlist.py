@@ -61,8 +61,9 @@ class Answer(NamedTuple):
 class _Block(NamedTuple):
     """Coarse scores of some queries and keys, cut into groups."""
 
-    groups: BFloat16[Tensor, "q groups size"]
-    peaks: Float[Tensor, "q groups"]
+    groups: BFloat16[Tensor, "groups size q"]
+    """In this order, the product is fastest and a group's maximum is taken of whole rows."""
+    peaks: Float[Tensor, "groups q"]
     first_key: int
 
 
@@ -90,13 +91,14 @@ class Shortlist:
         extra[: len(keys), 1] = offset - extra[: len(keys), 0]
         extra[:, 2] = -1
         extra[len(keys) :, 0] = -torch.inf  # what fills the last group is nobody's best
+        self.sample = self.coarse[: len(keys) : SAMPLE_STEP].contiguous()
         self.longest = centred.norm(dim=1).max()
         self.most_lost = (centred - vector).norm(dim=1).max()
 
     def best(self, query: Float[Tensor, "q d"]) -> Answer:
         """Best key and its cosine of each query."""
-        # Among few keys twice as many queries: the small steps around the product cost less.
-        num = 2 * QUERY_BLOCK if 2 * len(self.coarse) <= KEY_BLOCK else QUERY_BLOCK
+        # Among fewer keys more queries: the small steps around the product cost less.
+        num = QUERY_BLOCK * max(1, KEY_BLOCK // len(self.coarse))
         found = [self._answer(block) for block in query.split(num)]
         return Answer(*(torch.cat(part) for part in zip(*found, strict=True)))
 
@@ -108,11 +110,11 @@ class Shortlist:
         level = query @ self.mean + coarse[:, query.shape[1] + 2]  # what coarse scores leave out
         for start in range(0, len(self.coarse), KEY_BLOCK):
             block = _scored(coarse, self.coarse[start : start + KEY_BLOCK], start)
-            top = torch.maximum(block.peaks.amax(dim=1), score - level)
+            top = torch.maximum(block.peaks.amax(dim=0), score - level)
             threshold = top - 2 * (error + HALF_ULP * top.abs())
-            near = block.peaks >= threshold[:, None]
-            is_crowded |= (near.sum(dim=1) > max(1, near.shape[1] // CROWD)) | (threshold <= 0)
-            near[is_crowded] = False
+            near = block.peaks >= threshold
+            is_crowded |= (near.sum(dim=0) > max(1, len(near) // CROWD)) | (threshold <= 0)
+            near[:, is_crowded] = False
             who, key = _opened(block, near, threshold)
             score, index = self._choose(query, score, index, who, key)
         return Answer(index, score, is_crowded)
@@ -126,8 +128,8 @@ class Shortlist:
         coarse = query.new_zeros(len(query), dim + NUM_EXTRA, dtype=torch.bfloat16)
         coarse[:, :dim] = centred
         coarse[:, dim : dim + 2] = 1
-        sample = coarse @ self.coarse[: len(self.keys) : SAMPLE_STEP].T
-        coarse[:, dim + 2] = sample.amax(dim=1).float() - MARGIN
+        sample = self.sample @ coarse.T
+        coarse[:, dim + 2] = sample.amax(dim=0).float() - MARGIN
         kept = coarse[:, :dim].float()
         error = (centred - kept).norm(dim=1) * self.longest + kept.norm(dim=1) * self.most_lost
         return coarse, self.allowance * error + SUMMING
@@ -150,18 +152,18 @@ class Shortlist:
 
 
 def _scored(query: Tensor, keys: Tensor, first_key: int) -> _Block:
-    groups = (query @ keys.T).unflatten(1, (-1, KEY_GROUP))
+    groups = (keys @ query.T).unflatten(0, (-1, KEY_GROUP))
     # As integers, positive numbers keep their order and negative ones stay below them; their
     # maximum is five times faster. Only positive ones are ever near enough to the best.
-    peaks = groups.view(torch.int16).amax(dim=2).view(torch.bfloat16).float()
+    peaks = groups.view(torch.int16).amax(dim=1).view(torch.bfloat16).float()
     return _Block(groups, peaks, first_key)
 
 
 def _opened(
-    block: _Block, near: Bool[Tensor, "q groups"], threshold: Float[Tensor, "q"]
+    block: _Block, near: Bool[Tensor, "groups q"], threshold: Float[Tensor, "q"]
 ) -> tuple[Int[Tensor, "pairs"], Int[Tensor, "pairs"]]:
     """Pairs of query and key that reach the threshold, in the groups that do."""
-    who, group = near.nonzero(as_tuple=True)
-    members = block.groups[who, group].float() >= threshold[who, None]
+    group, who = near.nonzero(as_tuple=True)
+    members = block.groups[group, :, who].float() >= threshold[who, None]
     row, place = members.nonzero(as_tuple=True)
     return who[row], block.first_key + group[row] * KEY_GROUP + place

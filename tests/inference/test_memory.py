@@ -45,7 +45,7 @@ def test_a_small_picture_is_one_region_in_float32(paper):
     plan = plan_of(paper, (448, 896), 4000)
     assert plan.region_px == 896
     assert plan.bank_dtype == torch.float32
-    assert plan.keeps_wide
+    assert plan.kept_maps == 1
 
 
 def test_the_widest_map_is_kept_only_where_it_fits(paper):
@@ -53,7 +53,7 @@ def test_the_widest_map_is_kept_only_where_it_fits(paper):
     kept = plan_of(paper, (448, 896), 4000)
     assert kept.num_bytes > wide_mb * MEGABYTE
     without = plan_of(paper, (448, 896), wide_mb)
-    assert not without.keeps_wide
+    assert without.kept_maps == 0
     assert without.num_bytes < wide_mb * MEGABYTE
 
 

@@ -73,29 +73,29 @@ even = st.integers(8, 40).map(lambda n: 2 * n)
     start=st.tuples(st.integers(0, 9), st.integers(0, 9)),
     tile_px=even,
     center_px=even,
-    keeps_wide=st.booleans(),
+    kept_maps=st.sampled_from([0, 1, 2]),
     seed=st.integers(0, 99),
 )
 def test_tiled_output_equals_untiled_for_any_size(
-    strong_model, size, start, tile_px, center_px, keeps_wide, seed
+    strong_model, size, start, tile_px, center_px, kept_maps, seed
 ):
     box = Box(start[0], start[0] + size[0], start[1], start[1] + size[1])
     lr, ref = pair(*size, box, seed)
     whole = untiled(strong_model, lr, ref, box)
-    plan = Plan(max(size) + 1, tile_px, center_px, torch.float32, keeps_wide)
+    plan = Plan(max(size) + 1, tile_px, center_px, torch.float32, kept_maps)
     tiled = super_resolve(strong_model, lr, ref, box, plan=plan)
     assert np.abs(tiled.sr - whole).max() < 1e-4
     assert whole.std() > 0.1
 
 
-@pytest.mark.parametrize(("keeps_wide", "times"), [(True, 1), (False, 2)])
-def test_a_kept_wide_map_is_made_once(strong_model, keeps_wide, times):
+@pytest.mark.parametrize(("kept_maps", "times"), [(0, 2), (1, 1), (2, 1)])
+def test_a_kept_wide_map_is_made_once(strong_model, kept_maps, times):
     box = Box(8, 104, 4, 116)
     lr, ref = pair(64, 64, box, 0)
     made: list[torch.Size] = []
     first = strong_model.fusion.widest.body[0]
     hook = first.register_forward_hook(lambda _, inputs, output: made.append(output.shape))
-    plan = Plan(64, 32, 32, torch.float32, keeps_wide)
+    plan = Plan(64, 32, 32, torch.float32, kept_maps)
     super_resolve(strong_model, lr, ref, box, plan=plan)
     hook.remove()
     num_tiles = 4
