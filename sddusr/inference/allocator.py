@@ -24,7 +24,7 @@ def keeping_freed_memory() -> Iterator[None]:
     glibc it changes nothing.
     """
     glibc = ctypes.CDLL(None)
-    if not hasattr(glibc, "mallopt") or not hasattr(glibc, "malloc_trim"):
+    if not hasattr(glibc, "mallopt"):
         yield
         return
     for name, value in KEEP.items():
@@ -34,4 +34,11 @@ def keeping_freed_memory() -> Iterator[None]:
     finally:
         for name, value in DEFAULT.items():
             glibc.mallopt(name, value)
+        hand_back_freed_memory()
+
+
+def hand_back_freed_memory() -> None:
+    """Give the system what was freed, between stages whose blocks are of other sizes."""
+    glibc = ctypes.CDLL(None)
+    if hasattr(glibc, "malloc_trim"):
         glibc.malloc_trim(0)

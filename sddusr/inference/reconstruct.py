@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
 from sddusr.config import LR_PER_CELL, SCALE
+from sddusr.inference.allocator import hand_back_freed_memory
 from sddusr.inference.frame import Inputs, Knowledge
 from sddusr.inference.pools import Pools, RunningPool, held, measured
 from sddusr.inference.tiles import cut, grown, reach, scaled, tiles, within
@@ -96,6 +97,7 @@ class Reconstruction:
         if len(cores) == 1:
             yield cores[0], self._made(region, cores[0])
             return
+        hand_back_freed_memory()  # what follows keeps maps that fit into no gap
         kept, running = [], RunningPool()
         for core, joined, before_gates in self._before_gates((region, core) for core in cores):
             running.add(before_gates)
