@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 from pipelines import cli
@@ -45,7 +46,10 @@ def run_tasks(work: Callable[[int], str], num: int) -> Generator[str]:
     stop = cast(Any, ray.remote(num_cpus=0))(_Stop).remote()
 
     def task(row: dict[str, Any]) -> dict[str, Any]:
-        skipped = ray.get(stop.is_asked.remote())
+        # In a thread, since a task whose main thread waits lends its core to another task, for which
+        # Ray starts another process: with one core the first minute went into that.
+        with ThreadPoolExecutor(1) as thread:
+            skipped = thread.submit(ray.get, stop.is_asked.remote()).result()
         return {"result": SKIPPED if skipped else work(row["index"])}
 
     # One iterator: each new one would run the tasks again.
