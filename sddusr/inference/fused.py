@@ -27,10 +27,14 @@ def fused_activations(model: nn.Module) -> Iterator[None]:
         return
     with ExitStack() as stack:
         for conv, act in _followed_convolutions(model):
-            for module, forward in ((conv, _fused(conv, act)), (act, _unchanged)):
-                module.forward = forward
-                stack.callback(delattr, module, "forward")
+            _replace(conv, _fused(conv, act), stack)
+            _replace(act, _unchanged, stack)
         yield
+
+
+def _replace(module: nn.Module, forward: Callable[[Tensor], Tensor], until: ExitStack) -> None:
+    module.forward = forward
+    until.callback(delattr, module, "forward")
 
 
 def _followed_convolutions(model: nn.Module) -> Iterator[tuple[nn.Conv2d, Activation]]:
