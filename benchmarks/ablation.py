@@ -70,7 +70,9 @@ class AblationOptions:
     only: tuple[str, ...] = ()
     """Names of the variants to train; by default all of the study."""
     seeds: int = 3
-    """Trainings of each variant, with seeds 0 to one less."""
+    """Trainings of each variant, each with a seed of its own."""
+    first_seed: int = 0
+    """The smallest of the seeds; the others follow it."""
     concurrent: int = 1
     """Trainings at a time; each gets an equal share of the cluster."""
     out: str = "runs/ablation"
@@ -95,6 +97,8 @@ class AblationOptions:
         for name in ("seeds", "concurrent"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}, need 1 or more")
+        if self.first_seed < 0:
+            raise ValueError(f"--first-seed is {self.first_seed}, need 0 or more")
         if not self.config.model.dictionary.enabled or not self.config.model.mask.enabled:
             raise ValueError("an ablation starts from the whole method; leave its parts enabled")
 
@@ -129,10 +133,11 @@ def run_ablation(options: AblationOptions) -> str:
         folder=options.out,
         tags={"sddusr.data": str(options.data), "sddusr.preset": options.preset},
     )
-    parent.log_params({"study": options.study, "seeds": options.seeds} | _config_params(options))
+    seeds = {"seeds": options.seeds, "first_seed": options.first_seed}
+    parent.log_params({"study": options.study} | seeds | _config_params(options))
     status = "FAILED"
     try:
-        rows = _run_all(options, _jobs(chosen, options.seeds), parent.run_id)
+        rows = _run_all(options, _jobs(chosen, _seeds(options)), parent.run_id)
         costs = _costs(options, chosen) if options.costs else []
         text = _write(options, chosen, pd.DataFrame(rows), costs, parent)
         status = "FINISHED"
@@ -170,10 +175,14 @@ def _config_params(options: AblationOptions) -> dict[str, Any]:
     return flatten(to_dict(options.config))
 
 
-def _jobs(chosen: Sequence[Variant], num_seeds: int) -> list[Job]:
+def _seeds(options: AblationOptions) -> range:
+    return range(options.first_seed, options.first_seed + options.seeds)
+
+
+def _jobs(chosen: Sequence[Variant], seeds: Sequence[int]) -> list[Job]:
     """Every variant with the first seed, then with the next: what is cut off can be compared."""
     jobs = []
-    for seed in range(num_seeds):
+    for seed in seeds:
         for each in chosen:
             if not each.weights_of:
                 users = [other for other in chosen if other.weights_of == each.name]
@@ -340,10 +349,10 @@ def _text(
     pictures = ", ".join(f"{test} {count}" for test, count in num.items())
     about = (
         f"Preset {options.preset}, {train.num_steps} steps of {train.batch_size} crops of "
-        f"{options.config.data.crop_px} LR pixels, seeds 0 to {options.seeds - 1}; protocol "
-        f"{options.protocol}, tested in {options.precision}; test pictures: {pictures}; code "
-        f"{tracking.code_version()}. ± is the standard deviation over seeds; brackets are 95 % "
-        f"intervals, pictures and seeds resampled independently."
+        f"{options.config.data.crop_px} LR pixels, seeds {', '.join(map(str, _seeds(options)))}; "
+        f"protocol {options.protocol}, tested in {options.precision}; test pictures: {pictures}; "
+        f"code {tracking.code_version()}. ± is the standard deviation over seeds; brackets are "
+        f"95 % intervals, pictures and seeds resampled independently."
     )
     return f"{about}\n\n{means_table(scores, chosen)}\n{gains_table(gains)}"
 

@@ -60,6 +60,8 @@ def test_a_study_trains_scores_compares_and_goes_on(options, tiny_shards, monkey
     after = {path: path.stat().st_mtime_ns for path in out.glob("*/checkpoints/*/hashes.json")}
     assert before == after
     assert again.split("| network | whole")[0] == text.split("\n| network | whole")[0]
+    assert "seeds 1;" in run_ablation(replace(options, costs=False, first_seed=1, seeds=1))
+    assert set(pd.read_parquet(out / "scores.parquet")["seed"]) == {1}
 
 
 def test_a_network_that_the_study_does_not_have_is_refused(options):
