@@ -162,8 +162,8 @@ class Alignment(nn.Module):
         ref_feat = _exact_planes(ref_feat)
         warped = warp_by_flow(ref_feat, flow).to(center_feat)
         hints = self.offset_head(torch.cat([warped, center_feat, flow.to(center_feat)], dim=1))
-        offset, gate = self._offsets(_exact_planes(self.offset_tail(hints)), flow)
         with torch.autocast(flow.device.type, enabled=False):
+            offset, gate = self._offsets(hints.float(), flow)
             convolve = deform_conv2d if ref_feat.is_cuda else composed_deform_conv2d
             return convolve(
                 ref_feat,
@@ -175,10 +175,10 @@ class Alignment(nn.Module):
             )
 
     def _offsets(
-        self, told: Float[Tensor, "b _ h w"], flow: Float[Tensor, "b 2 h w"]
+        self, hints: Float[Tensor, "b c h w"], flow: Float[Tensor, "b 2 h w"]
     ) -> tuple[Float[Tensor, "b _ h w"], Float[Tensor, "b _ h w"]]:
         """Offsets (y, x) of each group and tap, and their modulation in 0..1."""
-        shift_y, shift_x, gate = told.chunk(3, dim=1)
+        shift_y, shift_x, gate = self.offset_tail(hints).contiguous().chunk(3, dim=1)
         shift = self.max_offset_px * torch.tanh(torch.stack([shift_y, shift_x], dim=2))
         return (shift + flow.flip(1).unsqueeze(1)).flatten(1, 2), torch.sigmoid(gate)
 
