@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
@@ -216,7 +216,8 @@ def composed_deform_conv2d(
     strip = rows if torch.is_grad_enabled() else STRIP_ROWS
     for start in range(0, rows, strip):
         here = slice(start, start + strip)
-        summed = repeat(level, "o -> b o n", b=num, n=gates[0][0, 0, here].numel()).contiguous()
+        summed = level.view(1, -1, 1).expand(num, -1, gates[0][0, 0, here].numel())
+        summed = summed.clone(memory_format=torch.contiguous_format)
         for tap, (gate, kernel) in enumerate(zip(gates, kernels, strict=True)):
             tap_y, tap_x = divmod(tap, 3)
             at_y = y[here] + (tap_y - padding[0]) + offsets[2 * tap][:, here]
