@@ -33,8 +33,7 @@ class Fusion(nn.Module):
     def forward(
         self, lr_feat: Float[Tensor, "b c h w"], *found: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
-        joined = self.joined(lr_feat, *found)
-        return self.gated(joined, self.before_gates(joined))
+        return lr_feat + self.body(self.widest(self.joined(lr_feat, *found)))
 
     def joined(
         self, lr_feat: Float[Tensor, "b c h w"], *found: Float[Tensor, "b c h w"]

@@ -8,6 +8,8 @@ def test_one_exact_source_does_not_make_the_widest_maps_exact():
     """The warped feature arrives in float32 where all else is bfloat16."""
     fusion = Fusion(8, 2, FusionConfig(reduction=2, num_blocks=1))
     lr_feat, warped = torch.rand(1, 8, 6, 6).bfloat16(), torch.rand(1, 8, 6, 6)
+    seen = []
+    fusion.widest.register_forward_hook(lambda _, inputs, output: seen.extend([*inputs, output]))
     with torch.autocast("cpu", torch.bfloat16):
-        joined = fusion.joined(lr_feat, warped)
-        assert joined.dtype == fusion.before_gates(joined).dtype == torch.bfloat16
+        fusion(lr_feat, warped)
+    assert [tensor.dtype for tensor in seen] == [torch.bfloat16] * 2
