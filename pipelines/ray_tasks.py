@@ -46,8 +46,8 @@ def run_tasks(work: Callable[[int], str], num: int) -> Generator[str]:
     stop = cast(Any, ray.remote(num_cpus=0))(_Stop).remote()
 
     def task(row: dict[str, Any]) -> dict[str, Any]:
-        # In a thread: a task whose main thread waits lends its core to another task, and Ray starts
-        # a process for that one, too; with one core most of a minute went into it.
+        # In a thread: a task whose main thread waits lends its core to another task, for which Ray
+        # starts a process; twelve tasks on one core took 25 s at first instead of 5.
         with ThreadPoolExecutor(1) as thread:
             skipped = thread.submit(ray.get, stop.is_asked.remote()).result()
         return {"result": SKIPPED if skipped else work(row["index"])}

@@ -5,11 +5,13 @@ themselves were a fifteenth of a picture's time.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+from sddusr.inference.replaced import replaced
 
 Activation = nn.ReLU | nn.LeakyReLU
 
@@ -25,16 +27,11 @@ def fused_activations(model: nn.Module) -> Iterator[None]:
     if not (is_cpu and torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.is_available()):
         yield
         return
-    with ExitStack() as stack:
-        for conv, act in _followed_convolutions(model):
-            _replace(conv, _fused(conv, act), stack)
-            _replace(act, _unchanged, stack)
+    forwards = {}
+    for conv, act in _followed_convolutions(model):
+        forwards |= {conv: _fused(conv, act), act: _unchanged}
+    with replaced(forwards):
         yield
-
-
-def _replace(module: nn.Module, forward: Callable[[Tensor], Tensor], until: ExitStack) -> None:
-    module.forward = forward
-    until.callback(delattr, module, "forward")
 
 
 def _followed_convolutions(model: nn.Module) -> Iterator[tuple[nn.Conv2d, Activation]]:

@@ -160,7 +160,7 @@ class Cost:
         vgg = VGG_MAPS * features.vgg_dims[0] * window
         patches = 9 * dim * (2 * num_keys + 3 * STRIP)
         scores = max(
-            min(by.QUERY_BLOCK, self.num_cells) * min(by.KEY_BLOCK, num_keys)
+            min(by.QUERY_BLOCK * by.KEY_BLOCK, self.num_cells * num_keys)
             for by in (search, shortlist)
         )
         return FLOAT_BYTES * (dim * (self.num_cells + num_keys) + max(vgg, patches + scores))

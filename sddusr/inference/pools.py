@@ -4,8 +4,8 @@
 mean and maximum. All else that the tiles compute looks a known distance far (`tiles.reach`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sddusr.inference.replaced import replaced
 from sddusr.model.blocks import FrameMax, FrameMean
 
 Pools = dict[nn.Module, Tensor]
@@ -26,7 +27,7 @@ def held(pools: Mapping[nn.Module, Tensor]) -> Iterator[None]:
     def give(module: nn.Module, x: Tensor) -> Tensor:
         return pools[module].to(x.dtype)
 
-    with _answering(pools, give):
+    with replaced({module: partial(give, module) for module in pools}):
         yield
 
 
@@ -48,20 +49,9 @@ def measured(model: nn.Module, margin: int) -> Iterator[Pools]:
         pools[module] = value
         return value.expand(len(x), -1, -1, -1)
 
-    with _answering((m for m in model.modules() if isinstance(m, FrameMean | FrameMax)), pool):
+    found = (m for m in model.modules() if isinstance(m, FrameMean | FrameMax))
+    with replaced({module: partial(pool, module) for module in found}):
         yield pools
-
-
-@contextmanager
-def _answering(
-    modules: Iterable[nn.Module], answer: Callable[[nn.Module, Tensor], Tensor]
-) -> Iterator[None]:
-    """Inside, these modules answer by a function instead of looking at what they are shown."""
-    with ExitStack() as stack:
-        for module in modules:
-            module.forward = partial(answer, module)
-            stack.callback(delattr, module, "forward")
-        yield
 
 
 class RunningPool:

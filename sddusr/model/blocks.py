@@ -1,5 +1,6 @@
 """Convolution, residual block and the gates that are passed into it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -48,12 +49,12 @@ class FrameMax(nn.Module):
         return x.amax(dim=(2, 3), keepdim=True)
 
 
-class Gate(nn.Module):
+class Gate(nn.Module, ABC):
     """Scales its input by a factor that it reads from it."""
 
+    @abstractmethod
     def factor(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b _ _ _"]:
         """What is multiplied by, to be broadcast."""
-        raise NotImplementedError
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return x * self.factor(x)

@@ -48,6 +48,11 @@ def test_a_small_picture_is_one_region_in_float32(paper):
     assert plan.kept_maps == 1
 
 
+def test_in_bfloat16_what_is_fused_is_kept_too_where_it_fits(paper):
+    maps = [plan_of(paper, (448, 896), room, bfloat16=True).kept_maps for room in (4000, 1300, 900)]
+    assert maps == [2, 1, 0]
+
+
 def test_the_widest_map_is_kept_only_where_it_fits(paper):
     wide_mb = 4 * 192 * 4 * 448 * 896 / MEGABYTE
     kept = plan_of(paper, (448, 896), 4000)

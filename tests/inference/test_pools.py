@@ -51,6 +51,14 @@ def test_afterwards_the_pools_read_what_they_are_shown():
     assert not pools
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_mean_in_bfloat16_adds_in_float32(layout):
+    """A running sum in bfloat16 would stop at 256."""
+    picture = (1 + torch.rand(2, 3, 200, 300)).bfloat16().to(memory_format=layout)
+    exact = picture.float().mean((2, 3), keepdim=True)
+    torch.testing.assert_close(FrameMean()(picture).float(), exact, rtol=2**-8, atol=0)
+
+
 def test_nothing_pooled_is_an_error():
     with pytest.raises(ValueError, match="nothing was pooled"):
         RunningPool().values(FrameMean())

@@ -21,6 +21,19 @@ def test_composed_deform_conv_is_torchvisions_operator():
     torch.testing.assert_close(results[0], results[1])
 
 
+def test_strips_of_a_picture_meet_without_a_seam():
+    """Without gradients the sum is made strip by strip; 150 rows are three of them."""
+    torch.manual_seed(0)
+    picture, offset, mask = (torch.randn(1, num, 150, 5).double() for num in (4, 36, 18))
+    weight = torch.randn(6, 4, 3, 3).double()
+    with torch.no_grad():
+        ours, operators = (
+            operator(picture, 4 * offset, weight, None, padding=(1, 1), mask=mask)
+            for operator in (composed_deform_conv2d, deform_conv2d)
+        )
+    torch.testing.assert_close(ours, operators)
+
+
 def test_what_the_taps_see_is_not_kept_for_backward():
     """Nine taps of a picture, their grids aside: none of them is among the tensors held."""
     picture = torch.rand(1, 8, 16, 16, requires_grad=True)
