@@ -14,6 +14,7 @@ from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.data.geometry import crop
 from sddusr.inference.pictures import Pixels, to_tensor
 from sddusr.inference.tiles import cut, grown, in_tiles, reach, scaled, tiles, within
+from sddusr.model.alignment import exact_planes
 from sddusr.model.matching import Progress, Search
 from sddusr.model.sddusr import SDDuSR
 from sddusr.model.warp import CELL, CellBank
@@ -23,9 +24,12 @@ FEATURE_SIDE = 512
 """LR pixels of a piece that the matching features are computed in. It does not follow the memory:
 a rounding that differs could turn a near tie of two keys, and so move a patch."""
 
+ALIGNMENT_SIDE = 256
+"""Pixels of the 2x grid a side of a tile of the alignment."""
+
 ALIGNMENT_HALO_PX = 32
-"""Of the 2x grid: what a tile of the alignment may read around itself; where the flow asks for
-more, the tile is cut smaller."""
+"""Of the 2x grid: what the alignment of a part of the centre may read around it; where the flow
+asks for more, the part is cut smaller."""
 
 FLOW_SIDE = 512
 """The same for SpyNet, on the grid of each of its levels."""
@@ -93,10 +97,11 @@ def learn(
     dtype: torch.dtype,
     progress: Progress,
 ) -> Knowledge:
-    """Align Ref and refine the dictionaries, a tile of the centre at a time.
+    """Align Ref and refine the dictionaries, tile by tile.
 
     Args:
-        side: of a tile, pixels of the 2x grid, a multiple of a cell.
+        side: of a part of the centre whose features are held at once, pixels of the 2x grid, a
+            multiple of a cell.
         dtype: what the aligned feature is kept in.
     """
     rows, cols = (length // CELL for length in inputs.ref.shape[:2])
@@ -125,9 +130,9 @@ def _aligned_pieces(
     )
     frame = Box(0, inputs.ref.shape[0], 0, inputs.ref.shape[1])
     halo = max(reach(model.ref_encoder), SCALE * reach(model.center_encoder))
-    cores = list(_alignment_tiles(model, flow, frame, side))
-    for i, (core, around) in enumerate(cores, start=1):
-        near = grown(core, around, frame, SCALE)
+    done = 0
+    for region, around in _alignment_regions(model, flow, frame, side):
+        near = grown(region, around, frame, SCALE)
         far = grown(near, halo, frame, SCALE)
         center_feat, ref_feat = (
             cut(encode(inputs.part(name, scaled(far, factor))), within(near, far))
@@ -136,18 +141,25 @@ def _aligned_pieces(
                 (model.ref_encoder, "ref", Fraction(1)),
             )
         )
-        aligned_feat = model.alignment.align(cut(flow, near), center_feat, ref_feat)
-        inner = within(core, near)
-        aligned_feat = cut(aligned_feat, inner)
-        bank.put(aligned_feat, core.y0 // CELL, core.x0 // CELL)
-        yield cut(center_feat, inner), aligned_feat
-        progress(i / len(cores))
+        ref_feat = exact_planes(ref_feat)
+        for core in tiles(region, ALIGNMENT_SIDE, CELL):
+            window = grown(core, _hint_reach(model), frame)
+            place = within(window, near)
+            aligned_feat = model.alignment.align(
+                cut(flow, window), cut(center_feat, place), ref_feat, (place.y0, place.x0)
+            )
+            aligned_feat = cut(aligned_feat, within(core, window))
+            bank.put(aligned_feat, core.y0 // CELL, core.x0 // CELL)
+            yield cut(center_feat, within(core, near)), aligned_feat
+        done += region.height * region.width
+        progress(done / (frame.height * frame.width))
 
 
-def _alignment_tiles(
+def _alignment_regions(
     model: SDDuSR, flow: Float[Tensor, "1 2 h w"], frame: Box, side: int
 ) -> Iterator[tuple[Box, int]]:
-    """Tiles and their reach, so that no window is larger than a calm tile's, as far as it goes."""
+    """Parts of the centre whose features are held at once, and how far around them their tiles
+    read. No window is larger than a calm part's, as far as it goes."""
     for core in tiles(frame, side, CELL):
         around = _alignment_reach(model, flow, core, frame)
         room = max(side + 2 * (ALIGNMENT_HALO_PX - around), 4 * CELL) // CELL * CELL
@@ -159,11 +171,16 @@ def _alignment_tiles(
 
 
 def _alignment_reach(model: SDDuSR, flow: Float[Tensor, "1 2 h w"], core: Box, frame: Box) -> int:
-    """How far the alignment of a tile reads Ref's feature: the flow there and the offsets on it."""
-    head = reach(model.alignment.offset_head, model.alignment.offset_tail)
+    """How far the alignment of a part reads Ref's feature: the flow there and the offsets on it."""
+    head = _hint_reach(model)
     furthest = cut(flow, grown(core, head, frame)).abs().amax().item()
     tap_and_bilinear = 2
     return math.ceil(furthest + max(model.alignment.max_offset_px, head)) + tap_and_bilinear
+
+
+def _hint_reach(model: SDDuSR) -> int:
+    """How far the offsets look at what they are read from."""
+    return reach(model.alignment.offset_head, model.alignment.offset_tail)
 
 
 def padded_to_even(lr: Pixels) -> np.ndarray:

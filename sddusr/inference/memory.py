@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from sddusr.config import LR_PER_CELL, SCALE
-from sddusr.inference.frame import ALIGNMENT_HALO_PX, FEATURE_SIDE, Inputs
+from sddusr.inference.frame import ALIGNMENT_HALO_PX, ALIGNMENT_SIDE, FEATURE_SIDE, Inputs
 from sddusr.inference.reconstruct import SAMPLE_GRID, SAMPLE_MARGIN, SAMPLE_SIDE
 from sddusr.inference.tiles import reach
 from sddusr.model import search, shortlist
@@ -58,7 +58,7 @@ class Plan(NamedTuple):
     tile_px: int
     """LR pixels a side of a tile that the rest runs on."""
     center_px: int
-    """LR pixels a side of a tile of the centre."""
+    """LR pixels a side of a part of the centre whose features are held at once."""
     bank_dtype: torch.dtype
     """What the aligned Ref feature is kept in."""
     kept_maps: int = 1
@@ -142,13 +142,20 @@ class Cost:
         is_whole = region_px >= max(self.inputs.size)
         stages = (
             self.searching(),
-            bank + self.learning(tile_px),
             bank + self.encoding(region_px) + (0 if is_whole else self.lr_feat(region_px)),
             bank + self.lr_feat(region_px) + self.fusing(tile_px) + kept_maps * self.wide(),
             0 if is_whole else bank + self.sampling(),
         )
-        num_bytes = LIBRARY_BYTES + kept + max(stages)
-        return Plan(region_px, tile_px, tile_px, dtype, kept_maps, num_bytes)
+        room = max(stages) - bank
+        center_px = self.center_px(room, tile_px)
+        num_bytes = LIBRARY_BYTES + kept + bank + max(room, self.learning(center_px))
+        return Plan(region_px, tile_px, center_px, dtype, kept_maps, num_bytes)
+
+    def center_px(self, room: int, smallest: int) -> int:
+        """The largest parts of the centre that take no more memory than the other stages do."""
+        longest = max(self.inputs.center.shape[:2])
+        sides = [longest, *(side for side in REGION_SIDES if smallest < side < longest)]
+        return next((side for side in sides if self.learning(side) <= room), smallest)
 
     def searching(self) -> int:
         """Features of both pictures, patches of all keys (and what a shortlist keeps of them), and
@@ -165,12 +172,16 @@ class Cost:
         )
         return FLOAT_BYTES * (dim * (self.num_cells + num_keys) + max(vgg, patches + scores))
 
-    def learning(self, tile_px: int) -> int:
-        """The flow of the whole centre, and a tile of the alignment."""
-        side = SCALE * tile_px + 2 * ALIGNMENT_HALO_PX
-        offsets = OFFSET_MAPS * self.model.alignment.num_groups
-        floats = (ALIGNMENT_MAPS * self.model.dim + offsets) * min(self.num_ref_px, side**2)
-        return FLOW_BYTES * self.num_ref_px + FLOAT_BYTES * floats
+    def learning(self, center_px: int) -> int:
+        """The flow of the whole centre, the features of a part of it, and either what their
+        encoders hold or a tile of the alignment."""
+        window = min(self.num_ref_px, (SCALE * center_px + 2 * ALIGNMENT_HALO_PX) ** 2)
+        tile = min(window, (ALIGNMENT_SIDE + 2 * ALIGNMENT_HALO_PX) ** 2)
+        dim, offsets = self.model.dim, OFFSET_MAPS * self.model.alignment.num_groups
+        features = (self.activation_bytes + FLOAT_BYTES) * dim * window
+        encoding = ENCODER_MAPS * self.activation_bytes * dim * window
+        aligning = FLOAT_BYTES * (ALIGNMENT_MAPS * dim + offsets) * tile
+        return FLOW_BYTES * self.num_ref_px + features + max(encoding, aligning)
 
     def encoding(self, region_px: int) -> int:
         halo = 2 * (reach(self.model.lr_encoder) + TILE_REACH_PX)

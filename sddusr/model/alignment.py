@@ -155,24 +155,24 @@ class Alignment(nn.Module):
         self,
         flow: Float[Tensor, "b 2 h w"],
         center_feat: Float[Tensor, "b c h w"],
-        ref_feat: Float[Tensor, "b c h w"],
+        ref_feat: Float[Tensor, "b c rows cols"],
+        corner: tuple[int, int] = (0, 0),
     ) -> Float[Tensor, "b c h w"]:
-        """The deformable convolution, guided by the flow."""
-        # Sampling reads planes; from features with channels last it takes twice as long.
-        ref_feat = _exact_planes(ref_feat)
-        warped = warp_by_flow(ref_feat, flow).to(center_feat)
+        """The deformable convolution, guided by the flow.
+
+        Args:
+            corner: (y, x) of the part of Ref that is aligned; flow and center_feat are that part's,
+                and what they point at may lie anywhere in Ref.
+        """
+        ref_feat = exact_planes(ref_feat)
+        warped = warp_by_flow(ref_feat, flow, corner).to(center_feat)
         hints = self.offset_head(torch.cat([warped, center_feat, flow.to(center_feat)], dim=1))
         with torch.autocast(flow.device.type, enabled=False):
             offset, gate = self._offsets(hints.float(), flow)
-            convolve = deform_conv2d if ref_feat.is_cuda else composed_deform_conv2d
-            return convolve(
-                ref_feat,
-                offset,
-                self.conv.weight,
-                self.conv.bias,
-                padding=(1, 1),
-                mask=gate,
-            )
+            kernel = self.conv.weight, self.conv.bias
+            if ref_feat.is_cuda and flow.shape[2:] == ref_feat.shape[2:]:
+                return deform_conv2d(ref_feat, offset, *kernel, padding=(1, 1), mask=gate)
+            return composed_deform_conv2d(ref_feat, offset, *kernel, mask=gate, corner=corner)
 
     def _offsets(
         self, hints: Float[Tensor, "b c h w"], flow: Float[Tensor, "b 2 h w"]
@@ -183,47 +183,53 @@ class Alignment(nn.Module):
         return (shift + flow.flip(1).unsqueeze(1)).flatten(1, 2), torch.sigmoid(gate)
 
 
-def _exact_planes(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+def exact_planes(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """What sampling reads best: from a feature with channels last it takes twice as long."""
     return x.to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def composed_deform_conv2d(
-    picture: Float[Tensor, "b c h w"],
+    picture: Float[Tensor, "b c rows cols"],
     offset: Float[Tensor, "b _ h w"],
     weight: Float[Tensor, "c_out c 3 3"],
     bias: Float[Tensor, "c_out"] | None,
     *,
     mask: Float[Tensor, "b _ h w"],
-    padding: tuple[int, int] = (1, 1),
+    corner: tuple[int, int] = (0, 0),
 ) -> Float[Tensor, "b c_out h w"]:
-    """`torchvision.ops.deform_conv2d` for a 3x3 kernel at stride 1, out of nine `grid_sample`s.
+    """`torchvision.ops.deform_conv2d` for a 3x3 kernel with stride and padding 1, out of nine
+    `grid_sample`s.
 
     On a processor its backward is five times faster than the operator's, and it can be exported.
     Offsets are (y, x) for each group and tap, in pixels; zeros lie outside the picture.
+
+    Args:
+        corner: (y, x) of the part of the picture that the offsets belong to.
     """
     num, _, rows, cols = picture.shape
+    height, width = mask.shape[2:]
     groups = mask.shape[1] // TAPS
     planes = rearrange(picture, "b (g c) h w -> (b g) c h w", g=groups).contiguous()
     offsets = rearrange(offset, "b (g t yx) h w -> (t yx) (b g) h w", g=groups, yx=2)
     gates = rearrange(mask, "b (g t) h w -> t (b g) 1 h w", g=groups)
     offsets, gates = offsets.contiguous().unbind(), gates.contiguous().unbind()
     kernels = rearrange(weight, "o c y x -> (y x) 1 o c").expand(-1, num, -1, -1).unbind()
-    y = torch.arange(rows, device=picture.device).view(-1, 1)
-    x = torch.arange(cols, device=picture.device)
+    y = corner[0] + torch.arange(height, device=picture.device).view(-1, 1)
+    x = corner[1] + torch.arange(width, device=picture.device)
     level = weight.new_zeros(len(weight)) if bias is None else bias
     strips = []
     # Backward would make a gradient of the whole picture for every strip.
-    strip = rows if torch.is_grad_enabled() else STRIP_ROWS
-    for start in range(0, rows, strip):
+    strip = height if torch.is_grad_enabled() else STRIP_ROWS
+    for start in range(0, height, strip):
         here = slice(start, start + strip)
         summed = level.view(1, -1, 1).expand(num, -1, gates[0][0, 0, here].numel())
         summed = summed.clone(memory_format=torch.contiguous_format)
         for tap, (gate, kernel) in enumerate(zip(gates, kernels, strict=True)):
             tap_y, tap_x = divmod(tap, 3)
-            at_y = y[here] + (tap_y - padding[0]) + offsets[2 * tap][:, here]
-            at_x = x + (tap_x - padding[1]) + offsets[2 * tap + 1][:, here]
+            at_y = y[here] + (tap_y - 1) + offsets[2 * tap][:, here]
+            at_x = x + (tap_x - 1) + offsets[2 * tap + 1][:, here]
             grid = torch.stack([(2 * at_x + 1) / cols - 1, (2 * at_y + 1) / rows - 1], dim=-1)
             seen = F.grid_sample(planes, grid, align_corners=False).mul_(gate[:, :, here])
             summed.baddbmm_(kernel, seen.view(num, -1, summed.shape[2]))
-        strips.append(summed.unflatten(2, (-1, cols)))
+        strips.append(summed.unflatten(2, (-1, width)))
     return torch.cat(strips, dim=2)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -180,16 +180,24 @@ def patches_of_source(source: Float[Tensor, "b c rows cols"]) -> Float[Tensor, "
 
 
 def warp_by_flow(
-    picture: Float[Tensor, "b c h w"], flow: Float[Tensor, "b 2 h w"]
+    picture: Float[Tensor, "b c rows cols"],
+    flow: Float[Tensor, "b 2 h w"],
+    corner: tuple[int, int] = (0, 0),
 ) -> Float[Tensor, "b c h w"]:
-    """picture(y + flow_y, x + flow_x), bilinear, replicated at the border; flow is (x, y) in px."""
-    rows, cols = flow.shape[2:]
-    y = torch.arange(rows, device=flow.device, dtype=flow.dtype)
-    x = torch.arange(cols, device=flow.device, dtype=flow.dtype)
+    """picture(y + flow_y, x + flow_x), bilinear, replicated at the border; flow is (x, y) in px.
+
+    Args:
+        corner: (y, x) of the part of the picture that the flow belongs to.
+    """
+    rows, cols = picture.shape[2:]
+    y, x = (
+        start + torch.arange(length, device=flow.device, dtype=flow.dtype)
+        for start, length in zip(corner, flow.shape[2:], strict=True)
+    )
     grid = torch.stack(
         [
-            (repeat(x, "w -> h w", h=rows) + flow[:, 0]) * (2 / max(cols - 1, 1)) - 1,
-            (repeat(y, "h -> h w", w=cols) + flow[:, 1]) * (2 / max(rows - 1, 1)) - 1,
+            (x + flow[:, 0]) * (2 / max(cols - 1, 1)) - 1,
+            (y.unsqueeze(1) + flow[:, 1]) * (2 / max(rows - 1, 1)) - 1,
         ],
         dim=-1,
     )

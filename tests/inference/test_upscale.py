@@ -1,6 +1,7 @@
 """Whole pictures: any size, any box, and nothing outside the picture changes it."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from torch import nn
 
 from sddusr.config import DEMO
 from sddusr.data.geometry import align_ref, crop, to_lr
-from sddusr.inference import bicubic, reconstruct, super_resolve, to_8bit, to_tensor
+from sddusr.inference import bicubic, frame, reconstruct, super_resolve, to_8bit, to_tensor
 from sddusr.inference.memory import Plan
 from sddusr.metrics import as_protocol
 from sddusr.model.sddusr import SDDuSR
+from sddusr.model.warp import CELL
 from sddusr.types import Box
 from tests.conftest import textured
 from tests.tiny import TINY
@@ -73,17 +75,19 @@ even = st.integers(8, 40).map(lambda n: 2 * n)
     start=st.tuples(st.integers(0, 9), st.integers(0, 9)),
     tile_px=even,
     center_px=even,
+    alignment_side=st.integers(2, 30).map(lambda n: CELL * n),
     kept_maps=st.sampled_from([0, 1, 2]),
     seed=st.integers(0, 99),
 )
 def test_tiled_output_equals_untiled_for_any_size(
-    strong_model, size, start, tile_px, center_px, kept_maps, seed
+    strong_model, size, start, tile_px, center_px, alignment_side, kept_maps, seed
 ):
     box = Box(start[0], start[0] + size[0], start[1], start[1] + size[1])
     lr, ref = pair(*size, box, seed)
     whole = untiled(strong_model, lr, ref, box)
     plan = Plan(max(size) + 1, tile_px, center_px, torch.float32, kept_maps)
-    tiled = super_resolve(strong_model, lr, ref, box, plan=plan)
+    with patch.object(frame, "ALIGNMENT_SIDE", alignment_side):
+        tiled = super_resolve(strong_model, lr, ref, box, plan=plan)
     assert np.abs(tiled.sr - whole).max() < 1e-4
     assert whole.std() > 0.1
 

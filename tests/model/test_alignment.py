@@ -1,9 +1,14 @@
+from functools import partial
+
 import pytest
 import torch
+from torch import nn
 from torchvision.ops import deform_conv2d
 
 from sddusr.config import AlignmentConfig
 from sddusr.model.alignment import Alignment, SpyNet, composed_deform_conv2d
+
+torchvisions = partial(deform_conv2d, padding=(1, 1))
 
 
 def test_composed_deform_conv_is_torchvisions_operator():
@@ -13,9 +18,9 @@ def test_composed_deform_conv_is_torchvisions_operator():
     inputs = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
     inputs[1] *= 4  # far outside too
     results = []
-    for operator in (composed_deform_conv2d, deform_conv2d):
+    for operator in (composed_deform_conv2d, torchvisions):
         picture, offset, weight, bias, mask = leaves = [t.clone().requires_grad_() for t in inputs]
-        output = operator(picture, offset, weight, bias, padding=(1, 1), mask=mask)
+        output = operator(picture, offset, weight, bias, mask=mask)
         towards = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output)
         results.append((output, torch.autograd.grad(output, leaves, towards)))
     torch.testing.assert_close(results[0], results[1])
@@ -28,10 +33,28 @@ def test_strips_of_a_picture_meet_without_a_seam():
     weight = torch.randn(6, 4, 3, 3).double()
     with torch.no_grad():
         ours, operators = (
-            operator(picture, 4 * offset, weight, None, padding=(1, 1), mask=mask)
-            for operator in (composed_deform_conv2d, deform_conv2d)
+            operator(picture, 4 * offset, weight, None, mask=mask)
+            for operator in (composed_deform_conv2d, torchvisions)
         )
     torch.testing.assert_close(ours, operators)
+
+
+def test_a_part_is_aligned_as_in_the_whole():
+    """Flow and offsets point out of the part, into the rest of Ref."""
+    torch.manual_seed(0)
+    config = AlignmentConfig(
+        spynet_weights="none", spynet_levels=2, spynet_dims=(4, 4, 4, 4), num_groups=2
+    )
+    align = Alignment(4, config)
+    nn.init.normal_(align.offset_tail.weight)
+    center_feat, ref_feat = torch.randn(2, 1, 4, 24, 20)
+    flow = 5 * torch.randn(1, 2, 24, 20)
+    whole = align.align(flow, center_feat, ref_feat)
+    y, x, reach = 7, 4, 3
+    part = align.align(flow[:, :, y:, x:], center_feat[:, :, y:, x:], ref_feat, (y, x))
+    torch.testing.assert_close(
+        part[:, :, reach:, reach:], whole[:, :, y + reach :, x + reach :], rtol=1e-4, atol=1e-4
+    )
 
 
 def test_what_the_taps_see_is_not_kept_for_backward():
@@ -41,7 +64,7 @@ def test_what_the_taps_see_is_not_kept_for_backward():
     held = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t) or t, lambda t: t):
         composed_deform_conv2d(
-            picture, offset, torch.rand(4, 8, 3, 3), torch.rand(4), padding=(1, 1), mask=mask
+            picture, offset, torch.rand(4, 8, 3, 3), torch.rand(4), mask=mask
         )
     own = picture.untyped_storage().data_ptr()
     assert not [
