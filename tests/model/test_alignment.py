@@ -63,9 +63,7 @@ def test_what_the_taps_see_is_not_kept_for_backward():
     offset, mask = torch.zeros(1, 18, 16, 16), torch.ones(1, 9, 16, 16)
     held = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t) or t, lambda t: t):
-        composed_deform_conv2d(
-            picture, offset, torch.rand(4, 8, 3, 3), torch.rand(4), mask=mask
-        )
+        composed_deform_conv2d(picture, offset, torch.rand(4, 8, 3, 3), torch.rand(4), mask=mask)
     own = picture.untyped_storage().data_ptr()
     assert not [
         tensor
