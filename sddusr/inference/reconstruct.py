@@ -98,19 +98,20 @@ class Reconstruction:
             yield cores[0], self._made(region, cores[0])
             return
         hand_back_freed_memory()  # what follows keeps maps that fit into no gap
-        kept, running = [], RunningPool()
+        kept, running = [self._wide_map(region.lr_feat) for _ in range(kept_maps)], RunningPool()
         for core, joined, before_gates in self._before_gates((region, core) for core in cores):
             running.add(before_gates)
             pieces = (before_gates, joined)[:kept_maps]
-            kept = kept or [self._frame_map(piece) for piece in pieces]
             for whole, piece in zip(kept, pieces, strict=True):
                 cut(whole, scaled(core, SCALE)).copy_(piece)
+        hand_back_freed_memory()
         with held(running.values(self.model.fusion)):
             yield from ((core, self._made(region, core, *kept)) for core in cores)
 
-    def _frame_map(self, like: Float[Tensor, "1 wide _ _"]) -> Float[Tensor, "1 wide h w"]:
-        """Room for a map of the frame's 2x grid."""
-        size = (1, like.shape[1], *(SCALE * side for side in self.inputs.size))
+    def _wide_map(self, like: Tensor) -> Float[Tensor, "1 wide h w"]:
+        """Room for one of the fusion's widest maps, of the frame's 2x grid."""
+        wide = self.model.fusion.widest.body[0].in_channels
+        size = (1, wide, *(SCALE * side for side in self.inputs.size))
         return torch.empty(
             size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
         )
