@@ -103,14 +103,14 @@ class Shortlist:
         return Answer(*(torch.cat(part) for part in zip(*found, strict=True)))
 
     def _answer(self, query: Float[Tensor, "q d"]) -> Answer:
-        coarse, error = self._rounded(query)
+        coarse, error, reached = self._rounded(query)
         score = query.new_full((len(query),), -torch.inf)
         index = torch.zeros(len(query), dtype=torch.long, device=query.device)
         is_crowded = torch.zeros_like(index, dtype=torch.bool)
         level = query @ self.mean + coarse[:, query.shape[1] + 2]  # what coarse scores leave out
         for start in range(0, len(self.coarse), KEY_BLOCK):
             block = _scored(coarse, self.coarse[start : start + KEY_BLOCK], start)
-            top = torch.maximum(block.peaks.amax(dim=0), score - level)
+            top = torch.maximum(block.peaks.amax(dim=0), score - level).maximum(reached)
             threshold = top - 2 * (error + HALF_ULP * top.abs())
             near = block.peaks >= threshold
             is_crowded |= (near.sum(dim=0) > max(1, len(near) // CROWD)) | (threshold <= 0)
@@ -121,18 +121,20 @@ class Shortlist:
 
     def _rounded(
         self, query: Float[Tensor, "q d"]
-    ) -> tuple[BFloat16[Tensor, "q extended"], Float[Tensor, "q"]]:
-        """Queries to be multiplied with the coarse keys, and how wrong a product can be."""
+    ) -> tuple[BFloat16[Tensor, "q extended"], Float[Tensor, "q"], Float[Tensor, "q"]]:
+        """Queries to be multiplied with the coarse keys, how wrong a product can be, and what the
+        best of the sample reaches at least: a block of keys may hold nothing that good."""
         dim = query.shape[1]
         centred = query - self.mean
         coarse = query.new_zeros(len(query), dim + NUM_EXTRA, dtype=torch.bfloat16)
         coarse[:, :dim] = centred
         coarse[:, dim : dim + 2] = 1
-        sample = self.sample @ coarse.T
-        coarse[:, dim + 2] = sample.amax(dim=0).float() - MARGIN
+        sample = (self.sample @ coarse.T).amax(dim=0).float()
+        coarse[:, dim + 2] = sample - MARGIN
+        reached = sample - HALF_ULP * sample.abs() - coarse[:, dim + 2]
         kept = coarse[:, :dim].float()
         error = (centred - kept).norm(dim=1) * self.longest + kept.norm(dim=1) * self.most_lost
-        return coarse, self.allowance * error + SUMMING
+        return coarse, self.allowance * error + SUMMING, reached
 
     def _choose(
         self, query: Tensor, score: Tensor, index: Tensor, who: Tensor, key: Tensor

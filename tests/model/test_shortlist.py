@@ -50,6 +50,16 @@ def test_some_queries_are_answered_and_some_are_crowded():
     assert 0.05 < is_crowded.float().mean() < 0.95
 
 
+def test_a_block_without_a_good_key_crowds_nobody(monkeypatch):
+    """The sample has seen a better key than most blocks hold."""
+    monkeypatch.setattr(shortlist, "KEY_BLOCK", 8192)
+    torch.manual_seed(0)
+    query, key = (F.normalize(torch.randn(num, 144), dim=1) for num in (200, 32768))
+    index, _, is_crowded = Shortlist(key, CERTAIN).best(query)
+    assert not is_crowded.any()
+    assert lost(query, key, index).le(ROUNDING).all()
+
+
 @pytest.mark.parametrize("allowance", [CERTAIN, PROBABLE])
 def test_a_search_with_a_shortlist_finds_the_best_key(monkeypatch, allowance):
     monkeypatch.setattr("sddusr.model.search.multiplies_bfloat16", lambda like: True)
