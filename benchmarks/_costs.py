@@ -15,9 +15,10 @@ from _timing import Worker
 from sddusr.checkpoint import load_model
 from sddusr.data.geometry import align_ref, crop, to_lr
 from sddusr.data.shards import ShardSet
-from sddusr.inference import Precision, super_resolve
+from sddusr.inference import super_resolve
 from sddusr.inference.frame import Inputs, padded_to_even, search
 from sddusr.model.sddusr import SDDuSR
+from sddusr.precision import Precision
 from sddusr.types import Triplet
 
 ROUNDS = 3

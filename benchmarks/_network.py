@@ -47,8 +47,12 @@ def network_operations(model: SDDuSR, num_px: int, num_center_px: int, num_pairs
     """Of a forward pass: every weight once for each pixel of its grid, and 288 for each pair."""
     grid, center = SCALE**2 * num_px, SCALE**2 * num_center_px
     on_lr = num_parameters(model.lr_encoder) * num_px
+    flow = model.alignment.spynet
     on_center = sum(
         num_parameters(part) for part in (model.ref_encoder, model.center_encoder, model.alignment)
-    )
+    ) - num_parameters(flow)
+    # SpyNet's finest level works on the grid of LR's centre, each other on half of the next one's.
+    finest_first = enumerate(reversed(flow.levels))
+    on_center += sum(num_parameters(level) / 4 ** (1 + i) for i, level in finest_first)
     on_grid = num_parameters(model.fusion) + num_parameters(model.head)
     return 2.0 * (on_lr + on_center * center + on_grid * grid) + 288.0 * num_pairs

@@ -13,9 +13,10 @@ from sddusr.checkpoint import load_model, read_checkpoint
 from sddusr.data import places
 from sddusr.data.shards import ShardSet
 from sddusr.evaluation import BICUBIC, score_triplet
-from sddusr.inference import Precision, bicubic, blind_ref, super_resolve
+from sddusr.inference import bicubic, blind_ref, super_resolve
 from sddusr.metrics import Lpips, Protocol
 from sddusr.model.sddusr import num_parameters
+from sddusr.precision import Precision
 from sddusr.results import ImageScores
 
 SCORES = "scores-{name}.json"

@@ -35,8 +35,8 @@ from pipelines.train import TrainOptions, run_training
 from sddusr.config import DEMO, PRESETS, Config, flatten, to_dict
 from sddusr.data import places
 from sddusr.data.shards import ShardSet
-from sddusr.inference import Precision
 from sddusr.metrics import Lpips, Protocol
+from sddusr.precision import Precision
 
 log = logging.getLogger(__name__)
 

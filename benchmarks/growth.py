@@ -20,11 +20,13 @@ import inference
 import matching
 import numpy as np
 import preprocess
+import torch
 from _network import network
 from _timing import Prepare, Worker, arguments
 
 from sddusr.inference import super_resolve
 from sddusr.model.search import CERTAIN
+from sddusr.precision import native_precision
 
 SIZES_MP = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.3, 12.2)
 """Of LR; each has about twice the pixels of the one before."""
@@ -110,7 +112,8 @@ def whole_picture(megapixels: float) -> Prepare:
 
 
 def _whole_picture(size: tuple[int, int]) -> Callable[[], Any]:
-    return partial(super_resolve, network("demo").eval(), *inference.pictures(size), "bfloat16")
+    precision = native_precision(torch.device("cpu"))
+    return partial(super_resolve, network("demo").eval(), *inference.pictures(size), precision)
 
 
 def pictures_to_shards(folder: str, num: float) -> Prepare:

@@ -25,7 +25,6 @@ from sddusr.data.images import MAX_PIXELS, MOST_PIXELS
 from sddusr.data.layouts import read_boxes
 from sddusr.data.pairs import PairConfig
 from sddusr.data.registration import RegistrationConfig
-from sddusr.inference import Precision
 from sddusr.own_pictures.files import FoundPairs, are_files, find_pairs
 from sddusr.own_pictures.jobs import (
     Device,
@@ -36,6 +35,7 @@ from sddusr.own_pictures.jobs import (
     result_places,
 )
 from sddusr.own_pictures.record import is_finished
+from sddusr.precision import Precision
 from sddusr.types import Box
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from sddusr.data.shards import ShardSet
 from sddusr.inference import super_resolve
 from sddusr.inference.memory import peak_bytes
 from sddusr.model.sddusr import SDDuSR, num_parameters
+from sddusr.precision import Precision, native_precision
 
 PAPER_DIM = 64
 """Numbers of a patch in the paper's arithmetic: it counts (2·64 − 1) operations a pair."""
@@ -113,6 +114,8 @@ class Latency(NamedTuple):
 
     seconds: float
     peak_mb: float
+    precision: Precision
+    """The fastest that the device computes itself."""
     device: str
 
 
@@ -124,17 +127,20 @@ def measure_latency(model: SDDuSR, height: int, width: int) -> Latency:
     lr = pixels.integers(256, size=(height, width, 3), dtype=np.uint8)
     box = snap_box(centered(height, width, whole(SCALE * height, SCALE * width)))
     ref = pixels.integers(256, size=(box.height, box.width, 3), dtype=np.uint8)
-    seconds = []
+    seconds, precision = [], native_precision(device)
     for _ in range(2):
         start = time.perf_counter()
-        super_resolve(model, lr, ref, box, "bfloat16")
+        super_resolve(model, lr, ref, box, precision)
         seconds.append(time.perf_counter() - start)
     if device.type == "cuda":
         return Latency(
-            min(seconds), torch.cuda.max_memory_allocated() / 2**20, torch.cuda.get_device_name()
+            min(seconds),
+            torch.cuda.max_memory_allocated() / 2**20,
+            precision,
+            torch.cuda.get_device_name(),
         )
     cores = f"{torch.get_num_threads()} cores, {platform.machine()}"
-    return Latency(min(seconds), peak_bytes(device) / 2**20, cores)
+    return Latency(min(seconds), peak_bytes(device) / 2**20, precision, cores)
 
 
 def table_3(kept: Kept | None = None) -> str:
@@ -189,7 +195,7 @@ def table_4(model: SDDuSR, latency: Latency | None, height: int, width: int) -> 
     if latency is not None:
         lines.append(
             f"{latency.seconds:.2f} s and {latency.peak_mb:.0f} MB for an LR picture of "
-            f"{height}x{width} in bfloat16 on {latency.device}"
+            f"{height}x{width} in {latency.precision} on {latency.device}"
         )
     return "\n".join(lines)
 

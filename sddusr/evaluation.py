@@ -16,7 +16,6 @@ from sddusr.data.shards import Row, ShardSet
 from sddusr.figures import comparison
 from sddusr.inference import (
     Matches,
-    Precision,
     Upscaled,
     bicubic,
     blind_ref,
@@ -25,6 +24,7 @@ from sddusr.inference import (
     to_tensor,
 )
 from sddusr.metrics import PROTOCOLS, Lpips, Protocol, score
+from sddusr.precision import Precision, warn_if_emulated
 from sddusr.results import ImageScores
 from sddusr.types import Triplet
 from sddusr.views import make_view, view_place
@@ -113,6 +113,7 @@ class Scorer:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.config, self.others, self.memory_share = config, others, memory_share
         self.shards = ShardSet(config.data)
+        warn_if_emulated(config.precision, torch.device(device))
         self.model = load_model(config.checkpoint).to(device) if config.checkpoint else None
         self.lpips = Lpips(config.lpips_weights, device) if with_lpips else None
 

@@ -13,10 +13,10 @@ from sddusr.averaging import WeightAverage
 from sddusr.checkpoint import Checkpoint
 from sddusr.config import Config
 from sddusr.discriminator import Adversary
-from sddusr.inference import Precision
 from sddusr.losses import PerceptualLoss, pixel_terms, total_loss
 from sddusr.model.sddusr import SDDuSR
 from sddusr.optim import learning_rate, make_optimizer, set_learning_rate
+from sddusr.precision import Precision, native_precision
 from sddusr.types import Batch, Output
 
 
@@ -32,7 +32,8 @@ class Learner:
         torch.manual_seed(config.train.seed)
         self.config = config
         self.device = device
-        self.precision: Precision = native_precision(config, device)
+        asked = config.train.precision
+        self.precision: Precision = native_precision(device) if asked == "auto" else asked
         self.model = SDDuSR(config.model).to(device).to(memory_format=torch.channels_last)
         alignment, optim = self.model.alignment, config.optim
         slower = [
@@ -198,17 +199,6 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.adversary is not None:
             self.adversary.load_state_dict(state)
-
-
-def native_precision(config: Config, device: torch.device) -> Precision:
-    """The number format of the forward pass; `auto` takes bfloat16 where it is native."""
-    if config.train.precision != "auto":
-        return config.train.precision
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if native else "float32"
 
 
 MOST_KEPT_BYTES = 2**24

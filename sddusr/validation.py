@@ -8,9 +8,10 @@ import torch
 
 from sddusr import ranks
 from sddusr.data.shards import Row, ShardSet
-from sddusr.inference import Precision, bicubic, blind_ref, super_resolve, to_tensor
+from sddusr.inference import bicubic, blind_ref, super_resolve, to_tensor
 from sddusr.metrics import score
 from sddusr.model.sddusr import SDDuSR
+from sddusr.precision import Precision
 from sddusr.story import fixed_window, tell
 from sddusr.types import Triplet
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,9 +23,8 @@ from sddusr.inference.reconstruct import Reconstruction, Sources
 from sddusr.inference.tiles import scaled
 from sddusr.model.matching import Progress, Search
 from sddusr.model.sddusr import SDDuSR
+from sddusr.precision import Precision
 from sddusr.types import Box
-
-Precision = Literal["float32", "bfloat16"]
 
 
 class Matches(NamedTuple):

@@ -137,7 +137,7 @@ class ResidualBlock(nn.Module):
             return x + before_gates
         branch, last = self.body[3:-1](before_gates), self.body[-1]
         assert isinstance(last, Gate)
-        # The widest maps of a picture: where nothing else needs the branch, the sum takes its place.
+        # Of the widest maps, one less: where nobody else reads the branch, the sum takes its place.
         is_free = branch is not before_gates and not torch.is_grad_enabled()
         return torch.addcmul(x, branch, last.factor(branch), out=branch if is_free else None)
 

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sddusr.model.shortlist import Shortlist
+from sddusr.precision import computes_bfloat16
 
 QUERY_BLOCK = 1024
 KEY_BLOCK = 2048
@@ -69,9 +70,7 @@ def multiplies_bfloat16(like: Tensor) -> bool:
 
     On a GPU the plain search never waits for the processor; the shortlist's length would.
     """
-    if like.device.type != "cpu":
-        return False
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return like.device.type == "cpu" and computes_bfloat16(like.device)
 
 
 @torch.no_grad()

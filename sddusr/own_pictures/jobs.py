@@ -15,8 +15,8 @@ from sddusr.checkpoint import HASHES
 from sddusr.data import places
 from sddusr.data.images import MAX_PIXELS, check_output
 from sddusr.data.pairs import PairConfig
-from sddusr.inference import Precision
 from sddusr.own_pictures.files import PairFiles, bare
+from sddusr.precision import Precision
 from sddusr.types import Box
 
 READ_ONLY_EXTENSIONS = (".bmp",)

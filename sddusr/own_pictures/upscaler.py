@@ -23,6 +23,7 @@ from sddusr.inference import Upscaled, super_resolve
 from sddusr.inference.memory import peak_bytes
 from sddusr.own_pictures.jobs import Device, Job, Settings, explanation_place, record_place
 from sddusr.own_pictures.record import build_record, describe
+from sddusr.precision import warn_if_emulated
 from sddusr.resize import bicubic_up
 from sddusr.types import Box
 
@@ -39,6 +40,7 @@ class Upscaler:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.device = pick_device(settings.device)
+        warn_if_emulated(settings.precision, torch.device(self.device))
         self.model = load_model(settings.checkpoint).to(self.device)
 
     def make(self, job: Job, tell: Tell = lambda phase, share: None) -> dict[str, Any]:
