@@ -196,15 +196,11 @@ class Cost:
     def fusing(self, tile_px: int) -> int:
         """The fusion's widest maps, on the 2x grid; autocast leaves some of them in float32."""
         pixels = min(self.num_px, (tile_px + 2 * TILE_REACH_PX) ** 2) * SCALE**2
-        return FUSION_MAPS * FLOAT_BYTES * self._wide_dim * pixels
+        return FUSION_MAPS * FLOAT_BYTES * self.model.fusion.wide_dim * pixels
 
     def wide(self) -> int:
         """The fusion's widest map, of the whole frame."""
-        return self.activation_bytes * self._wide_dim * self.num_px * SCALE**2
-
-    @property
-    def _wide_dim(self) -> int:
-        return (3 if self.model.dictionary is not None else 2) * self.model.dim
+        return self.activation_bytes * self.model.fusion.wide_dim * self.num_px * SCALE**2
 
     def sampling(self) -> int:
         pixels = (SAMPLE_GRID * (SAMPLE_SIDE + 2 * SAMPLE_MARGIN)) ** 2

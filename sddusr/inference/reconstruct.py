@@ -15,7 +15,7 @@ from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.inference.allocator import hand_back_freed_memory
 from sddusr.inference.frame import Inputs, Knowledge
 from sddusr.inference.pools import Pools, RunningPool, held, measured
-from sddusr.inference.tiles import cut, grown, reach, scaled, tiles, within
+from sddusr.inference.tiles import cut, grown, reach, scaled, snapped, tiles, within
 from sddusr.model.sddusr import SDDuSR
 from sddusr.model.warp import transfer_patches
 from sddusr.types import Box
@@ -59,16 +59,13 @@ class Reconstruction:
 
     def __init__(self, model: SDDuSR, inputs: Inputs, known: Knowledge) -> None:
         self.model, self.inputs, self.known = model, inputs, known
-        self.tile_reach = self._reach(model.fusion, model.head)
-        self.before_gates_reach = self._reach(model.fusion.widest.body[:3])
-        gates = model.fusion.widest.body[3:]
-        self.gated_reach = self._reach(gates, model.fusion.body, model.head)
+        fusion = model.fusion
+        self.tile_halo = _halo(fusion, model.head)
+        self.before_gates_halo = _halo(fusion.widest.body[:3])
+        self.gated_halo = _halo(fusion.widest.body[3:], fusion.body, model.head)
+        self.sources_reach = max(_halo(model.confidence_conv), reach(model.lr_encoder.up))
+        self.tile_reach = self.tile_halo + self.sources_reach
         self.region_reach = reach(model.lr_encoder.head, model.lr_encoder.body)
-
-    def _reach(self, *layers: nn.Module) -> int:
-        """LR pixels that layers of the 2x grid look beyond their own, through what feeds them."""
-        on_grid = math.ceil(reach(self.model.confidence_conv, *layers) / SCALE)
-        return on_grid + reach(self.model.lr_encoder.up)
 
     def pieces(self, region_px: int, tile_px: int, kept_maps: int) -> Iterator[tuple[Box, Tensor]]:
         """The result, as (rectangle of LR, its pixels).
@@ -110,8 +107,7 @@ class Reconstruction:
 
     def _wide_map(self, like: Tensor) -> Float[Tensor, "1 wide h w"]:
         """Room for one of the fusion's widest maps, of the frame's 2x grid."""
-        wide = self.model.fusion.widest.body[0].in_channels
-        size = (1, wide, *(SCALE * side for side in self.inputs.size))
+        size = (1, self.model.fusion.wide_dim, *(SCALE * side for side in self.inputs.size))
         return torch.empty(
             size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
         )
@@ -124,7 +120,7 @@ class Reconstruction:
             return self._sources(self._encoded(window), window)
 
     def _sources(self, region: Region, window: Box) -> Sources:
-        near = self._near(window, self.tile_reach)
+        near = self._around(window)
         inner = scaled(within(window, near), SCALE)
         lr_feat = self._lr_feat(region, near)
         _, warped_feat = self._transferred(near)
@@ -160,29 +156,33 @@ class Reconstruction:
             joined: the features that are fused, likewise.
         """
         fusion = self.model.fusion
-        near = self._near(core, self.tile_reach if before_gates is None else self.gated_reach)
+        halo = self.tile_halo if before_gates is None else self.gated_halo
+        window = grown(core, halo, self.inputs.frame)
         if joined is None:
-            here = fusion.joined(*self._sources_of(region, near))
+            here = fusion.joined(*self._sources_of(region, window))
         else:
-            here = cut(joined, scaled(near, SCALE))
+            here = cut(joined, scaled(window, SCALE))
         if before_gates is None:
             sr_feat = fusion.gated(here, fusion.before_gates(here))
         else:
-            sr_feat = fusion.gated(here, cut(before_gates, scaled(near, SCALE)))
-        sr = self.model.picture(self.inputs.part("lr", near), sr_feat)
-        return cut(sr, scaled(within(core, near), SCALE))
+            sr_feat = fusion.gated(here, cut(before_gates, scaled(window, SCALE)))
+        sr = self.model.picture(self.inputs.part("lr", window), sr_feat)
+        return cut(sr, scaled(within(core, window), SCALE))
 
-    def _near(self, core: Box, halo: int) -> Box:
-        return grown(core, halo, self.inputs.frame, LR_PER_CELL)
+    def _around(self, window: Box) -> Box:
+        """What the sources of a window look at, in whole cells."""
+        return snapped(grown(window, self.sources_reach, self.inputs.frame), LR_PER_CELL)
 
-    def _sources_of(self, region: Region, near: Box) -> list[Tensor]:
-        """What the fusion reads: LR's feature and the two that the centre adds."""
+    def _sources_of(self, region: Region, window: Box) -> list[Tensor]:
+        """What the fusion reads there: LR's feature and the two that the centre adds."""
+        near = self._around(window)
         lr_feat = self._lr_feat(region, near)
         confidence, warped_feat = self._transferred(near)
         dict_feat = None
         if self.model.dictionary is not None and self.known.tokens is not None:
             dict_feat = self.model.dictionary.look_up(lr_feat, *self.known.tokens)
-        return [lr_feat, *self.model.sources(confidence, warped_feat, dict_feat)]
+        sources = [lr_feat, *self.model.sources(confidence, warped_feat, dict_feat)]
+        return [cut(source, scaled(within(window, near), SCALE)) for source in sources]
 
     def _transferred(self, near: Box) -> tuple[Tensor, Tensor]:
         """Confidence and warped feature; the patches of the cells around reach in."""
@@ -204,9 +204,9 @@ class Reconstruction:
         """For each of these rectangles, what is fused and what goes into the gates."""
         fusion = self.model.fusion
         for region, core in cores:
-            near = self._near(core, self.before_gates_reach)
-            joined = fusion.joined(*self._sources_of(region, near))
-            inner = scaled(within(core, near), SCALE)
+            window = grown(core, self.before_gates_halo, self.inputs.frame)
+            joined = fusion.joined(*self._sources_of(region, window))
+            inner = scaled(within(core, window), SCALE)
             yield core, cut(joined, inner), cut(fusion.before_gates(joined), inner)
 
     def _fusion_pools(self, cores: Iterable[tuple[Region, Box]]) -> Pools:
@@ -225,6 +225,11 @@ class Reconstruction:
             )
         with held(pools):
             return pools | self._fusion_pools((self._encoded(core), core) for core in cores)
+
+
+def _halo(*layers: nn.Module) -> int:
+    """LR pixels that layers of the 2x grid look beyond their own."""
+    return math.ceil(reach(*layers) / SCALE)
 
 
 def _mean_of_channels(features: Float[Tensor, "1 c h w"]) -> Float32[np.ndarray, "h w"]:

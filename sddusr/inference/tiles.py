@@ -36,6 +36,12 @@ def grown(box: Box, halo: int, frame: Box, unit: int = 1) -> Box:
     return Box(y0, min(box.y1 + halo, frame.y1), x0, min(box.x1 + halo, frame.x1))
 
 
+def snapped(box: Box, unit: int) -> Box:
+    """The smallest rectangle around the box whose edges are multiples of `unit`."""
+    y0, y1, x0, x1 = box
+    return Box(y0 // unit * unit, -(-y1 // unit) * unit, x0 // unit * unit, -(-x1 // unit) * unit)
+
+
 def scaled(box: Box, factor: Fraction | int) -> Box:
     """The same rectangle on a grid `factor` times as fine; exact where its edges allow it."""
     return Box(*(int(edge * factor) for edge in box))

@@ -21,7 +21,8 @@ class Fusion(nn.Module):
 
     def __init__(self, dim: int, num_sources: int, config: FusionConfig) -> None:
         super().__init__()
-        self.dim, wide = dim, num_sources * dim
+        self.dim, self.wide_dim = dim, num_sources * dim
+        wide = self.wide_dim
         gates = [CbamChannelGate(wide, config.reduction), CbamSpatialGate()]
         self.widest = ResidualBlock(wide, gates=gates)
         self.body = nn.Sequential(
