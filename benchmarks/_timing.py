@@ -56,6 +56,16 @@ class Rates:
     conv_bfloat16: float
     bandwidth: float
 
+    @property
+    def matrix(self) -> float:
+        """Of the faster format."""
+        return max(self.matrix_float32, self.matrix_bfloat16)
+
+    @property
+    def conv(self) -> float:
+        """Of the faster format."""
+        return max(self.conv_float32, self.conv_bfloat16)
+
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """The options that all benchmarks share."""

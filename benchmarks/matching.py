@@ -34,7 +34,7 @@ def main() -> None:
 def run(given: argparse.Namespace, height: int, width: int) -> list[Row]:
     size = height, width
     num_pairs = (height // 2 * width // 2) * (height // 4 * width // 4)
-    floor = 288 * num_pairs / measured_rates(given.threads).matrix_bfloat16
+    floor = 288 * num_pairs / measured_rates(given.threads).matrix
     for kind in (random_features, picture_features):
         print(f"{kind.__name__}: {agreement(*kind(size))}")
     plain = partial(plainly, size)
