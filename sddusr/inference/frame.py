@@ -151,8 +151,8 @@ def _aligned_pieces(
             aligned_feat = cut(aligned_feat, within(core, window))
             bank.put(aligned_feat, core.y0 // CELL, core.x0 // CELL)
             yield cut(center_feat, within(core, near)), aligned_feat
-        done += region.height * region.width
-        progress(done / (frame.height * frame.width))
+            done += core.height * core.width
+            progress(done / (frame.height * frame.width))
 
 
 def _alignment_regions(
