@@ -42,7 +42,7 @@ others zero, since the product likes multiples of 16."""
 PAIRS = 8192
 """Candidates scored at once."""
 
-HALF_ULP = 2.0**-9
+HALF_ULP = torch.finfo(torch.bfloat16).eps / 2
 """Largest relative error of rounding to bfloat16."""
 
 SUMMING = 1e-6
