@@ -101,7 +101,7 @@ class Reconstruction:
             pieces = (before_gates, joined)[:kept_maps]
             for whole, piece in zip(kept, pieces, strict=True):
                 cut(whole, scaled(core, SCALE)).copy_(piece)
-        hand_back_freed_memory()
+        hand_back_freed_memory()  # the next pass works on pieces of other sizes
         with held(running.values(self.model.fusion)):
             yield from ((core, self._made(region, core, *kept)) for core in cores)
 

@@ -48,6 +48,15 @@ def test_a_small_picture_is_one_region_in_float32(paper):
     assert plan.kept_maps == 1
 
 
+def test_the_centre_is_held_whole_where_that_raises_no_peak(paper):
+    assert plan_of(paper, (448, 896), 4000).center_px == 448
+    for room in (8000, 3500):
+        plan = plan_of(paper, (3024, 4032), room)
+        cost = memory.Cost(paper, inputs_of(3024, 4032), 0, bfloat16=False)
+        assert plan.tile_px <= plan.center_px < 2016
+        assert cost.learning(plan.center_px) < plan.num_bytes <= room * MEGABYTE
+
+
 def test_in_bfloat16_what_is_fused_is_kept_too_where_it_fits(paper):
     maps = [plan_of(paper, (448, 896), room, bfloat16=True).kept_maps for room in (4000, 1300, 900)]
     assert maps == [2, 1, 0]
