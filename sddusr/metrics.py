@@ -9,12 +9,10 @@ import math
 import warnings
 from typing import Literal, NamedTuple, get_args
 
-import lpips
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from torchvision.models import AlexNet_Weights
 
 from sddusr.types import Box
 from sddusr.weights import load_state
@@ -123,6 +121,9 @@ class Lpips:
     """
 
     def __init__(self, weights: str = "imagenet", device: str | torch.device = "cpu") -> None:
+        import lpips
+        from torchvision.models import AlexNet_Weights
+
         state = load_state(
             weights,
             name="imagenet",

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 from sddusr.config import AlignmentConfig
 from sddusr.model.blocks import activation, conv3x3, pass_through, zero_start
@@ -172,6 +171,8 @@ class Alignment(nn.Module):
             kernel = self.conv.weight, self.conv.bias
             # The operator is faster on a GPU, and knows no parts of a picture.
             if ref_feat.is_cuda and flow.shape[2:] == ref_feat.shape[2:]:
+                from torchvision.ops import deform_conv2d  # takes 2 s: brings torch's compiler
+
                 return deform_conv2d(ref_feat, offset, *kernel, padding=(1, 1), mask=gate)
             return composed_deform_conv2d(ref_feat, offset, *kernel, mask=gate, corner=corner)
 

@@ -29,13 +29,13 @@ STILL = replace(
     optim=OptimConfig(lr=1e-9, min_lr=0.0),
     train=replace(
         CONFIG.train,
-        num_steps=160,
+        num_steps=100,
         batch_size=4,
         accumulate=1,
         ema_decay=0.0,
         precision="float32",
         checkpoint_every=10,
-        validate_every=160,
+        validate_every=100,
     ),
 )
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.tracking import MlflowClient
 from pipelines.train import TrainOptions, run_training
-from tests.faults.loop import CONFIG, CONTEXT, run, together
+from tests.faults.loop import CONFIG, CONTEXT, together
 from tests.faults.test_worker_faults import logged_steps
 
 LAST = f"step-{CONFIG.train.num_steps:08d}"
@@ -28,9 +28,8 @@ def digest(checkpoints: Path) -> str:
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_a_killed_command_goes_on_with_the_same_run_and_ends_with_the_same_weights(
-    tiny_shards, tmp_path
+    tiny_shards, tmp_path, unbroken
 ):
-    assert together(run, (tiny_shards.root, str(tmp_path / "unbroken"))) == [0]
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     options = TrainOptions(
         data=tiny_shards.root,
@@ -50,7 +49,7 @@ def test_a_killed_command_goes_on_with_the_same_run_and_ends_with_the_same_weigh
     command.join()
     assert command.exitcode == -signal.SIGKILL
     assert together(drive, (options,)) == [0]
-    assert digest(folder / "checkpoints") == digest(tmp_path / "unbroken" / "checkpoints")
+    assert digest(folder / "checkpoints") == digest(unbroken / "checkpoints")
     (found,) = MlflowClient(uri).search_runs(["1"])
     assert found.info.status == "FINISHED"
     history = MlflowClient(uri).get_metric_history(found.info.run_id, "train/total")

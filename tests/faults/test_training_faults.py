@@ -40,13 +40,6 @@ def finish(process) -> int | None:
     return process.exitcode
 
 
-@pytest.fixture(scope="module")
-def unbroken(tiny_shards, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("unbroken") / "run"
-    assert finish(start(tiny_shards.root, folder)) == 0
-    return digests(folder)
-
-
 def test_a_run_killed_again_and_again_ends_with_the_same_hash(tiny_shards, tmp_path, unbroken):
     rng = random.Random(0)
     folder = tmp_path / "run"
@@ -57,7 +50,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_hash(tiny_shards, tmp_p
         process.kill()
         assert finish(process) == -signal.SIGKILL
     assert finish(start(tiny_shards.root, folder)) == 0
-    assert digests(folder) == unbroken
+    assert digests(folder) == digests(unbroken)
     # One interval each, or two where the checkpoint between them was still being written.
     redone = num_steps_done(folder) - CONFIG.train.num_steps
     assert redone < CYCLES * 2 * CONFIG.train.checkpoint_every
@@ -78,7 +71,7 @@ def test_sigterm_saves_at_the_next_step_and_leaves(tiny_shards, tmp_path, unbrok
     assert saved.progress["step"] == done
     assert finish(start(tiny_shards.root, folder)) == 0
     assert num_steps_done(folder) == CONFIG.train.num_steps  # nothing was done twice
-    assert digests(folder) == unbroken
+    assert digests(folder) == digests(unbroken)
 
 
 def test_a_run_that_explodes_names_the_step_and_keeps_its_last_checkpoint(tiny_shards, tmp_path):
