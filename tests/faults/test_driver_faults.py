@@ -1,28 +1,20 @@
 """The command itself is killed, and typed again."""
 
-import hashlib
 import signal
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from pipelines.tracking import MlflowClient
 from pipelines.train import TrainOptions, run_training
 from tests.faults.loop import CONFIG, CONTEXT, together
-from tests.faults.test_worker_faults import logged_steps
-
-LAST = f"step-{CONFIG.train.num_steps:08d}"
+from tests.faults.test_worker_faults import final_hash, logged_steps
 
 
 def drive(options: TrainOptions) -> None:
     """The command; it starts a Ray of its own."""
     run_training(options)
-
-
-def digest(checkpoints: Path) -> str:
-    return hashlib.sha256((checkpoints / LAST / "model.safetensors").read_bytes()).hexdigest()
 
 
 @pytest.mark.ray
@@ -49,7 +41,7 @@ def test_a_killed_command_goes_on_with_the_same_run_and_ends_with_the_same_weigh
     command.join()
     assert command.exitcode == -signal.SIGKILL
     assert together(drive, (options,)) == [0]
-    assert digest(folder / "checkpoints") == digest(unbroken / "checkpoints")
+    assert final_hash(folder / "checkpoints") == final_hash(unbroken / "checkpoints")
     (found,) = MlflowClient(uri).search_runs(["1"])
     assert found.info.status == "FINISHED"
     history = MlflowClient(uri).get_metric_history(found.info.run_id, "train/total")
