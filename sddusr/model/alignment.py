@@ -171,7 +171,7 @@ class Alignment(nn.Module):
             kernel = self.conv.weight, self.conv.bias
             # The operator is faster on a GPU, and knows no parts of a picture.
             if ref_feat.is_cuda and flow.shape[2:] == ref_feat.shape[2:]:
-                from torchvision.ops import deform_conv2d  # takes 2 s: brings torch's compiler
+                from torchvision.ops import deform_conv2d
 
                 return deform_conv2d(ref_feat, offset, *kernel, padding=(1, 1), mask=gate)
             return composed_deform_conv2d(ref_feat, offset, *kernel, mask=gate, corner=corner)
