@@ -15,19 +15,21 @@ from sddusr.config import DictionaryConfig
 COSINE_SCALE = 10.0
 """Start of the learned sharpness of cosine attention."""
 
-PIECE = 2**16
-"""Pixels whose logits are held at once while a large centre is refined."""
+PIECE = 2**13
+"""Pixels whose logits are made at once."""
 
 
 class _Running(NamedTuple):
-    """Attention over the columns seen so far."""
+    """Attention over the pixels seen so far."""
 
     peak: Float[Tensor, "b n 1"]
     """Largest logit."""
     weight: Float[Tensor, "b n 1"]
     """Σ exp(logit − peak)."""
-    weighted: Float[Tensor, "b n cv"]
-    """Σ exp(logit − peak) · value."""
+    center: Float[Tensor, "b n c"]
+    """Σ exp(logit − peak) · centre pixel."""
+    aligned: Float[Tensor, "b n c"]
+    """The same for the aligned Ref pixels."""
 
 
 class TokenDictionary(nn.Module):
@@ -72,8 +74,7 @@ class TokenDictionary(nn.Module):
         self, center_feat: Float[Tensor, "b c hr wr"], aligned_feat: Float[Tensor, "b c hr wr"]
     ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n c"]]:
         """Both dictionaries with this picture's centre written into them (Eqs. 6 to 9)."""
-        query, key, values = self._update_inputs(center_feat, aligned_feat)
-        return self._refined(self.attend(query, key, values))
+        return self.refine_in_pieces([(center_feat, aligned_feat)])
 
     def refine_in_pieces(
         self,
@@ -81,33 +82,38 @@ class TokenDictionary(nn.Module):
     ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n c"]]:
         """`refine` for a centre that arrives as pairs of (center_feat, aligned_feat) pieces.
 
-        A softmax over all pieces needs one piece at a time: what was summed so far is rescaled
+        A softmax over all pixels needs some of them at a time: what was summed so far is rescaled
         whenever a larger logit turns up (online softmax).
+
+        Values are linear in the pixels and a token's weights add up to one, so pixels are summed as
+        they are and projected afterwards, once a token. Without a norm in between, the same holds
+        for the key.
         """
         running = None
         for center_feat, aligned_feat in pieces:
-            query, key, values = self._update_inputs(center_feat, aligned_feat)
-            running = _add_columns(running, *self._scaled(query, key), values)
+            with torch.autocast(center_feat.device.type, enabled=False):
+                center, aligned = _exact_pixels(center_feat), _exact_pixels(aligned_feat)
+                for here in zip(center.split(PIECE, 1), aligned.split(PIECE, 1), strict=True):
+                    running = _added(running, self._update_logits(here[0]), *here)
         if running is None:
             raise ValueError("no piece of the centre, need one or more")
-        return self._refined(running.weighted / running.weight)
+        with torch.autocast(running.center.device.type, enabled=False):
+            center = self.update_center_value(running.center / running.weight)
+            aligned = self.update_ref_value(running.aligned / running.weight)
+            keep = self.keep_rate
+            return (
+                keep * self.center_tokens + (1 - keep) * center,
+                keep * self.ref_tokens + (1 - keep) * aligned,
+            )
 
-    def _update_inputs(
-        self, center_feat: Float[Tensor, "b c h w"], aligned_feat: Float[Tensor, "b c h w"]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and the two dictionaries' values of Eqs. 6 to 9."""
-        center, aligned = _pixels(center_feat), _pixels(aligned_feat)
-        query = self.update_query(self.center_tokens).expand(len(center), -1, -1)
-        values = [self.update_center_value(center), self.update_ref_value(aligned)]
-        return query, self.update_key(center), torch.cat(values, dim=-1)
-
-    def _refined(self, update: Float[Tensor, "b n both"]) -> tuple[Tensor, Tensor]:
-        center_update, ref_update = update.chunk(2, dim=-1)
-        keep = self.keep_rate
-        return (
-            keep * self.center_tokens + (1 - keep) * center_update,
-            keep * self.ref_tokens + (1 - keep) * ref_update,
-        )
+    def _update_logits(self, center: Float[Tensor, "b p c"]) -> Float[Tensor, "b n p"]:
+        """How much each token of the centre's dictionary resembles each pixel (Eq. 6)."""
+        query = self.update_query(self.center_tokens)
+        if self.attention == "cosine":
+            query, key = self._scaled(query, self.update_key(center))
+        else:
+            query, key = self._scaled(query @ self.update_key.weight, center)
+        return query @ key.mT
 
     def look_up(
         self,
@@ -140,15 +146,12 @@ class TokenDictionary(nn.Module):
         self,
         query: Float[Tensor, "b rows c"],
         key: Float[Tensor, "b cols c"],
-        value: Float[Tensor, "b cols cv"],
-    ) -> Float[Tensor, "b rows cv"]:
+        value: Float[Tensor, "b cols c"],
+    ) -> Float[Tensor, "b rows c"]:
         """Softmax attention over the columns, streamed: the score matrix is not kept."""
         query, key = self._scaled(query.to(value.dtype), key.to(value.dtype))
-        # The streaming kernel wants one width for all three; zeros change no logit.
-        wider = (0, value.shape[-1] - query.shape[-1])
-        query, key = F.pad(query, wider).unsqueeze(1), F.pad(key, wider).unsqueeze(1)
-        found = F.scaled_dot_product_attention(query, key, value.unsqueeze(1), scale=1.0)
-        return found.squeeze(1)
+        query, key, value = (x.unsqueeze(1) for x in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value, scale=1.0).squeeze(1)
 
     def _scaled(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Query and key whose product is the logits."""
@@ -158,22 +161,28 @@ class TokenDictionary(nn.Module):
         return (query * query.shape[-1] ** -0.5 if self.attention == "sqrt_d" else query), key
 
 
-def _add_columns(running: _Running | None, query: Tensor, key: Tensor, value: Tensor) -> _Running:
-    exact = torch.promote_types(value.dtype, torch.float32)
-    for keys, values in zip(key.split(PIECE, 1), value.split(PIECE, 1), strict=True):
-        logits = query.to(exact) @ keys.to(exact).transpose(1, 2)
-        peak = logits.amax(dim=2, keepdim=True)
-        if running is not None:
-            peak = torch.maximum(peak, running.peak)
-        share = (logits - peak).exp_()
-        weight, weighted = share.sum(dim=2, keepdim=True), share @ values.to(exact)
-        if running is not None:
-            fade = (running.peak - peak).exp()
-            weight, weighted = weight + fade * running.weight, weighted + fade * running.weighted
-        running = _Running(peak, weight, weighted)
-    assert running is not None
-    return running
+def _added(
+    running: _Running | None,
+    logits: Float[Tensor, "b n p"],
+    center: Float[Tensor, "b p c"],
+    aligned: Float[Tensor, "b p c"],
+) -> _Running:
+    # Whatever is subtracted cancels, and has no gradient.
+    peak = logits.detach().amax(dim=2, keepdim=True)
+    if running is not None:
+        peak = torch.maximum(peak, running.peak)
+    share = (logits - peak).exp_()
+    sums = share.sum(dim=2, keepdim=True), share @ center, share @ aligned
+    if running is None:
+        return _Running(peak, *sums)
+    fade = (running.peak - peak).exp()
+    return _Running(peak, *(fade * old + new for old, new in zip(running[1:], sums, strict=True)))
 
 
 def _pixels(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
     return rearrange(features, "b c h w -> b (h w) c")
+
+
+def _exact_pixels(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
+    """In float32 or better: what an exponential is taken of."""
+    return _pixels(features).to(torch.promote_types(features.dtype, torch.float32))
