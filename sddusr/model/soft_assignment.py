@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sddusr.model.warp import patches_of_fold, patches_of_source
+from sddusr.model.warp import windows_of_fold, windows_of_source
 
 QUERY_BLOCK = 1024
 """Queries whose scores are held at once."""
@@ -22,8 +22,11 @@ class SoftAssignment(torch.autograd.Function):
     the matrix of all scores is never held.
 
     Inputs: warped feature and confidence (returned as they are), unit patches of query and key,
-    and, as constants, the feature that was moved, the query mask and the softmax's temperature. In
-    the format of that feature the largest product of backward is made.
+    and, as constants, the feature that was moved, the query mask (0 or 1) and the softmax's
+    temperature. In the format of that feature the largest product of backward is made.
+
+    What a masked query found is weighted by 0, its patch as its confidence, so nothing flows back
+    through its softmax; it is left out.
     """
 
     @staticmethod
@@ -48,12 +51,18 @@ class SoftAssignment(torch.autograd.Function):
     ) -> tuple[Any, ...]:
         grad_warped, grad_confidence = grad_outputs
         query, key, aligned_feat, mask = ctx.saved_tensors
-        grad_query, grad_key = torch.empty_like(query), torch.empty_like(key)
+        grad_query, grad_key = torch.zeros_like(query), torch.empty_like(key)
         for i in range(len(query)):
-            moved = patches_of_source(aligned_feat[i : i + 1])[0]
-            asked = patches_of_fold(grad_warped[i : i + 1])[0] * mask[i].flatten()
-            grad_query[i], grad_key[i] = _softmax_path(
-                query[i], key[i], asked.to(moved.dtype), moved, grad_confidence[i], ctx.temperature
+            asking = mask[i].flatten().nonzero().squeeze(1)
+            moved = windows_of_source(aligned_feat[i])
+            grad_query[i, asking], grad_key[i] = _softmax_path(
+                query[i, asking],
+                key[i],
+                windows_of_fold(grad_warped[i], moved.dtype),
+                asking,
+                moved.flatten(2).flatten(0, 1),
+                grad_confidence[i, asking],
+                ctx.temperature,
             )
         return grad_warped, grad_confidence, grad_query, grad_key, None, None, None
 
@@ -61,20 +70,28 @@ class SoftAssignment(torch.autograd.Function):
 def _softmax_path(
     query: Float[Tensor, "q d"],
     key: Float[Tensor, "k d"],
-    asked: Float[Tensor, "v q"],
-    moved: Float[Tensor, "v k"],
+    asked: Float[Tensor, "rows cols 9 _"],
+    asking: Int[Tensor, "q"],
+    moved: Float[Tensor, "k v"],
     grad_confidence: Float[Tensor, "q"],
     temperature: float,
 ) -> tuple[Float[Tensor, "q d"], Float[Tensor, "k d"]]:
-    """Gradients of query and key patches through Eq. 3's softmax, for one sample."""
-    grad_query, grad_key = [], torch.zeros_like(key)
-    for block in torch.arange(len(query), device=query.device).split(QUERY_BLOCK):
-        score = query[block] @ key.T
+    """Gradients of query and key patches through Eq. 3's softmax, for one sample.
+
+    Args:
+        asked: the gradients of all patches that were laid down.
+        asking: which of them are these queries', flat.
+    """
+    grad_query, grad_key = torch.empty_like(query), torch.zeros_like(key)
+    rows, cols = asking // asked.shape[1], asking % asked.shape[1]
+    for start in range(0, len(query), QUERY_BLOCK):
+        here = slice(start, start + QUERY_BLOCK)
+        score = query[here] @ key.T
         prob = torch.softmax(score / temperature, dim=1)
-        grad_choice = (asked[:, block].T @ moved).to(score.dtype)
-        grad_choice.addcmul_(grad_confidence[block, None], score)
+        grad_choice = (asked[rows[here], cols[here]].flatten(1) @ moved.T).to(score.dtype)
+        grad_choice.addcmul_(grad_confidence[here, None], score)
         grad_choice -= (prob * grad_choice).sum(dim=1, keepdim=True)
         grad_score = prob.mul_(grad_choice).div_(temperature)
-        grad_query.append(grad_score @ key)
-        grad_key.addmm_(grad_score.T, query[block])
-    return torch.cat(grad_query), grad_key
+        grad_query[here] = grad_score @ key
+        grad_key.addmm_(grad_score.T, query[here])
+    return grad_query, grad_key

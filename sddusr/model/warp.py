@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -78,6 +78,9 @@ def transfer_patches(
         moved[:, y : y + strip] = rearrange(total, "b (y x) p r c -> b y p x r c", x=cols)
     return rearrange(moved, "b y p x r c -> b c (y p) (x r)")
 
+
+GROUP = 8
+"""Channels that are warped as a sample of their own."""
 
 STRIP = 2048
 """Cells that are summed at once: 8 MB, which are still at hand when they are put in their place."""
@@ -165,18 +168,30 @@ def _neighbour(grid: Tensor, dy: int, dx: int) -> Tensor:
     return ringed[:, :, 1 + dy : 1 + dy + rows, 1 + dx : 1 + dx + cols]
 
 
-def patches_of_fold(folded: Float[Tensor, "b c rows cols"]) -> Float[Tensor, "b 81*c q"]:
-    """The transpose of fold(·) / fold(ones): what each patch contributes to, zero outside."""
-    ones = torch.ones_like(folded[:1, :1])
+def windows_of_fold(
+    folded: Float[Tensor, "c rows cols"], dtype: torch.dtype
+) -> Float[Tensor, "hq wq 9 9*c"]:
+    """The transpose of fold(·) / fold(ones): what each patch contributes to, zero outside. A view,
+    values in the order y, x, channel."""
+    ones = torch.ones_like(folded[None, :1])
     grid = {"kernel_size": PATCH, "stride": CELL, "padding": CELL}
     cover = F.fold(F.unfold(ones, **grid), output_size=ones.shape[2:], **grid)
-    return F.unfold(folded / cover, **grid)
+    return _windows(F.pad((folded / cover[0]).to(dtype), (CELL,) * 4))
 
 
-def patches_of_source(source: Float[Tensor, "b c rows cols"]) -> Float[Tensor, "b 81*c k"]:
-    """P^Ref of Eq. 5: 9x9 patches at stride 4, replicated at the border."""
-    padded = F.pad(source, (CELL,) * 4, mode="replicate")
-    return F.unfold(padded, kernel_size=PATCH, stride=CELL)
+def windows_of_source(source: Float[Tensor, "c rows cols"]) -> Float[Tensor, "hk wk 9 9*c"]:
+    """P^Ref of Eq. 5: 9x9 patches at stride 4, replicated at the border. A view, values in the
+    order y, x, channel."""
+    return _windows(F.pad(source[None], (CELL,) * 4, mode="replicate")[0])
+
+
+def _windows(padded: Float[Tensor, "c h w"]) -> Float[Tensor, "rows cols 9 9*c"]:
+    table = rearrange(padded, "c h w -> h w c").contiguous()
+    height, width, dim = table.shape
+    return table.as_strided(
+        (height // CELL - 2, width // CELL - 2, PATCH, PATCH * dim),
+        (CELL * width * dim, CELL * dim, width * dim, 1),
+    )
 
 
 def warp_by_flow(
@@ -201,4 +216,12 @@ def warp_by_flow(
         ],
         dim=-1,
     )
-    return F.grid_sample(picture, grid, padding_mode="border", align_corners=True)
+    # On a processor a sample is one thread's work, and many channels are more than its cache holds.
+    groups = picture.shape[1] // GROUP if picture.shape[1] % GROUP == 0 else 1
+    warped = F.grid_sample(
+        rearrange(picture, "b (g c) h w -> (b g) c h w", g=groups),
+        repeat(grid, "b h w xy -> (b g) h w xy", g=groups),
+        padding_mode="border",
+        align_corners=True,
+    )
+    return rearrange(warped, "(b g) c h w -> b (g c) h w", g=groups)

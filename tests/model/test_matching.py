@@ -9,7 +9,7 @@ from sddusr.model import matching, search, soft_assignment
 from sddusr.model.matching import PatchTable, SparseMatching, sparse_match, unit_patches
 from sddusr.model.search import best_key
 from sddusr.model.soft_assignment import SoftAssignment
-from sddusr.model.warp import CELL, PATCH, patches_of_source, transfer_patches
+from sddusr.model.warp import CELL, PATCH, transfer_patches
 
 SMALL = MatchingConfig(vgg_dims=(4, 8), vgg_weights="none", dim=4)
 
@@ -21,7 +21,8 @@ def literal_training_form(query, key, aligned, mask, temperature):
     onehot = F.one_hot(score.argmax(1), score.shape[1]).to(score.dtype).transpose(1, 2)
     assignment = onehot + soft - soft.detach()
     confidence = (score * assignment).sum(1)
-    moved = torch.einsum("bvk,bkq->bvq", patches_of_source(aligned), assignment)
+    patches = F.unfold(F.pad(aligned, (CELL,) * 4, mode="replicate"), PATCH, stride=CELL)
+    moved = torch.einsum("bvk,bkq->bvq", patches, assignment)
     moved = moved * mask.flatten(2)
     grid = {"kernel_size": PATCH, "stride": CELL, "padding": CELL}
     size = tuple(CELL * side for side in mask.shape[2:])
@@ -64,6 +65,16 @@ def test_training_form_equals_the_literal_formulas(monkeypatch, temperature, blo
         towards = [torch.randn(output.shape, dtype=output.dtype) for output in outputs]
         results.append((outputs, torch.autograd.grad(outputs, inputs, towards)))
     torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("block", [4, 1024])
+def test_nothing_flows_back_where_every_query_is_masked(monkeypatch, block):
+    monkeypatch.setattr(soft_assignment, "QUERY_BLOCK", block)
+    query, key = (unit_patches(torch.randn(1, 3, 5, 6)).requires_grad_() for _ in range(2))
+    aligned, mask = torch.randn(1, 2, 5 * CELL, 6 * CELL), torch.zeros(1, 1, 5, 6)
+    warped, confidence = fast_training_form(query, key, aligned, mask, 1.0)
+    gradients = torch.autograd.grad(warped.sum() + confidence.sum(), (query, key))
+    assert not any(gradient.any() for gradient in gradients)
 
 
 def test_under_autocast_only_the_softmax_path_is_coarse(small_matching):

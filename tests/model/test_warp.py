@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,20 +10,26 @@ from sddusr.model.warp import (
     CELL,
     PATCH,
     CellBank,
-    patches_of_fold,
-    patches_of_source,
     transfer_patches,
     warp_by_flow,
+    windows_of_fold,
+    windows_of_source,
 )
 
 cells = st.integers(2, 7)
+
+
+def literal_patches(source):
+    """P^Ref of Eq. 5."""
+    padded = F.pad(source, (CELL,) * 4, mode="replicate")
+    return F.unfold(padded, kernel_size=PATCH, stride=CELL)
 
 
 def literal_transfer(source, key_index, weight):
     """Eq. 5 as written: every patch unfolded, gathered, masked and folded."""
     size = tuple(CELL * side for side in weight.shape[2:])
     grid = {"kernel_size": PATCH, "stride": CELL, "padding": CELL}
-    patches = patches_of_source(source)
+    patches = literal_patches(source)
     index = key_index.unsqueeze(1).expand(-1, patches.shape[1], -1)
     moved = patches.gather(2, index) * weight.flatten(2)
     return F.fold(moved, size, **grid) / F.fold(torch.ones_like(moved), size, **grid)
@@ -88,12 +95,24 @@ def test_a_cell_is_zero_where_it_and_its_neighbours_are_masked():
     assert (warped[..., 3 * CELL :] == 0).all()
 
 
-def test_patches_of_fold_is_the_transpose_of_the_fold():
+def as_unfolded(windows):
+    """Windows in the order of `F.unfold`."""
+    return rearrange(windows, "hq wq y (x c) -> 1 (c y x) (hq wq)", x=PATCH)
+
+
+def test_windows_of_a_fold_are_its_transpose():
     moved = torch.randn(1, 2 * PATCH**2, 20, dtype=torch.float64)
     grid = {"kernel_size": PATCH, "stride": CELL, "padding": CELL}
     folded = F.fold(moved, (16, 20), **grid) / F.fold(torch.ones_like(moved), (16, 20), **grid)
     other = torch.randn_like(folded)
-    torch.testing.assert_close((folded * other).sum(), (moved * patches_of_fold(other)).sum())
+    windows = as_unfolded(windows_of_fold(other[0], torch.float64))
+    torch.testing.assert_close((folded * other).sum(), (moved * windows).sum())
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_windows_of_a_source_are_the_patches_of_eq_5(memory_format):
+    source = torch.randn(1, 3, 16, 20).contiguous(memory_format=memory_format)
+    assert torch.equal(as_unfolded(windows_of_source(source[0])), literal_patches(source))
 
 
 @pytest.mark.parametrize(("dy", "dx"), [(0, 0), (2, -1), (-3, 1)])
