@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -42,11 +43,24 @@ class FrameMean(nn.Module):
         return x.sum((2, 3), keepdim=True) / num_px
 
 
+def channel_max(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
+    """`x.amax(1, keepdim=True)`, whose backward divides the gradient among equals in six passes over
+    x; where one is asked for, the first of the largest takes it all, as in a max pool."""
+    if x.requires_grad and torch.is_grad_enabled():
+        return rearrange(rearrange(x, "b c h w -> b h w c").max(3).values, "b h w -> b 1 h w")
+    return x.amax(1, keepdim=True)
+
+
 class FrameMax(nn.Module):
-    """Maximum of each channel over the picture."""
+    """Maximum of each channel over the picture; its gradient goes to one pixel."""
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
-        return x.amax(dim=(2, 3), keepdim=True)
+        pixels = rearrange(x, "b c h w -> b h w c")
+        with torch.no_grad():
+            row = pixels.amax(2).argmax(1)
+            values = pixels.gather(1, row[:, None, None].expand(-1, 1, pixels.shape[2], -1))
+            index = row * pixels.shape[2] + values[:, 0].argmax(1)
+        return rearrange(pixels.flatten(1, 2).gather(1, index[:, None]), "b 1 c -> b c 1 1")
 
 
 class Gate(nn.Module, ABC):
@@ -105,7 +119,7 @@ class CbamSpatialGate(Gate):
         self.conv = nn.Conv2d(2, 1, kernel_size=7, padding=3)
 
     def factor(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
-        summary = torch.cat([channel_mean(x), x.amax(dim=1, keepdim=True)], dim=1)
+        summary = torch.cat([channel_mean(x), channel_max(x)], dim=1)
         return torch.sigmoid(self.conv(summary))
 
 
