@@ -12,7 +12,7 @@ from _timing import arguments, compare, finish
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from sddusr.model.alignment import composed_deform_conv2d
+from sddusr.model.alignment import TAPS, Tap, composed_deform_conv2d, operator_inputs
 
 BATCH, DIM, GROUPS = 1, 64, 8
 FULL, QUICK = 128, 48
@@ -22,28 +22,39 @@ FULL, QUICK = 128, 48
 def main() -> None:
     given = arguments(__doc__).parse_args()
     side = QUICK if given.quick else FULL
-    ours, plain = (
-        partial(there_and_back, operator, side)
-        for operator in (composed_deform_conv2d, partial(deform_conv2d, padding=(1, 1)))
-    )
+    ours, plain = (partial(there_and_back, operator, side) for operator in (composed, torchvisions))
     finish([compare("deformable-convolution", ours, plain, given)], given)
+
+
+def composed(picture: Tensor, maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    taps = taps_of(maps)
+    size = picture.shape[2], picture.shape[3]
+    return composed_deform_conv2d(
+        picture, lambda tap, rows: Tap(*(x[:, :, rows] for x in taps[tap])), weight, bias, size=size
+    )
+
+
+def torchvisions(picture: Tensor, maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    offset, mask = operator_inputs(taps_of(maps))
+    return deform_conv2d(picture, offset, weight, bias, padding=(1, 1), mask=mask)
+
+
+def taps_of(maps: Tensor) -> list[Tap]:
+    return [Tap(*tap.unbind()) for tap in maps.unbind()]
 
 
 def there_and_back(operator: Callable[..., Tensor], side: int) -> Callable[[], Any]:
     torch.manual_seed(0)
     shapes = [
         (BATCH, DIM, side, side),
-        (BATCH, GROUPS * 18, side, side),
+        (TAPS, 3, BATCH, GROUPS, side, side),
         (DIM, DIM, 3, 3),
         (DIM,),
-        (BATCH, GROUPS * 9, side, side),
     ]
     leaves = [torch.randn(shape, requires_grad=True) for shape in shapes]
 
     def work() -> None:
-        picture, offset, weight, bias, mask = leaves
-        output = operator(picture, offset, weight, bias, mask=mask)
-        torch.autograd.grad(output.sum(), leaves)
+        torch.autograd.grad(operator(*leaves).sum(), leaves)
 
     return work
 

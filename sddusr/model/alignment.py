@@ -1,7 +1,8 @@
 """Alignment of the Ref feature to the centre: optical flow, then a deformable convolution."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,25 @@ FLOW_DIM = 2
 TAPS = 9
 """Of a 3x3 kernel, in rows."""
 
+STRIP_PX = 4096
+"""Pixels whose channels are laid out anew at once."""
+
 STRIP_ROWS = 64
 """Rows of a picture that all taps are summed over at once: samples that the caches hold."""
+
+
+class Tap(NamedTuple):
+    """Where a tap of the kernel looks, by group of channels."""
+
+    y: Float[Tensor, "b g h w"]
+    """Pixels from its place in the kernel."""
+    x: Float[Tensor, "b g h w"]
+    gate: Float[Tensor, "b g h w"]
+    """What is seen there is multiplied by it."""
+
+
+Look = Callable[[int, slice], Tap]
+"""From a tap's number, in rows of the kernel, and rows of the picture."""
 
 
 class SpyNet(nn.Module):
@@ -167,71 +185,117 @@ class Alignment(nn.Module):
         warped = warp_by_flow(ref_feat, flow, corner).to(center_feat)
         hints = self.offset_head(torch.cat([warped, center_feat, flow.to(center_feat)], dim=1))
         with torch.autocast(flow.device.type, enabled=False):
-            offset, gate = self._offsets(hints.float(), flow)
+            look = self._looking(hints.float(), flow)
             kernel = self.conv.weight, self.conv.bias
             # The operator is faster on a GPU, and knows no parts of a picture.
             if ref_feat.is_cuda and flow.shape[2:] == ref_feat.shape[2:]:
                 from torchvision.ops import deform_conv2d
 
-                return deform_conv2d(ref_feat, offset, *kernel, padding=(1, 1), mask=gate)
-            return composed_deform_conv2d(ref_feat, offset, *kernel, mask=gate, corner=corner)
+                offset, mask = operator_inputs([look(tap, slice(None)) for tap in range(TAPS)])
+                return deform_conv2d(ref_feat, offset, *kernel, padding=(1, 1), mask=mask)
+            size = flow.shape[2], flow.shape[3]
+            return composed_deform_conv2d(ref_feat, look, *kernel, size=size, corner=corner)
 
-    def _offsets(
-        self, hints: Float[Tensor, "b c h w"], flow: Float[Tensor, "b 2 h w"]
-    ) -> tuple[Float[Tensor, "b _ h w"], Float[Tensor, "b _ h w"]]:
-        """Offsets (y, x) of each group and tap, and their modulation in 0..1."""
-        shift_y, shift_x, gate = self.offset_tail(hints).contiguous().chunk(3, dim=1)
-        shift = self.max_offset_px * torch.tanh(torch.stack([shift_y, shift_x], dim=2))
-        return (shift + flow.flip(1).unsqueeze(1)).flatten(1, 2), torch.sigmoid(gate)
+    def _looking(self, hints: Float[Tensor, "b c h w"], flow: Float[Tensor, "b 2 h w"]) -> Look:
+        """Where the flow and each tap's own offset point to."""
+        raw = Planes.apply(self.offset_tail(hints))
+        shift_y, shift_x, gate = (
+            part.unflatten(1, (self.num_groups, TAPS)).unbind(2) for part in raw.chunk(3, dim=1)
+        )
+        flow_x, flow_y = flow.split(1, dim=1)
+
+        def look(tap: int, rows: slice) -> Tap:
+            y, x = (
+                flow_[:, :, rows] + self.max_offset_px * torch.tanh(shift[tap][:, :, rows])
+                for flow_, shift in ((flow_y, shift_y), (flow_x, shift_x))
+            )
+            return Tap(y, x, torch.sigmoid(gate[tap][:, :, rows]))
+
+        return look
 
 
 def exact_planes(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """What sampling reads best: from a feature with channels last it takes twice as long."""
-    return x.to(torch.float32, memory_format=torch.contiguous_format)
+    return (x if x.is_contiguous() else Planes.apply(x)).float()
+
+
+class Planes(torch.autograd.Function):
+    """`x.contiguous()` of a feature with channels last.
+
+    On a processor it is made in strips that the caches hold: read whole, a cache line is fetched
+    once for each of its channels, which takes up to five times as long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        if x.is_cuda:
+            return x.contiguous()
+        planes = torch.empty_like(x, memory_format=torch.contiguous_format)
+        rows = max(1, STRIP_PX // x.shape[3])
+        for strip, source in zip(planes.split(rows, 2), x.split(rows, 2), strict=True):
+            strip.copy_(source)
+        return planes
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Float[Tensor, "b c h w"]:
+        return grad_outputs[0]
+
+
+def operator_inputs(
+    taps: Sequence[Tap],
+) -> tuple[Float[Tensor, "b _ h w"], Float[Tensor, "b _ h w"]]:
+    """Offset and mask as `torchvision.ops.deform_conv2d` takes them, from all nine taps."""
+    offset = torch.stack([torch.stack([tap.y, tap.x]) for tap in taps])
+    mask = torch.stack([tap.gate for tap in taps])
+    return (
+        rearrange(offset, "t yx b g h w -> b (g t yx) h w"),
+        rearrange(mask, "t b g h w -> b (g t) h w"),
+    )
 
 
 def composed_deform_conv2d(
     picture: Float[Tensor, "b c rows cols"],
-    offset: Float[Tensor, "b _ h w"],
+    look: Look,
     weight: Float[Tensor, "c_out c 3 3"],
     bias: Float[Tensor, "c_out"] | None,
     *,
-    mask: Float[Tensor, "b _ h w"],
+    size: tuple[int, int],
     corner: tuple[int, int] = (0, 0),
 ) -> Float[Tensor, "b c_out h w"]:
     """`torchvision.ops.deform_conv2d` for a 3x3 kernel with stride and padding 1, out of nine
     `grid_sample`s.
 
-    On a processor its backward is five times faster than the operator's, and it can be exported.
-    Offsets are (y, x) for each group and tap, in pixels; zeros lie outside the picture.
+    On a processor its backward is five times faster than the operator's.
+    Zeros lie outside the picture.
 
     Args:
-        corner: (y, x) of the part of the picture that the offsets belong to.
+        look: asked for one tap at a time, so that its maps are at hand when they are used.
+        size: (h, w) of the result.
+        corner: (y, x) of the part of the picture that the result belongs to.
     """
     num, _, rows, cols = picture.shape
-    height, width = mask.shape[2:]
-    groups = mask.shape[1] // TAPS
+    height, width = size
+    groups = look(0, slice(0, 1)).gate.shape[1]
     planes = rearrange(picture, "b (g c) h w -> (b g) c h w", g=groups).contiguous()
-    offsets = rearrange(offset, "b (g t yx) h w -> (t yx) (b g) h w", g=groups, yx=2)
-    gates = rearrange(mask, "b (g t) h w -> t (b g) 1 h w", g=groups)
-    offsets, gates = offsets.contiguous().unbind(), gates.contiguous().unbind()
     kernels = rearrange(weight, "o c y x -> (y x) 1 o c").expand(-1, num, -1, -1).unbind()
-    y = corner[0] + torch.arange(height, device=picture.device).view(-1, 1)
-    x = corner[1] + torch.arange(width, device=picture.device)
+    y = corner[0] + torch.arange(height, device=picture.device, dtype=picture.dtype).view(-1, 1)
+    x = corner[1] + torch.arange(width, device=picture.device, dtype=picture.dtype)
     level = weight.new_zeros(len(weight)) if bias is None else bias
     strips = []
     # Backward would make a gradient of the whole picture for every strip.
     strip = height if torch.is_grad_enabled() else STRIP_ROWS
     for start in range(0, height, strip):
         here = slice(start, start + strip)
-        summed = level.view(1, -1, 1).expand(num, -1, gates[0][0, 0, here].numel())
+        summed = level.view(1, -1, 1).expand(num, -1, len(y[here]) * width)
         summed = summed.clone(memory_format=torch.contiguous_format)
-        for tap, (gate, kernel) in enumerate(zip(gates, kernels, strict=True)):
-            tap_y, tap_x = divmod(tap, 3)
-            at_y = y[here] + (tap_y - 1) + offsets[2 * tap][:, here]
-            at_x = x + (tap_x - 1) + offsets[2 * tap + 1][:, here]
-            grid = torch.stack([(2 * at_x + 1) / cols - 1, (2 * at_y + 1) / rows - 1], dim=-1)
-            seen = F.grid_sample(planes, grid, align_corners=False).mul_(gate[:, :, here])
+        for number, kernel in enumerate(kernels):
+            tap_y, tap_x = divmod(number, 3)
+            tap = look(number, here)
+            at_y = torch.add((2 * (y[here] + tap_y) - 1) / rows - 1, tap.y, alpha=2 / rows)
+            at_x = torch.add((2 * (x + tap_x) - 1) / cols - 1, tap.x, alpha=2 / cols)
+            grid = torch.stack([at_x, at_y], dim=-1)
+            seen = F.grid_sample(planes, grid.flatten(0, 1), align_corners=False)
+            seen = seen * rearrange(tap.gate, "b g h w -> (b g) 1 h w")
             summed.baddbmm_(kernel, seen.view(num, -1, summed.shape[2]))
         strips.append(summed.unflatten(2, (-1, width)))
     return torch.cat(strips, dim=2)

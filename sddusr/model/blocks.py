@@ -44,8 +44,8 @@ class FrameMean(nn.Module):
 
 
 def channel_max(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
-    """`x.amax(1, keepdim=True)`, whose backward divides the gradient among equals in six passes over
-    x; where one is asked for, the first of the largest takes it all, as in a max pool."""
+    """`x.amax(1, keepdim=True)`, whose backward divides the gradient among equals, in six passes
+    over x. Where a gradient is asked for, the first of the largest takes it, as in a max pool."""
     if x.requires_grad and torch.is_grad_enabled():
         return rearrange(rearrange(x, "b c h w -> b h w c").max(3).values, "b h w -> b 1 h w")
     return x.amax(1, keepdim=True)

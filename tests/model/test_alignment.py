@@ -1,26 +1,44 @@
-from functools import partial
-
 import pytest
 import torch
 from torch import nn
 from torchvision.ops import deform_conv2d
 
 from sddusr.config import AlignmentConfig
-from sddusr.model.alignment import Alignment, SpyNet, composed_deform_conv2d
+from sddusr.model.alignment import (
+    Alignment,
+    SpyNet,
+    Tap,
+    composed_deform_conv2d,
+    operator_inputs,
+)
 
-torchvisions = partial(deform_conv2d, padding=(1, 1))
+
+def looking(y, x, gate):
+    """Taps from maps whose first axis counts them."""
+    return lambda tap, rows: Tap(*(maps[tap][:, :, rows] for maps in (y, x, gate)))
+
+
+def composed(picture, y, x, gate, weight, bias):
+    size = tuple(gate.shape[3:])
+    return composed_deform_conv2d(picture, looking(y, x, gate), weight, bias, size=size)
+
+
+def torchvisions(picture, y, x, gate, weight, bias):
+    offset, mask = operator_inputs([looking(y, x, gate)(tap, slice(None)) for tap in range(9)])
+    return deform_conv2d(picture, offset, weight, bias, padding=(1, 1), mask=mask)
 
 
 def test_composed_deform_conv_is_torchvisions_operator():
     torch.manual_seed(0)
-    groups = 2
-    shapes = [(2, 4, 7, 9), (2, groups * 18, 7, 9), (6, 4, 3, 3), (6,), (2, groups * 9, 7, 9)]
+    maps = (9, 2, 2, 7, 9)  # taps, batch, groups
+    shapes = [(2, 4, 7, 9), maps, maps, maps, (6, 4, 3, 3), (6,)]
     inputs = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
     inputs[1] *= 4  # far outside too
+    inputs[2] *= 4
     results = []
-    for operator in (composed_deform_conv2d, torchvisions):
-        picture, offset, weight, bias, mask = leaves = [t.clone().requires_grad_() for t in inputs]
-        output = operator(picture, offset, weight, bias, mask=mask)
+    for operator in (composed, torchvisions):
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        output = operator(*leaves)
         towards = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output)
         results.append((output, torch.autograd.grad(output, leaves, towards)))
     torch.testing.assert_close(results[0], results[1])
@@ -29,12 +47,12 @@ def test_composed_deform_conv_is_torchvisions_operator():
 def test_strips_of_a_picture_meet_without_a_seam():
     """Without gradients the sum is made strip by strip; 150 rows are three of them."""
     torch.manual_seed(0)
-    picture, offset, mask = (torch.randn(1, num, 150, 5).double() for num in (4, 36, 18))
+    picture = torch.randn(1, 4, 150, 5).double()
+    y, x, gate = (4 * torch.randn(9, 1, 2, 150, 5).double() for _ in range(3))
     weight = torch.randn(6, 4, 3, 3).double()
     with torch.no_grad():
         ours, operators = (
-            operator(picture, 4 * offset, weight, None, mask=mask)
-            for operator in (composed_deform_conv2d, torchvisions)
+            operator(picture, y, x, gate, weight, None) for operator in (composed, torchvisions)
         )
     torch.testing.assert_close(ours, operators)
 
@@ -55,21 +73,6 @@ def test_a_part_is_aligned_as_in_the_whole():
     torch.testing.assert_close(
         part[:, :, reach:, reach:], whole[:, :, y + reach :, x + reach :], rtol=1e-4, atol=1e-4
     )
-
-
-def test_what_the_taps_see_is_not_kept_for_backward():
-    """Nine taps of a picture, their grids aside: none of them is among the tensors held."""
-    picture = torch.rand(1, 8, 16, 16, requires_grad=True)
-    offset, mask = torch.zeros(1, 18, 16, 16), torch.ones(1, 9, 16, 16)
-    held = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t) or t, lambda t: t):
-        composed_deform_conv2d(picture, offset, torch.rand(4, 8, 3, 3), torch.rand(4), mask=mask)
-    own = picture.untyped_storage().data_ptr()
-    assert not [
-        tensor
-        for tensor in held
-        if tensor.numel() == picture.numel() and tensor.untyped_storage().data_ptr() != own
-    ]
 
 
 def test_alignment_starts_as_refs_own_feature():
