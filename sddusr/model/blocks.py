@@ -137,7 +137,7 @@ class ResidualBlock(nn.Module):
         self.body = nn.Sequential(conv3x3(dim, dim), activation(), last, *gates)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return self.gated(x, self.before_gates(x))
+        return self._sum(x, self.before_gates(x), is_free=True)
 
     def before_gates(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """What the gates are applied to."""
@@ -147,13 +147,19 @@ class ResidualBlock(nn.Module):
         self, x: Float[Tensor, "b c h w"], before_gates: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
         """The block's output, from its input and what is known of it already."""
-        if len(self.body) == 3:
-            return x + before_gates
-        branch, last = self.body[3:-1](before_gates), self.body[-1]
-        assert isinstance(last, Gate)
-        # Of the widest maps, one less: where nobody else reads the branch, the sum takes its place.
-        is_free = branch is not before_gates and not torch.is_grad_enabled()
-        return torch.addcmul(x, branch, last.factor(branch), out=branch if is_free else None)
+        return self._sum(x, before_gates, is_free=False)
+
+    def _sum(self, x: Tensor, branch: Tensor, is_free: bool) -> Tensor:
+        """x + gates(branch); the branch is lost if it is free."""
+        gates = self.body[3:]
+        for gate in gates[:-1]:
+            branch, is_free = gate(branch), True
+        if len(gates):
+            last = gates[-1]
+            assert isinstance(last, Gate)
+            out = branch if is_free and not torch.is_grad_enabled() else None
+            return torch.addcmul(x, branch, last.factor(branch), out=out)
+        return plus_fresh(x, branch) if is_free else x + branch
 
 
 class ResidualGroup(nn.Module):
@@ -164,7 +170,13 @@ class ResidualGroup(nn.Module):
         self.body = nn.Sequential(*blocks, conv3x3(dim, dim))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return x + self.body(x)
+        return plus_fresh(x, self.body(x))
+
+
+def plus_fresh(x: Float[Tensor, "b c h w"], fresh: Float[Tensor, "b c h w"]) -> Tensor:
+    """x + fresh, where nobody else reads `fresh`: without gradients the sum takes its place, which
+    spares a third of the bytes and a map."""
+    return torch.add(x, fresh, out=None if torch.is_grad_enabled() else fresh)
 
 
 def scaled_start(conv: nn.Conv2d, scale: float) -> nn.Conv2d:

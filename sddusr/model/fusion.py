@@ -11,6 +11,7 @@ from sddusr.model.blocks import (
     ResidualBlock,
     activation,
     conv3x3,
+    plus_fresh,
     zero_start,
 )
 from sddusr.model.encoder import plain_trunk
@@ -34,7 +35,7 @@ class Fusion(nn.Module):
     def forward(
         self, lr_feat: Float[Tensor, "b c h w"], *found: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
-        return lr_feat + self.body(self.widest(self.joined(lr_feat, *found)))
+        return plus_fresh(lr_feat, self.body(self.widest(self.joined(lr_feat, *found))))
 
     def joined(
         self, lr_feat: Float[Tensor, "b c h w"], *found: Float[Tensor, "b c h w"]
@@ -52,7 +53,7 @@ class Fusion(nn.Module):
     ) -> Float[Tensor, "b c h w"]:
         """F^SR, from what is joined and what `before_gates` made of it."""
         lr_feat = joined[:, : self.dim]
-        return lr_feat + self.body(self.widest.gated(joined, before_gates))
+        return plus_fresh(lr_feat, self.body(self.widest.gated(joined, before_gates)))
 
 
 def picture_head(dim: int, starts_at_zero: bool) -> nn.Sequential:
