@@ -84,9 +84,14 @@ def compare(
     given: argparse.Namespace,
     floor_s: float = 0.0,
 ) -> Row:
-    """Measure both in turn and print the row."""
+    """Measure both in turn, each in a process of its own, and print the row."""
     with Worker(ours, given.threads) as mine, Worker(reference, given.threads) as theirs:
         rounds = [(mine.run(), theirs.run()) for _ in range(given.rounds)]
+    return row_of(name, rounds, floor_s)
+
+
+def row_of(name: str, rounds: Sequence[tuple["Measured", "Measured"]], floor_s: float = 0.0) -> Row:
+    """The row of what was measured, ours and the reference in each round; printed."""
     ratios = sorted(other.seconds / own.seconds for own, other in rounds)
     row = Row(
         name=name,

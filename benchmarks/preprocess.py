@@ -17,11 +17,10 @@ import cv2
 import numpy as np
 import pyarrow as pa
 from _network import textured
-from _timing import Row, Worker, arguments, compare, finish
+from _timing import Measured, Row, Worker, arguments, compare, finish, row_of
 
 from pipelines import cli
 from pipelines.preprocess import PreprocessOptions, preprocess
-from pipelines.ray_tasks import run_tasks
 from sddusr.data.detail import detail_map, detail_quantiles
 from sddusr.data.images import read_rgb
 from sddusr.data.layouts import find
@@ -50,15 +49,16 @@ def run(given: Namespace, folder: Path) -> list[Row]:
     alone = copy(given)
     alone.threads = 1
     rows = [
-        compare("preprocess", partial(in_one_process, root), partial(parts, root), alone),
-        compare(
+        compare("preprocess", partial(in_one_process, root, folder), partial(parts, root), alone),
+        row_of(
             "preprocess/two-processes",
-            partial(through_ray, many, 2),
-            partial(through_ray, many, 1),
-            alone,
+            [
+                (through_ray(2, root, many, folder), through_ray(1, root, many, folder))
+                for _ in range(given.rounds)
+            ],
         ),
     ]
-    tell_memory({num: root, num * MANY_TIMES: many})
+    tell_memory({num: root, num * MANY_TIMES: many}, folder)
     return rows
 
 
@@ -80,19 +80,22 @@ def options(root: str, out: str) -> PreprocessOptions:
     )
 
 
-def in_one_process(root: str) -> Callable[[], Any]:
-    """All shards, one after the other, without Ray."""
-    return partial(_all_shards, root)
+def in_one_process(root: str, folder: Path) -> Callable[[], Any]:
+    """All shards, one after the other, without Ray.
+
+    Args:
+        folder: where they stay: deleting them takes a tenth of the time, and is not measured.
+    """
+    return partial(_all_shards, root, folder)
 
 
-def _all_shards(root: str) -> None:
-    with tempfile.TemporaryDirectory() as out:
-        given = options(root, out)
-        sources = find(given.layout, root).sources
-        for plan in plan_shards(sources, given.recipe, given.pictures_per_shard):
-            report = make_shard(plan, given.job)
-            if report.error:
-                raise ValueError(report.error)
+def _all_shards(root: str, folder: Path) -> None:
+    given = options(root, tempfile.mkdtemp(dir=folder))
+    sources = find(given.layout, root).sources
+    for plan in plan_shards(sources, given.recipe, given.pictures_per_shard):
+        report = make_shard(plan, given.job)
+        if report.error:
+            raise ValueError(report.error)
 
 
 def parts(root: str) -> Callable[[], Any]:
@@ -126,16 +129,23 @@ def _binary_columns(record: dict[str, Any]) -> Iterator[bytes]:
     return (column for column in record.values() if isinstance(column, bytes))
 
 
-def through_ray(root: str, num_processes: int) -> Callable[[], Any]:
-    """The command itself; its cluster is up before anything is measured."""
+def through_ray(num_processes: int, few: str, many: str, folder: Path) -> Measured:
+    """The command itself, by so many processes that have begun: they made the shards of `few`.
+
+    Its cluster is alone: another one takes a tenth of a core even while it idles.
+    """
+    with Worker(partial(_begun, num_processes, few, many, folder), 1) as worker:
+        return worker.run()
+
+
+def _begun(num_processes: int, few: str, many: str, folder: Path) -> Callable[[], Any]:
     cli.init_ray(num_cpus=num_processes)
-    list(run_tasks(str, num_processes))
-    return partial(_preprocessed, root)
+    _preprocessed(few, folder)
+    return partial(_preprocessed, many, folder)
 
 
-def _preprocessed(root: str) -> None:
-    with tempfile.TemporaryDirectory() as out:
-        preprocess(options(root, out))
+def _preprocessed(root: str, folder: Path) -> None:
+    preprocess(options(root, tempfile.mkdtemp(dir=folder)))
     spilled = [path for path in _spill_folders() if any(path.iterdir())]
     if spilled:
         raise RuntimeError(f"Ray spilled objects into {spilled}")
@@ -149,11 +159,11 @@ def _spill_folders() -> Iterator[Path]:
     return (path for path in session.glob("ray_spilled_objects*") if path.is_dir())
 
 
-def tell_memory(roots: dict[int, str]) -> None:
+def tell_memory(roots: dict[int, str], folder: Path) -> None:
     """Peak of one process over few pictures and over many."""
     peaks = []
     for num, root in roots.items():
-        with Worker(partial(in_one_process, root), 1) as worker:
+        with Worker(partial(in_one_process, root, folder), 1) as worker:
             peaks.append((num, worker.run().peak_mb))
     print("peak of one process: " + ", ".join(f"{n} pictures {mb:.0f} MB" for n, mb in peaks))
 
