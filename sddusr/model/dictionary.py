@@ -16,7 +16,8 @@ COSINE_SCALE = 10.0
 """Start of the learned sharpness of cosine attention."""
 
 PIECE = 2**13
-"""Pixels whose logits are made at once."""
+GPU_PIECE = 2**18
+"""Pixels whose logits are made at once: 4 MB, which a core's caches nearly hold, or 134 MB."""
 
 
 class _Running(NamedTuple):
@@ -93,7 +94,7 @@ class TokenDictionary(nn.Module):
         for center_feat, aligned_feat in pieces:
             with torch.autocast(center_feat.device.type, enabled=False):
                 center, aligned = _exact_pixels(center_feat), _exact_pixels(aligned_feat)
-                for here in zip(center.split(PIECE, 1), aligned.split(PIECE, 1), strict=True):
+                for here in zip(_split(center), _split(aligned), strict=True):
                     running = _added(running, self._update_logits(here[0]), *here)
         if running is None:
             raise ValueError("no piece of the centre, need one or more")
@@ -139,7 +140,7 @@ class TokenDictionary(nn.Module):
         query, key = self._scaled(
             self.lookup_query(_pixels(lr_feat)), self.lookup_key(center_tokens)
         )
-        index = [(piece @ key.transpose(1, 2)).argmax(dim=2) for piece in query.split(PIECE, 1)]
+        index = [(piece @ key.transpose(1, 2)).argmax(dim=2) for piece in _split(query)]
         return rearrange(torch.cat(index, dim=1), "b (h w) -> b h w", h=lr_feat.shape[2])
 
     def attend(
@@ -181,6 +182,10 @@ def _added(
 
 def _pixels(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
     return rearrange(features, "b c h w -> b (h w) c")
+
+
+def _split(pixels: Float[Tensor, "b p c"]) -> tuple[Tensor, ...]:
+    return pixels.split(PIECE if pixels.device.type == "cpu" else GPU_PIECE, 1)
 
 
 def _exact_pixels(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:

@@ -25,8 +25,8 @@ class SoftAssignment(torch.autograd.Function):
     and, as constants, the feature that was moved, the query mask (0 or 1) and the softmax's
     temperature. In the format of that feature the largest product of backward is made.
 
-    What a masked query found is weighted by 0, its patch as its confidence, so nothing flows back
-    through its softmax; it is left out.
+    Both the patch and the confidence of a masked query are weighted by 0 further on, so nothing
+    flows back through its softmax: it is left out here.
     """
 
     @staticmethod

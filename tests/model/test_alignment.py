@@ -4,11 +4,13 @@ from torch import nn
 from torchvision.ops import deform_conv2d
 
 from sddusr.config import AlignmentConfig
+from sddusr.model import alignment
 from sddusr.model.alignment import (
     Alignment,
     SpyNet,
     Tap,
     composed_deform_conv2d,
+    exact_planes,
     operator_inputs,
 )
 
@@ -55,6 +57,18 @@ def test_strips_of_a_picture_meet_without_a_seam():
             operator(picture, y, x, gate, weight, None) for operator in (composed, torchvisions)
         )
     torch.testing.assert_close(ours, operators)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_planes_hold_the_same_values_and_pass_gradients_on(monkeypatch, dtype):
+    monkeypatch.setattr(alignment, "STRIP_PX", 20)  # strips of two rows and a last one of one
+    x = torch.randn(2, 3, 7, 10).to(dtype, memory_format=torch.channels_last).requires_grad_()
+    planes = exact_planes(x)
+    assert planes.is_contiguous()
+    assert planes.dtype == torch.float32
+    assert torch.equal(planes, x.float())
+    towards = torch.randn(2, 3, 7, 10).to(dtype)
+    assert torch.equal(torch.autograd.grad(planes, x, towards.float())[0], towards)
 
 
 def test_a_part_is_aligned_as_in_the_whole():
