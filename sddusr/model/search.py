@@ -10,8 +10,8 @@ from sddusr.model.shortlist import Shortlist
 from sddusr.precision import computes_bfloat16
 
 QUERY_BLOCK = 1024
-KEY_BLOCK = 2048
-"""Queries and keys whose scores are held at once."""
+KEY_BLOCK = 4096
+"""Queries and keys whose scores are held at once, at most."""
 
 KEY_GROUP = 64
 """Keys over which a plain maximum is taken before any index is looked for."""
@@ -80,24 +80,31 @@ def plain_search(query: Float[Tensor, "q d"], key: Float[Tensor, "k d"]) -> Best
     Within a block the maximum of every group of keys is taken without indices; only the winning
     group's scores are looked at again.
     """
-    scores = query.new_empty(min(len(query), QUERY_BLOCK) * _whole_groups(len(key)))
-    blocks = [_best_key_of_block(block, key, scores) for block in query.split(QUERY_BLOCK)]
+    width = _block_width(len(key))
+    scores = query.new_empty(min(len(query), QUERY_BLOCK) * width)
+    blocks = [_best_key_of_block(block, key, scores, width) for block in query.split(QUERY_BLOCK)]
     return Best(*(torch.cat(part) for part in zip(*blocks, strict=True)))
 
 
+def _block_width(num_keys: int) -> int:
+    """Keys of a block, in whole groups. Blocks of equal size: a small last one takes as many steps
+    as a large one."""
+    num_blocks = max(1, -(-num_keys // KEY_BLOCK))
+    return _whole_groups(-(-num_keys // num_blocks))
+
+
 def _whole_groups(num_keys: int) -> int:
-    """Scores of a block of keys, up to whole groups."""
-    return -(-min(num_keys, KEY_BLOCK) // KEY_GROUP) * KEY_GROUP
+    return -(-num_keys // KEY_GROUP) * KEY_GROUP
 
 
-def _best_key_of_block(query: Tensor, key: Tensor, buffer: Float[Tensor, "n"]) -> Best:
+def _best_key_of_block(query: Tensor, key: Tensor, buffer: Float[Tensor, "n"], width: int) -> Best:
     best_score = query.new_full((len(query),), -torch.inf)
     best_index = torch.zeros(len(query), dtype=torch.long, device=query.device)
     every = torch.arange(len(query), device=query.device)
-    for start in range(0, len(key), KEY_BLOCK):
-        keys = key[start : start + KEY_BLOCK]
-        width = _whole_groups(len(keys))
-        scores = buffer[: len(query) * width].view(len(query), width)
+    for start in range(0, len(key), width):
+        keys = key[start : start + width]
+        shape = len(query), _whole_groups(len(keys))
+        scores = buffer[: shape[0] * shape[1]].view(shape)
         scores[:, len(keys) :] = -torch.inf
         torch.mm(query, keys.T, out=scores[:, : len(keys)])
         groups = scores.unflatten(1, (-1, KEY_GROUP))
