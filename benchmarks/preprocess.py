@@ -54,7 +54,7 @@ def run(given: Namespace, folder: Path) -> list[Row]:
             "preprocess/two-processes",
             [
                 (through_ray(2, root, many, folder), through_ray(1, root, many, folder))
-                for _ in range(given.rounds)
+                for _ in range(1 if given.quick else given.rounds)
             ],
         ),
     ]
@@ -161,10 +161,10 @@ def _spill_folders() -> Iterator[Path]:
 
 def tell_memory(roots: dict[int, str], folder: Path) -> None:
     """Peak of one process over few pictures and over many."""
-    peaks = []
-    for num, root in roots.items():
-        with Worker(partial(in_one_process, root, folder), 1) as worker:
-            peaks.append((num, worker.run().peak_mb))
+    workers = [Worker(partial(in_one_process, root, folder), 1) for root in roots.values()]
+    peaks = [(num, worker.run().peak_mb) for num, worker in zip(roots, workers, strict=True)]
+    for worker in workers:
+        worker.__exit__()
     print("peak of one process: " + ", ".join(f"{n} pictures {mb:.0f} MB" for n, mb in peaks))
 
 
