@@ -12,7 +12,7 @@ from _timing import arguments, compare, finish
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from sddusr.model.alignment import TAPS, Tap, composed_deform_conv2d, operator_inputs
+from sddusr.model.deformable import TAPS, Tap, composed_deform_conv2d, operator_inputs
 
 BATCH, DIM, GROUPS = 1, 64, 8
 FULL, QUICK = 128, 48
@@ -28,9 +28,13 @@ def main() -> None:
 
 def composed(picture: Tensor, maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     taps = taps_of(maps)
-    size = picture.shape[2], picture.shape[3]
     return composed_deform_conv2d(
-        picture, lambda tap, rows: Tap(*(x[:, :, rows] for x in taps[tap])), weight, bias, size=size
+        picture,
+        lambda tap, rows: Tap(*(x[:, :, rows] for x in taps[tap])),
+        weight,
+        bias,
+        num_groups=GROUPS,
+        size=(picture.shape[2], picture.shape[3]),
     )
 
 

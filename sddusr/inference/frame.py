@@ -14,7 +14,7 @@ from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.data.geometry import crop
 from sddusr.inference.pictures import Pixels, to_tensor
 from sddusr.inference.tiles import cut, grown, in_tiles, reach, scaled, tiles, within
-from sddusr.model.alignment import exact_planes
+from sddusr.model.deformable import exact_planes
 from sddusr.model.matching import Progress, Search
 from sddusr.model.sddusr import SDDuSR
 from sddusr.model.warp import CELL, CellBank

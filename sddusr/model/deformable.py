@@ -1,0 +1,121 @@
+"""A modulated deformable convolution that knows parts of a picture, and the planes it reads."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+TAPS = 9
+"""Of a 3x3 kernel, in rows."""
+
+STRIP_PX = 4096
+"""Pixels whose channels are laid out anew at once."""
+
+STRIP_ROWS = 64
+"""Rows of a picture that all taps are summed over at once: samples that the caches hold."""
+
+
+class Tap(NamedTuple):
+    """Where a tap of the kernel looks, by group of channels."""
+
+    y: Float[Tensor, "b g h w"]
+    """Pixels from its place in the kernel."""
+    x: Float[Tensor, "b g h w"]
+    gate: Float[Tensor, "b g h w"]
+    """What is seen there is multiplied by it."""
+
+
+Look = Callable[[int, slice], Tap]
+"""From a tap's number, in rows of the kernel, and rows of the picture."""
+
+
+def exact_planes(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """What sampling reads best: from a feature with channels last it takes twice as long."""
+    return (x if x.is_contiguous() else Planes.apply(x)).float()
+
+
+class Planes(torch.autograd.Function):
+    """`x.contiguous()` of a feature with channels last.
+
+    On a processor it is made in strips that the caches hold: read whole, a cache line is fetched
+    once for each of its channels, which takes up to five times as long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        if x.is_cuda:
+            return x.contiguous()
+        planes = torch.empty_like(x, memory_format=torch.contiguous_format)
+        rows = max(1, STRIP_PX // x.shape[3])
+        for strip, source in zip(planes.split(rows, 2), x.split(rows, 2), strict=True):
+            strip.copy_(source)
+        return planes
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Float[Tensor, "b c h w"]:
+        return grad_outputs[0]
+
+
+def operator_inputs(
+    taps: Sequence[Tap],
+) -> tuple[Float[Tensor, "b _ h w"], Float[Tensor, "b _ h w"]]:
+    """Offset and mask as `torchvision.ops.deform_conv2d` takes them, from all nine taps."""
+    offset = torch.stack([torch.stack([tap.y, tap.x]) for tap in taps])
+    mask = torch.stack([tap.gate for tap in taps])
+    return (
+        rearrange(offset, "t yx b g h w -> b (g t yx) h w"),
+        rearrange(mask, "t b g h w -> b (g t) h w"),
+    )
+
+
+def composed_deform_conv2d(
+    picture: Float[Tensor, "b c rows cols"],
+    look: Look,
+    weight: Float[Tensor, "c_out c 3 3"],
+    bias: Float[Tensor, "c_out"] | None,
+    *,
+    num_groups: int,
+    size: tuple[int, int],
+    corner: tuple[int, int] = (0, 0),
+) -> Float[Tensor, "b c_out h w"]:
+    """`torchvision.ops.deform_conv2d` for a 3x3 kernel with stride and padding 1, out of nine
+    `grid_sample`s.
+
+    On a processor its backward is five times faster than the operator's.
+    Zeros lie outside the picture.
+
+    Args:
+        look: asked for one tap at a time, so that its maps are at hand when they are used.
+        num_groups: of channels that look together.
+        size: (h, w) of the result.
+        corner: (y, x) of the part of the picture that the result belongs to.
+    """
+    num, _, rows, cols = picture.shape
+    height, width = size
+    planes = rearrange(picture, "b (g c) h w -> (b g) c h w", g=num_groups).contiguous()
+    kernels = rearrange(weight, "o c y x -> (y x) 1 o c").expand(-1, num, -1, -1).unbind()
+    y = corner[0] + torch.arange(height, device=picture.device, dtype=picture.dtype).view(-1, 1)
+    x = corner[1] + torch.arange(width, device=picture.device, dtype=picture.dtype)
+    level = weight.new_zeros(len(weight)) if bias is None else bias
+    strips = []
+    # Backward would make a gradient of the whole picture for every strip.
+    strip = height if torch.is_grad_enabled() else STRIP_ROWS
+    for start in range(0, height, strip):
+        here = slice(start, start + strip)
+        summed = level.view(1, -1, 1).expand(num, -1, len(y[here]) * width)
+        summed = summed.clone(memory_format=torch.contiguous_format)
+        for number, kernel in enumerate(kernels):
+            tap_y, tap_x = divmod(number, 3)
+            tap = look(number, here)
+            at_y = torch.add((2 * (y[here] + tap_y) - 1) / rows - 1, tap.y, alpha=2 / rows)
+            at_x = torch.add((2 * (x + tap_x) - 1) / cols - 1, tap.x, alpha=2 / cols)
+            grid = torch.stack([at_x, at_y], dim=-1)
+            seen = F.grid_sample(planes, grid.flatten(0, 1), align_corners=False)
+            seen = seen * rearrange(tap.gate, "b g h w -> (b g) 1 h w")
+            summed.baddbmm_(kernel, seen.view(num, -1, summed.shape[2]))
+        strips.append(summed.unflatten(2, (-1, width)))
+    return torch.cat(strips, dim=2)
