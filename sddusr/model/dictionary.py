@@ -90,15 +90,15 @@ class TokenDictionary(nn.Module):
         they are and projected afterwards, once a token. Without a norm in between, the same holds
         for the key.
         """
-        running = None
+        query, running = self._update_query(), None
         for center_feat, aligned_feat in pieces:
-            with torch.autocast(center_feat.device.type, enabled=False):
+            with _in_full(center_feat):
                 center, aligned = _exact_pixels(center_feat), _exact_pixels(aligned_feat)
                 for here in zip(_split(center), _split(aligned), strict=True):
-                    running = _added(running, self._update_logits(here[0]), *here)
+                    running = _added(running, query @ self._update_key(here[0]).mT, *here)
         if running is None:
             raise ValueError("no piece of the centre, need one or more")
-        with torch.autocast(running.center.device.type, enabled=False):
+        with _in_full(running.center):
             center = self.update_center_value(running.center / running.weight)
             aligned = self.update_ref_value(running.aligned / running.weight)
             keep = self.keep_rate
@@ -107,14 +107,17 @@ class TokenDictionary(nn.Module):
                 keep * self.ref_tokens + (1 - keep) * aligned,
             )
 
-    def _update_logits(self, center: Float[Tensor, "b p c"]) -> Float[Tensor, "b n p"]:
-        """How much each token of the centre's dictionary resembles each pixel (Eq. 6)."""
-        query = self.update_query(self.center_tokens)
+    def _update_query(self) -> Float[Tensor, "n c"]:
+        """Of Eq. 6, to be multiplied with `_update_key`."""
+        with _in_full(self.center_tokens):
+            query = self._scaled_query(self.update_query(self.center_tokens))
+            return query if self.attention == "cosine" else query @ self.update_key.weight
+
+    def _update_key(self, center: Float[Tensor, "b p c"]) -> Float[Tensor, "b p c"]:
+        """Pixels as they are, where the query was projected for them."""
         if self.attention == "cosine":
-            query, key = self._scaled(query, self.update_key(center))
-        else:
-            query, key = self._scaled(query @ self.update_key.weight, center)
-        return query @ key.mT
+            return self._scaled_key(self.update_key(center))
+        return center
 
     def look_up(
         self,
@@ -137,10 +140,9 @@ class TokenDictionary(nn.Module):
 
         The paper's Figure 7 takes Eq. 6's, which tells about the centre alone.
         """
-        query, key = self._scaled(
-            self.lookup_query(_pixels(lr_feat)), self.lookup_key(center_tokens)
-        )
-        index = [(piece @ key.transpose(1, 2)).argmax(dim=2) for piece in _split(query)]
+        query = self._scaled_query(self.lookup_query(_pixels(lr_feat)))
+        key = self._scaled_key(self.lookup_key(center_tokens))
+        index = [(piece @ key.mT).argmax(dim=2) for piece in _split(query)]
         return rearrange(torch.cat(index, dim=1), "b (h w) -> b h w", h=lr_feat.shape[2])
 
     def attend(
@@ -150,16 +152,19 @@ class TokenDictionary(nn.Module):
         value: Float[Tensor, "b cols c"],
     ) -> Float[Tensor, "b rows c"]:
         """Softmax attention over the columns, streamed: the score matrix is not kept."""
-        query, key = self._scaled(query.to(value.dtype), key.to(value.dtype))
+        query = self._scaled_query(query.to(value.dtype))
+        key = self._scaled_key(key.to(value.dtype))
         query, key, value = (x.unsqueeze(1) for x in (query, key, value))
         return F.scaled_dot_product_attention(query, key, value, scale=1.0).squeeze(1)
 
-    def _scaled(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Query and key whose product is the logits."""
+    def _scaled_query(self, query: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
+        """Its product with a scaled key is the logits."""
         if self.attention == "cosine":
-            sharp = F.normalize(query, dim=-1) * self.sharpness.exp().to(query.dtype)
-            return sharp, F.normalize(key, dim=-1)
-        return (query * query.shape[-1] ** -0.5 if self.attention == "sqrt_d" else query), key
+            return F.normalize(query, dim=-1) * self.sharpness.exp().to(query.dtype)
+        return query * query.shape[-1] ** -0.5 if self.attention == "sqrt_d" else query
+
+    def _scaled_key(self, key: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
+        return F.normalize(key, dim=-1) if self.attention == "cosine" else key
 
 
 def _added(
@@ -184,10 +189,15 @@ def _pixels(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
     return rearrange(features, "b c h w -> b (h w) c")
 
 
+def _in_full(like: Tensor) -> torch.autocast:
+    """Without autocast: logits that an exponential is taken of."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
 def _split(pixels: Float[Tensor, "b p c"]) -> tuple[Tensor, ...]:
     return pixels.split(PIECE if pixels.device.type == "cpu" else GPU_PIECE, 1)
 
 
 def _exact_pixels(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
-    """In float32 or better: what an exponential is taken of."""
+    """In float32 or better."""
     return _pixels(features).to(torch.promote_types(features.dtype, torch.float32))
