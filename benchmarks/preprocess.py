@@ -8,6 +8,7 @@ import hashlib
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -161,10 +162,12 @@ def _spill_folders() -> Iterator[Path]:
 
 def tell_memory(roots: dict[int, str], folder: Path) -> None:
     """Peak of one process over few pictures and over many."""
-    workers = [Worker(partial(in_one_process, root, folder), 1) for root in roots.values()]
-    peaks = [(num, worker.run().peak_mb) for num, worker in zip(roots, workers, strict=True)]
-    for worker in workers:
-        worker.__exit__()
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(Worker(partial(in_one_process, root, folder), 1))
+            for root in roots.values()
+        ]
+        peaks = [(num, worker.run().peak_mb) for num, worker in zip(roots, workers, strict=True)]
     print("peak of one process: " + ", ".join(f"{n} pictures {mb:.0f} MB" for n, mb in peaks))
 
 
