@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from sddusr.model.blocks import FrameMax, channel_max
+from sddusr.model.blocks import (
+    CbamChannelGate,
+    CbamSpatialGate,
+    ChannelAttention,
+    FrameMax,
+    ResidualBlock,
+    ResidualGroup,
+    channel_max,
+)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -26,3 +34,22 @@ def test_of_equal_values_one_takes_the_gradient(largest):
     largest(x).sum().backward()
     num_maxima = largest(x).numel()
     assert x.grad.sum() == num_maxima == x.grad.count_nonzero()
+
+
+GATES = [[], [ChannelAttention(8, 2)], [CbamChannelGate(8, 2), CbamSpatialGate()]]
+
+
+@pytest.mark.parametrize("gates", GATES)
+def test_sums_in_place_change_neither_results_nor_what_others_read(gates):
+    block = ResidualBlock(8, gates)
+    group = ResidualGroup(8, [block])
+    x = torch.randn(1, 8, 6, 5)
+    kept_x, expected, of_group = x.clone(), block(x), group(x)
+    with torch.no_grad():
+        before_gates = block.before_gates(x)
+        kept = before_gates.clone()
+        results = block(x), block.gated(x, before_gates), group(x)
+    for result, truth in zip(results, (expected, expected, of_group), strict=True):
+        torch.testing.assert_close(result, truth)
+    assert torch.equal(x, kept_x)
+    assert torch.equal(before_gates, kept)

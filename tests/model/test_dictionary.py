@@ -72,6 +72,16 @@ def test_a_centre_in_pieces_refines_as_the_whole_centre(attention, monkeypatch):
     torch.testing.assert_close(tdl.refine_in_pieces(pieces), tdl.refine(center, aligned))
 
 
+@pytest.mark.parametrize("attention", ["none", "cosine"])
+def test_autocast_does_not_reach_into_the_refinement(attention):
+    """Logits of some 50, where bfloat16 resolves a quarter."""
+    tdl = TokenDictionary(8, DictionaryConfig(num_tokens=5, attention=attention))
+    center, aligned = (20 * torch.randn(2, 1, 8, 9, 6)).bfloat16().unbind(0)
+    exact = tdl.refine(center.float(), aligned.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(map(torch.equal, tdl.refine(center, aligned), exact))
+
+
 def test_a_centre_without_pieces_is_an_error():
     with pytest.raises(ValueError, match="no piece of the centre"):
         TokenDictionary(8, DictionaryConfig(num_tokens=5)).refine_in_pieces([])

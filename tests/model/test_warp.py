@@ -122,3 +122,9 @@ def test_a_whole_pixel_flow_moves_the_picture(dy, dx):
     moved = warp_by_flow(picture, flow)[..., 3:-3, 3:-3]
     expected = picture.roll((-dy, -dx), dims=(2, 3))[..., 3:-3, 3:-3]
     torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_groups_of_channels_are_warped_as_each_channel_is():
+    picture, flow = torch.rand(2, 2 * warp.GROUP, 9, 7), 3 * torch.randn(2, 2, 9, 7)
+    channels = [warp_by_flow(channel, flow) for channel in picture.split(1, dim=1)]
+    assert torch.equal(warp_by_flow(picture, flow), torch.cat(channels, dim=1))
