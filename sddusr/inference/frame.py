@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sddusr.config import LR_PER_CELL, SCALE
-from sddusr.data.geometry import crop
+from sddusr.data.geometry import crop, whole
 from sddusr.inference.pictures import Pixels, to_tensor
 from sddusr.inference.tiles import cut, grown, in_tiles, reach, scaled, tiles, within
 from sddusr.model.deformable import exact_planes
@@ -51,7 +51,7 @@ class Inputs(NamedTuple):
 
     @property
     def frame(self) -> Box:
-        return Box(0, self.lr.shape[0], 0, self.lr.shape[1])
+        return whole(*self.size)
 
     def part(self, name: str, box: Box) -> Float[Tensor, "1 3 _ _"]:
         """A rectangle of a picture as the network reads it."""
@@ -76,10 +76,9 @@ def search(model: SDDuSR, inputs: Inputs, progress: Progress) -> Search:
 
     def features(name: str) -> Float[Tensor, "1 d _ _"]:
         compute = model.matching.features
-        size = getattr(inputs, name).shape[:2]
         return in_tiles(
             lambda window: compute(inputs.part(name, window)).float(),
-            size,
+            whole(*getattr(inputs, name).shape[:2]),
             FEATURE_SIDE,
             reach(compute),
             Fraction(1, LR_PER_CELL),
@@ -125,10 +124,10 @@ def _aligned_pieces(
         inputs.whole("center"),
         inputs.whole("ref"),
         lambda level, x: in_tiles(
-            lambda window: level(cut(x, window)), x.shape[2:], FLOW_SIDE, reach(level)
+            lambda window: level(cut(x, window)), whole(*x.shape[2:]), FLOW_SIDE, reach(level)
         ),
     )
-    frame = Box(0, inputs.ref.shape[0], 0, inputs.ref.shape[1])
+    frame = whole(*inputs.ref.shape[:2])
     halo = max(reach(model.ref_encoder), SCALE * reach(model.center_encoder))
     done = 0
     for region, around in _alignment_regions(model, flow, frame, side):

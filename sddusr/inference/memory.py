@@ -14,7 +14,12 @@ import torch
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.inference.frame import ALIGNMENT_HALO_PX, ALIGNMENT_SIDE, FEATURE_SIDE, Inputs
-from sddusr.inference.reconstruct import SAMPLE_GRID, SAMPLE_MARGIN, SAMPLE_SIDE
+from sddusr.inference.reconstruct import (
+    DECODER_TILES,
+    SAMPLE_GRID,
+    SAMPLE_MARGIN,
+    SAMPLE_SIDE,
+)
 from sddusr.inference.tiles import reach
 from sddusr.model import search, shortlist
 from sddusr.model.matching import STRIP
@@ -56,7 +61,8 @@ class Plan(NamedTuple):
     region_px: int
     """LR pixels a side of a region that the encoder runs on at once."""
     tile_px: int
-    """LR pixels a side of a tile that the rest runs on."""
+    """LR pixels a side of a tile that the rest runs on; the decoder's has `DECODER_TILES` times
+    that."""
     center_px: int
     """LR pixels a side of a part of the centre whose features are held at once."""
     bank_dtype: torch.dtype
@@ -194,9 +200,14 @@ class Cost:
         return self.activation_bytes * self.model.dim * pixels
 
     def fusing(self, tile_px: int) -> int:
-        """The fusion's widest maps, on the 2x grid; autocast leaves some of them in float32."""
-        pixels = min(self.num_px, (tile_px + 2 * TILE_REACH_PX) ** 2) * SCALE**2
-        return FUSION_MAPS * FLOAT_BYTES * self.model.fusion.wide_dim * pixels
+        """The fusion's widest maps, on the 2x grid, and what its decoder reads; autocast leaves
+        some of them in float32."""
+        wide, decoded = (
+            min(self.num_px, (side + 2 * TILE_REACH_PX) ** 2) * SCALE**2
+            for side in (tile_px, int(DECODER_TILES * tile_px))
+        )
+        fusion = self.model.fusion
+        return FLOAT_BYTES * (FUSION_MAPS * fusion.wide_dim * wide + 2 * fusion.dim * decoded)
 
     def wide(self) -> int:
         """The fusion's widest map, of the whole frame."""

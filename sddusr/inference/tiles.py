@@ -1,10 +1,11 @@
 """Tiles of a frame, and how far a convolution looks beyond them."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import pairwise
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
@@ -79,28 +80,42 @@ def reach(*modules: nn.Module) -> int:
 
 def in_tiles(
     compute: Callable[[Box], Float[Tensor, "b c _ _"]],
-    size: Sequence[int],
+    area: Box,
     side: int,
     halo: int,
     factor: Fraction = Fraction(1),
+    frame: Box | None = None,
 ) -> Float[Tensor, "b c _ _"]:
-    """Run a convolution stack over a frame, window by window, and put the cores together.
+    """Run a convolution stack over a rectangle, window by window, and put the cores together.
 
     Args:
         compute: from a window of the frame to the stack's output there.
-        size: height and width of the frame; multiples of 1 / `factor`.
+        area: its edges and the frame's are multiples of 1 / `factor`.
         factor: pixels of the output per pixel of the frame.
+        frame: where windows end; None: at the edges of `area`.
     """
-    frame, unit = Box(0, size[0], 0, size[1]), factor.denominator
-    if max(size) <= side:
-        return compute(frame)
+    frame, unit = frame or area, factor.denominator
     whole = None
-    for core in tiles(frame, side, unit):
+    for core in tiles(area, side, unit):
         window = grown(core, halo, frame, unit)
         piece = cut(compute(window), scaled(within(core, window), factor))
+        if core == area:
+            return piece
+        place = scaled(within(core, area), factor)
         if whole is None:
-            shape = [int(length * factor) for length in size]
-            whole = piece.new_empty(*piece.shape[:2], *shape)
-        cut(whole, scaled(core, factor)).copy_(piece)
+            rows, cols = (int(length * factor) for length in (area.height, area.width))
+            whole = _empty_like(piece, rows, cols)
+        cut(whole, place).copy_(piece)
     assert whole is not None
     return whole
+
+
+def _empty_like(piece: Float[Tensor, "b c _ _"], rows: int, cols: int) -> Tensor:
+    """Room for more rows and columns; channels last where the piece has them so."""
+    is_last = piece.stride(1) == 1
+    return torch.empty(
+        (*piece.shape[:2], rows, cols),
+        dtype=piece.dtype,
+        device=piece.device,
+        memory_format=torch.channels_last if is_last else torch.contiguous_format,
+    )

@@ -48,12 +48,17 @@ class Fusion(nn.Module):
         """What CBAM's channel gate pools over the frame."""
         return self.widest.before_gates(joined)
 
-    def gated(
+    def narrowed(
         self, joined: Float[Tensor, "b wide h w"], before_gates: Float[Tensor, "b wide h w"]
     ) -> Float[Tensor, "b c h w"]:
-        """F^SR, from what is joined and what `before_gates` made of it."""
-        lr_feat = joined[:, : self.dim]
-        return plus_fresh(lr_feat, self.body(self.widest.gated(joined, before_gates)))
+        """What the decoder reads, from what is joined and what `before_gates` made of it."""
+        return self.body[:-1](self.widest.gated(joined, before_gates))
+
+    def decoded(
+        self, lr_feat: Float[Tensor, "b c h w"], narrow: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """F^SR, from LR's feature and what `narrowed` gives."""
+        return plus_fresh(lr_feat, self.body[-1](narrow))
 
 
 def picture_head(dim: int, starts_at_zero: bool) -> nn.Sequential:

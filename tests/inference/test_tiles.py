@@ -66,8 +66,8 @@ def test_windows_with_a_halo_of_the_reach_equal_the_whole(model, name):
 
     with torch.inference_mode():
         whole = stack(frame)
-        tiled = in_tiles(compute, (52, 44), 8, reach(stack), factor)
-        short = in_tiles(compute, (52, 44), 8, 0, factor)
+        tiled = in_tiles(compute, Box(0, 52, 0, 44), 8, reach(stack), factor)
+        short = in_tiles(compute, Box(0, 52, 0, 44), 8, 0, factor)
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-12)
     assert (short - whole).abs().max() > 1e-3
 
