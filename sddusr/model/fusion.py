@@ -58,7 +58,9 @@ class Fusion(nn.Module):
         self, lr_feat: Float[Tensor, "b c h w"], narrow: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
         """F^SR, from LR's feature and what `narrowed` gives."""
-        return plus_fresh(lr_feat, self.body[-1](narrow))
+        for layer in self.body[-1]:
+            narrow = layer(narrow)  # what went in is free, unlike within a Sequential
+        return plus_fresh(lr_feat, narrow)
 
 
 def picture_head(dim: int, starts_at_zero: bool) -> nn.Sequential:

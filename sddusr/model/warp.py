@@ -69,7 +69,9 @@ def transfer_patches(
     """
     bank = (source if isinstance(source, CellBank) else CellBank.of(source)).cells
     num, dim, (rows, cols) = len(bank), bank.shape[-1], weight.shape[2:]
-    where, weights, cover = _reaching(key_index, weight, bank.shape[:3])
+    where, weights = _reaching(key_index, weight, bank.shape[:3])
+    cover = torch.einsum("yp,xr->yxpr", _cover(rows, weight), _cover(cols, weight))
+    cover = cover.reshape(rows * cols, CELL, CELL, 1)
     moved = bank.new_empty(num, rows, CELL, cols, CELL, dim, dtype=weight.dtype)
     for y in range(0, rows, strip := max(1, STRIP // (num * cols))):
         here = slice(y * cols, min(y + strip, rows) * cols)
@@ -95,33 +97,38 @@ OFFSETS = 0, 1, -1
 
 def _reaching(
     key_index: Int[Tensor, "b q"], weight: Float[Tensor, "b 1 rows cols"], shape: torch.Size
-) -> tuple[Int[Tensor, "b q 3 3"], Float[Tensor, "b q 3 3"], Float[Tensor, "q 4 4 1"]]:
-    """For each cell and neighbour: the bank's cell that is laid there, and its weight; and how many
-    patches lie on each pixel."""
+) -> tuple[Int[Tensor, "b q 3 3"], Float[Tensor, "b q 3 3"]]:
+    """For each cell and neighbour: the bank's cell that is laid there, and its weight."""
     num, ringed_rows, ringed_cols = shape
-    rows = weight.shape[2]
-    key_y, key_x = (
-        rearrange(part, "b (y x) -> b 1 y x", y=rows)
-        for part in (key_index // (ringed_cols - 2), key_index % (ringed_cols - 2))
+    rows, cols = weight.shape[2:]
+    key_y, key_x, weight = (
+        F.pad(grid, (1,) * 4)  # outside, weight 0
+        for grid in (
+            rearrange(key_index // (ringed_cols - 2), "b (y x) -> b y x", y=rows),
+            rearrange(key_index % (ringed_cols - 2), "b (y x) -> b y x", y=rows),
+            weight[:, 0],
+        )
     )
-    first = torch.arange(num, device=weight.device).view(-1, 1, 1, 1) * ringed_rows * ringed_cols
-    where, weights, seen = [], [], []
+    first = torch.arange(num, device=weight.device).view(-1, 1, 1) * ringed_rows * ringed_cols
+    where, weights = [], []
     for dy in OFFSETS:
         for dx in OFFSETS:
-            y, x, w, inside = (
-                _neighbour(grid, dy, dx) for grid in (key_y, key_x, weight, torch.ones_like(key_y))
-            )
-            where.append((first + (y + 1 - dy) * ringed_cols + x + 1 - dx).flatten(1))
-            weights.append(w.flatten(1))
-            seen.append(inside[0].flatten())
-    where, weights, seen = (
-        torch.stack(part, -1).unflatten(-1, (3, 3)) for part in (where, weights, seen)
+            here = ..., slice(1 + dy, 1 + dy + rows), slice(1 + dx, 1 + dx + cols)
+            cell = first + (key_y[here] + 1 - dy) * ringed_cols + key_x[here] + 1 - dx
+            where.append(cell.flatten(1))
+            weights.append(weight[here].flatten(1))
+    where, weights = (torch.stack(part, -1).unflatten(-1, (3, 3)) for part in (where, weights))
+    return where, weights
+
+
+def _cover(length: int, like: Tensor) -> Float[Tensor, "cells 4"]:
+    """How many patches lie on each pixel of a line of cells."""
+    cell = torch.arange(length, device=like.device).unsqueeze(1) + torch.tensor(
+        OFFSETS, device=like.device
     )
-    covers = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 0], [1, 1, 0]]).to(seen)  # pixel, neighbour
-    cover = torch.einsum(
-        "qyx,py,rx->qpr", seen.to(weight.dtype), covers.to(weight.dtype), covers.to(weight.dtype)
-    )
-    return where, weights, cover.unsqueeze(-1)
+    inside = ((cell >= 0) & (cell < length)).to(like.dtype)
+    whole, first = inside[:, WHOLE].sum(1), inside.sum(1)
+    return torch.stack([first, whole, whole, whole], dim=1)
 
 
 def _laid(
@@ -159,13 +166,6 @@ def _weighted_sum(
         mode="sum",
     )
     return summed.view(-1, height, width, dim)
-
-
-def _neighbour(grid: Tensor, dy: int, dx: int) -> Tensor:
-    """The value at (y + dy, x + dx) of each cell; 0 outside."""
-    rows, cols = grid.shape[2:]
-    ringed = F.pad(grid, (1, 1, 1, 1))
-    return ringed[:, :, 1 + dy : 1 + dy + rows, 1 + dx : 1 + dx + cols]
 
 
 def windows_of_fold(
