@@ -204,7 +204,7 @@ class Cost:
         some of them in float32."""
         wide, decoded = (
             min(self.num_px, (side + 2 * TILE_REACH_PX) ** 2) * SCALE**2
-            for side in (tile_px, DECODER_TILES * tile_px)
+            for side in (tile_px, int(DECODER_TILES * tile_px))
         )
         fusion = self.model.fusion
         return FLOAT_BYTES * (FUSION_MAPS * fusion.wide_dim * wide + 2 * fusion.dim * decoded)

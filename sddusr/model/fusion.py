@@ -58,7 +58,9 @@ class Fusion(nn.Module):
         self, lr_feat: Float[Tensor, "b c h w"], narrow: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
         """F^SR, from LR's feature and what `narrowed` gives."""
-        for layer in self.body[-1]:
+        trunk = self.body[-1]
+        assert isinstance(trunk, nn.Sequential)
+        for layer in trunk:
             narrow = layer(narrow)  # what went in is free, unlike within a Sequential
         return plus_fresh(lr_feat, narrow)
 
