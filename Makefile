@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # Of benchmarks/, what answers other questions than how fast.
 NOT_TIMED := benchmarks/ablation.py benchmarks/triplets.py benchmarks/reference.py
 
-.PHONY: setup demo test lint bench ablation clean
+.PHONY: setup demo test coverage lint bench ablation clean
 
 setup: $(VENV)/.ready
 
@@ -18,6 +18,9 @@ demo: setup
 	$(BIN)/python pipelines/demo.py
 
 test: lint
+	$(BIN)/pytest
+
+coverage: setup  # takes a third longer than the tests alone
 	$(BIN)/pytest --cov=sddusr --cov=pipelines --cov=tune --cov-report=term:skip-covered
 
 lint: setup
