@@ -20,7 +20,7 @@ demo: setup
 test: lint
 	$(BIN)/pytest
 
-coverage: setup  # takes a third longer than the tests alone
+coverage: setup  # what runs within the process takes a third longer
 	$(BIN)/pytest --cov=sddusr --cov=pipelines --cov=tune --cov-report=term:skip-covered
 
 lint: setup

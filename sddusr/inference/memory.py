@@ -15,10 +15,10 @@ import torch
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.inference.frame import ALIGNMENT_HALO_PX, ALIGNMENT_SIDE, FEATURE_SIDE, Inputs
 from sddusr.inference.reconstruct import (
-    DECODER_TILES,
     SAMPLE_GRID,
     SAMPLE_MARGIN,
     SAMPLE_SIDE,
+    decoder_side,
 )
 from sddusr.inference.tiles import reach
 from sddusr.model import search, shortlist
@@ -61,8 +61,8 @@ class Plan(NamedTuple):
     region_px: int
     """LR pixels a side of a region that the encoder runs on at once."""
     tile_px: int
-    """LR pixels a side of a tile that the rest runs on; the decoder's has `DECODER_TILES` times
-    that."""
+    """LR pixels a side of a tile that the rest runs on, but for the decoder
+    (`reconstruct.decoder_side`)."""
     center_px: int
     """LR pixels a side of a part of the centre whose features are held at once."""
     bank_dtype: torch.dtype
@@ -204,7 +204,7 @@ class Cost:
         some of them in float32."""
         wide, decoded = (
             min(self.num_px, (side + 2 * TILE_REACH_PX) ** 2) * SCALE**2
-            for side in (tile_px, int(DECODER_TILES * tile_px))
+            for side in (tile_px, decoder_side(tile_px))
         )
         fusion = self.model.fusion
         return FLOAT_BYTES * (FUSION_MAPS * fusion.wide_dim * wide + 2 * fusion.dim * decoded)

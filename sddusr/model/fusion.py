@@ -58,11 +58,7 @@ class Fusion(nn.Module):
         self, lr_feat: Float[Tensor, "b c h w"], narrow: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
         """F^SR, from LR's feature and what `narrowed` gives."""
-        trunk = self.body[-1]
-        assert isinstance(trunk, nn.Sequential)
-        for layer in trunk:
-            narrow = layer(narrow)  # what went in is free, unlike within a Sequential
-        return plus_fresh(lr_feat, narrow)
+        return plus_fresh(lr_feat, self.body[-1](narrow))
 
 
 def picture_head(dim: int, starts_at_zero: bool) -> nn.Sequential:

@@ -92,8 +92,9 @@ def test_tiled_output_equals_untiled_for_any_size(
     assert whole.std() > 0.1
 
 
-@pytest.mark.parametrize("kept_maps", [0, 1, 2])
-def test_a_kept_wide_map_is_made_once(strong_model, kept_maps):
+@pytest.mark.parametrize(("kept_maps", "times"), [(0, 4 + 4 * 4), (1, 4), (2, 4)])
+def test_a_kept_wide_map_is_made_once(strong_model, kept_maps, times):
+    """In four tiles to pool over; else again in four for each of the decoder's four."""
     box = Box(8, 104, 4, 116)
     lr, ref = pair(64, 64, box, 0)
     made: list[torch.Size] = []
@@ -102,9 +103,7 @@ def test_a_kept_wide_map_is_made_once(strong_model, kept_maps):
     plan = Plan(64, 32, 32, torch.float32, kept_maps)
     super_resolve(strong_model, lr, ref, box, plan=plan)
     hook.remove()
-    num_tiles = 4
-    assert (len(made) == num_tiles) == (kept_maps > 0)
-    assert sum(size[2] * size[3] for size in made) > (2 - min(kept_maps, 1)) * 128**2
+    assert len(made) == times
 
 
 def test_without_held_pools_tiles_would_differ(strong_model, monkeypatch):
