@@ -126,12 +126,24 @@ class TokenDictionary(nn.Module):
         ref_tokens: Float[Tensor, "b n c"],
     ) -> Float[Tensor, "b c h w"]:
         """Each LR pixel reads the Ref dictionary where it resembles the centre's (Eqs. 10, 11)."""
-        found = self.attend(
-            self.lookup_query(_pixels(lr_feat)),
-            self.lookup_key(center_tokens),
-            self.lookup_value(ref_tokens),
-        )
+        pixels, value = _pixels(lr_feat), self.lookup_value(ref_tokens)
+        if torch.is_grad_enabled() or self.attention == "cosine":
+            found = self.attend(self.lookup_query(pixels), self.lookup_key(center_tokens), value)
+        else:
+            found = _attention(pixels, *self._key_of_pixels(center_tokens), value)
         return rearrange(found, "b (h w) c -> b c h w", h=lr_feat.shape[2])
+
+    def _key_of_pixels(
+        self, center_tokens: Float[Tensor, "b n c"]
+    ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n"]]:
+        """Keys for pixels that were not projected, and what is added to the logits.
+
+        (W x + a)·k = x·(Wᵀ k) + a·k: a product a token takes the place of one a pixel. With
+        gradients it would be slower, since that of the second term has no fast way.
+        """
+        with _in_full(center_tokens):
+            key = self._scaled_query(self.lookup_key(center_tokens))
+            return key @ self.lookup_query.weight, key @ self.lookup_query.bias
 
     def token_of_pixels(
         self, lr_feat: Float[Tensor, "b c h w"], center_tokens: Float[Tensor, "b n c"]
@@ -153,9 +165,7 @@ class TokenDictionary(nn.Module):
     ) -> Float[Tensor, "b rows c"]:
         """Softmax attention over the columns, streamed: the score matrix is not kept."""
         query = self._scaled_query(query.to(value.dtype))
-        key = self._scaled_key(key.to(value.dtype))
-        query, key, value = (x.unsqueeze(1) for x in (query, key, value))
-        return F.scaled_dot_product_attention(query, key, value, scale=1.0).squeeze(1)
+        return _attention(query, self._scaled_key(key), None, value)
 
     def _scaled_query(self, query: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
         """Its product with a scaled key is the logits."""
@@ -183,6 +193,20 @@ def _added(
         return _Running(peak, *sums)
     fade = (running.peak - peak).exp()
     return _Running(peak, *(fade * old + new for old, new in zip(running[1:], sums, strict=True)))
+
+
+def _attention(
+    query: Float[Tensor, "b rows c"],
+    key: Float[Tensor, "b cols c"],
+    bias: Float[Tensor, "b cols"] | None,
+    value: Float[Tensor, "b cols c"],
+) -> Float[Tensor, "b rows c"]:
+    """Softmax of query · key + bias over the columns, times the values, in their precision."""
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    if bias is not None:
+        bias = bias.to(value.dtype)[:, None, None]
+    query, key, value = (x.unsqueeze(1) for x in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, bias, scale=1.0).squeeze(1)
 
 
 def _pixels(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
