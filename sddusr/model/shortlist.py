@@ -114,8 +114,7 @@ class Shortlist:
             threshold = top - 2 * (error + HALF_ULP * top.abs())
             near = block.peaks >= threshold
             is_crowded |= (near.sum(dim=0) > max(1, len(near) // CROWD)) | (threshold <= 0)
-            near[:, is_crowded] = False
-            who, key = _opened(block, near, threshold)
+            who, key = _opened(block, near & ~is_crowded, threshold)
             score, index = self._choose(query, score, index, who, key)
         return Answer(index, score, is_crowded)
 
@@ -129,7 +128,7 @@ class Shortlist:
         coarse = query.new_zeros(len(query), dim + NUM_EXTRA, dtype=torch.bfloat16)
         coarse[:, :dim] = centred
         coarse[:, dim : dim + 2] = 1
-        sample = (self.sample @ coarse.T).amax(dim=0).float()
+        sample = _amax(self.sample @ coarse.T, dim=0).float()
         coarse[:, dim + 2] = sample - MARGIN
         reached = sample - HALF_ULP * sample.abs() - coarse[:, dim + 2]
         kept = coarse[:, :dim].float()
@@ -141,7 +140,7 @@ class Shortlist:
     ) -> tuple[Float[Tensor, "q"], Int[Tensor, "q"]]:
         """The better of what is known and the best candidate; of equals the first."""
         exact = [
-            torch.linalg.vecdot(query[some], self.keys[others])
+            torch.linalg.vecdot(query.index_select(0, some), self.keys.index_select(0, others))
             for some, others in zip(who.split(PAIRS), key.split(PAIRS), strict=True)
         ]
         exact = torch.cat(exact)
@@ -155,10 +154,16 @@ class Shortlist:
 
 def _scored(query: Tensor, keys: Tensor, first_key: int) -> _Block:
     groups = (keys @ query.T).unflatten(0, (-1, KEY_GROUP))
-    # As integers, positive numbers keep their order and negative ones stay below them; their
-    # maximum is five times faster. Only positive ones are ever near enough to the best.
-    peaks = groups.view(torch.int16).amax(dim=1).view(torch.bfloat16).float()
-    return _Block(groups, peaks, first_key)
+    return _Block(groups, _amax(groups, dim=1).float(), first_key)
+
+
+def _amax(scores: BFloat16[Tensor, "*axes"], dim: int) -> BFloat16[Tensor, "*rest"]:
+    """The largest where any is positive, else one of them.
+
+    As integers, positive numbers keep their order and negative ones stay below them; their maximum
+    is five times faster.
+    """
+    return scores.view(torch.int16).amax(dim).view(torch.bfloat16)
 
 
 def _opened(
