@@ -13,13 +13,9 @@ import psutil
 import torch
 
 from sddusr.config import LR_PER_CELL, SCALE
+from sddusr.inference import sample
 from sddusr.inference.frame import ALIGNMENT_HALO_PX, ALIGNMENT_SIDE, FEATURE_SIDE, Inputs
-from sddusr.inference.reconstruct import (
-    SAMPLE_GRID,
-    SAMPLE_MARGIN,
-    SAMPLE_SIDE,
-    decoder_side,
-)
+from sddusr.inference.reconstruct import decoder_side
 from sddusr.inference.tiles import reach
 from sddusr.model import search, shortlist
 from sddusr.model.matching import STRIP
@@ -126,9 +122,8 @@ class Cost:
     def plans(self) -> list[Plan]:
         """From the fastest to the smallest."""
         longest = max(self.inputs.size)
-        room = SAMPLE_SIDE + 2 * SAMPLE_MARGIN
         sides = [longest]
-        if min(self.inputs.size) >= room:
+        if min(self.inputs.size) >= sample.room():
             sides += [side for side in REGION_SIDES if side < longest]
         exact = self.activation_bytes == FLOAT_BYTES
         # In float32 a second map would be twice as large and save a smaller share of the time.
@@ -214,7 +209,7 @@ class Cost:
         return self.activation_bytes * self.model.fusion.wide_dim * self.num_px * SCALE**2
 
     def sampling(self) -> int:
-        pixels = (SAMPLE_GRID * (SAMPLE_SIDE + 2 * SAMPLE_MARGIN)) ** 2
+        pixels = (sample.GRID * sample.room()) ** 2
         return ENCODER_MAPS * self.activation_bytes * self.model.dim * pixels
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
 from sddusr.config import LR_PER_CELL, SCALE
+from sddusr.inference import sample
 from sddusr.inference.allocator import hand_back_freed_memory
 from sddusr.inference.frame import Inputs, Knowledge
 from sddusr.inference.pools import Pools, RunningPool, held, measured
@@ -24,15 +25,6 @@ DECODER_TILES = 1.5
 """The side of the decoder's tiles, as a multiple of the widest layers': it holds a third of their
 channels for each pixel, and looks three times as far. With 2 a picture of 448x896 takes 1 to 2 %
 less time and 200 MB more."""
-
-SAMPLE_GRID = 8
-"""Rows and columns of windows that stand for a frame whose encoder would not fit in memory."""
-
-SAMPLE_SIDE = 64
-"""LR pixels a side that each of them tells about."""
-
-SAMPLE_MARGIN = 16
-"""LR pixels around them that are computed too: what was padded there fades within."""
 
 
 class Region(NamedTuple):
@@ -266,9 +258,9 @@ class Reconstruction:
             cut(whole, scaled(core, SCALE)).copy_(cut(wide, inner))
 
     def _sampled_pools(self) -> Pools:
-        cores = sample_boxes(self.inputs.frame)
-        windows = [grown(core, SAMPLE_MARGIN, self.inputs.frame) for core in cores]
-        with measured(self.model.lr_encoder, SAMPLE_MARGIN) as pools:
+        cores = sample.boxes(self.inputs.frame)
+        windows = [grown(core, sample.MARGIN, self.inputs.frame) for core in cores]
+        with measured(self.model.lr_encoder, sample.MARGIN) as pools:
             self.model.lr_encoder.encode(
                 torch.cat([self.inputs.part("lr", window) for window in windows])
             )
@@ -288,14 +280,3 @@ def _halo(*layers: nn.Module) -> int:
 
 def _mean_of_channels(features: Float[Tensor, "1 c h w"]) -> Float32[np.ndarray, "h w"]:
     return features[0].float().mean(dim=0).cpu().numpy()
-
-
-def sample_boxes(frame: Box) -> list[Box]:
-    """Squares of `SAMPLE_SIDE`, evenly spread and a margin off the frame's border, edges even."""
-    room = SAMPLE_SIDE + 2 * SAMPLE_MARGIN
-    starts_y, starts_x = (
-        [round((length - room) / LR_PER_CELL * i / (SAMPLE_GRID - 1)) * LR_PER_CELL + SAMPLE_MARGIN
-         for i in range(SAMPLE_GRID)]
-        for length in (frame.height, frame.width)
-    )  # fmt: skip
-    return [Box(y, y + SAMPLE_SIDE, x, x + SAMPLE_SIDE) for y in starts_y for x in starts_x]

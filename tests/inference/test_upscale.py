@@ -13,7 +13,7 @@ from torch import nn
 
 from sddusr.config import DEMO
 from sddusr.data.geometry import align_ref, crop, to_lr
-from sddusr.inference import bicubic, frame, reconstruct, super_resolve, to_8bit, to_tensor
+from sddusr.inference import bicubic, frame, reconstruct, sample, super_resolve, to_8bit, to_tensor
 from sddusr.inference.memory import Plan
 from sddusr.metrics import as_protocol
 from sddusr.model.sddusr import SDDuSR
@@ -118,9 +118,9 @@ def test_without_held_pools_tiles_would_differ(strong_model, monkeypatch):
 
 @pytest.fixture
 def small_sample(monkeypatch):
-    monkeypatch.setattr(reconstruct, "SAMPLE_GRID", 3)
-    monkeypatch.setattr(reconstruct, "SAMPLE_SIDE", 20)
-    monkeypatch.setattr(reconstruct, "SAMPLE_MARGIN", 6)
+    monkeypatch.setattr(sample, "GRID", 3)
+    monkeypatch.setattr(sample, "SIDE", 20)
+    monkeypatch.setattr(sample, "MARGIN", 6)
 
 
 @pytest.mark.usefixtures("small_sample")
@@ -140,9 +140,9 @@ def test_what_is_sampled_does_not_depend_on_regions_and_tiles(strong_model):
 
 def test_sample_boxes_spread_over_the_frame():
     frame = Box(0, 1000, 0, 1500)
-    boxes = reconstruct.sample_boxes(frame)
-    assert len({*boxes}) == reconstruct.SAMPLE_GRID**2
-    margin = reconstruct.SAMPLE_MARGIN
+    boxes = sample.boxes(frame)
+    assert len({*boxes}) == sample.GRID**2
+    margin = sample.MARGIN
     assert min(box.y0 for box in boxes) == min(box.x0 for box in boxes) == margin
     assert max(box.y1 for box in boxes) == 1000 - margin
     assert max(box.x1 for box in boxes) == 1500 - margin
