@@ -5,7 +5,7 @@ over the frame) is computed for the frame; the rest runs in tiles. The model kno
 """
 
 from sddusr.inference.pictures import bicubic, blind_ref, quantize, to_8bit, to_array, to_tensor
-from sddusr.inference.reconstruct import Sources
+from sddusr.inference.sources import Sources
 from sddusr.inference.upscale import Matches, Upscaled, super_resolve
 
 __all__ = [

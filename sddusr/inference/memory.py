@@ -4,6 +4,7 @@ What the work keeps is counted; what it takes beside that was measured with the 
 (bytes a pixel, as maps of the network's width) and is rounded up.
 """
 
+import math
 import resource
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.inference import sample
 from sddusr.inference.frame import ALIGNMENT_HALO_PX, ALIGNMENT_SIDE, FEATURE_SIDE, Inputs
-from sddusr.inference.reconstruct import decoder_side
+from sddusr.inference.reconstruct import DECODER_TILES, gated_halo
 from sddusr.inference.tiles import reach
 from sddusr.model import search, shortlist
 from sddusr.model.matching import STRIP
@@ -57,8 +58,8 @@ class Plan(NamedTuple):
     region_px: int
     """LR pixels a side of a region that the encoder runs on at once."""
     tile_px: int
-    """LR pixels a side of a tile that the rest runs on, but for the decoder
-    (`reconstruct.decoder_side`)."""
+    """LR pixels a side of a tile that the rest runs on, but for the decoder, whose tiles are
+    `reconstruct.DECODER_TILES` times that."""
     center_px: int
     """LR pixels a side of a part of the centre whose features are held at once."""
     bank_dtype: torch.dtype
@@ -144,7 +145,7 @@ class Cost:
         stages = (
             self.searching(),
             bank + self.encoding(region_px) + (0 if is_whole else self.lr_feat(region_px)),
-            bank + self.lr_feat(region_px) + self.fusing(tile_px) + kept_maps * self.wide(),
+            bank + self.lr_feat(region_px) + self.fusing(tile_px) + kept_maps * self.wide(tile_px),
             0 if is_whole else bank + self.sampling(),
         )
         room = max(stages) - bank
@@ -199,14 +200,19 @@ class Cost:
         some of them in float32."""
         wide, decoded = (
             min(self.num_px, (side + 2 * TILE_REACH_PX) ** 2) * SCALE**2
-            for side in (tile_px, decoder_side(tile_px))
+            for side in (tile_px, DECODER_TILES * tile_px)
         )
         fusion = self.model.fusion
         return FLOAT_BYTES * (FUSION_MAPS * fusion.wide_dim * wide + 2 * fusion.dim * decoded)
 
-    def wide(self) -> int:
-        """The fusion's widest map, of the whole frame."""
-        return self.activation_bytes * self.model.fusion.wide_dim * self.num_px * SCALE**2
+    def wide(self, tile_px: int) -> int:
+        """The fusion's widest map of the whole frame, in windows that overlap."""
+        fusion = self.model.fusion
+        overlap = 2 * gated_halo(fusion)
+        height, width = (
+            side + overlap * (math.ceil(side / tile_px) - 1) for side in self.inputs.size
+        )
+        return self.activation_bytes * fusion.wide_dim * SCALE**2 * height * width
 
     def sampling(self) -> int:
         pixels = (sample.GRID * sample.room()) ** 2

@@ -1,63 +1,29 @@
 """From what the frame knows to pixels, region by region and tile by tile."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import Float, Float32, Int
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.inference import sample
 from sddusr.inference.allocator import hand_back_freed_memory
 from sddusr.inference.frame import Inputs, Knowledge
+from sddusr.inference.mosaic import Mosaic
 from sddusr.inference.pools import Pools, RunningPool, held, measured
-from sddusr.inference.tiles import cut, grown, in_tiles, reach, scaled, snapped, tiles, within
+from sddusr.inference.progress import Shares, counted
+from sddusr.inference.sources import Region, SourceMaker, Sources
+from sddusr.inference.tiles import cut, grown, in_tiles, lr_reach, scaled, tiles, within
+from sddusr.model.fusion import Fusion
+from sddusr.model.matching import Progress
 from sddusr.model.sddusr import SDDuSR
-from sddusr.model.warp import transfer_patches
 from sddusr.types import Box
 
-DECODER_TILES = 1.5
+DECODER_TILES = 2
 """The side of the decoder's tiles, as a multiple of the widest layers': it holds a third of their
-channels for each pixel, and looks three times as far. With 2 a picture of 448x896 takes 1 to 2 %
-less time and 200 MB more."""
-
-
-class Region(NamedTuple):
-    """A part of LR whose feature is held while its tiles are made."""
-
-    box: Box
-    """What `lr_feat` covers, LR pixels."""
-    lr_feat: Float[Tensor, "1 c _ _"]
-    """On LR's grid, before it is enlarged."""
-
-
-class Enlarged(NamedTuple):
-    """LR's feature for a part of a region."""
-
-    box: Box
-    """What it covers, LR pixels."""
-    lr_feat: Float[Tensor, "1 c _ _"]
-    """On the 2x grid."""
-
-    def part(self, window: Box) -> Float[Tensor, "1 c _ _"]:
-        """A view of a rectangle of LR."""
-        return cut(self.lr_feat, scaled(within(window, self.box), SCALE))
-
-
-class Sources(NamedTuple):
-    """What a part of the picture is made from besides LR itself, on the 2x grid, to look at."""
-
-    warped_feat: Float32[np.ndarray, "h w"]
-    """Mean over the channels of F^Warp, which holds zeros where cells did not search."""
-    dict_feat: Float32[np.ndarray, "h w"] | None
-    """Mean over the channels of F^Dict; None without a dictionary."""
-    token_index: Int[np.ndarray, "h w"] | None
-    """The token that each pixel reads most of."""
+channels for each pixel, and looks three times as far."""
 
 
 class Reconstruction:
@@ -69,17 +35,18 @@ class Reconstruction:
     """
 
     def __init__(self, model: SDDuSR, inputs: Inputs, known: Knowledge) -> None:
-        self.model, self.inputs, self.known = model, inputs, known
+        self.model, self.inputs = model, inputs
+        self.sources = SourceMaker(model, inputs, known)
         fusion = model.fusion
-        self.decoder_halo = _halo(fusion.body[-1], model.head)
-        self.narrow_halo = _halo(fusion.widest, fusion.body[:-1])
-        self.gated_halo = _halo(fusion.widest.body[3:], fusion.body[:-1])
-        self.before_gates_halo = _halo(fusion.widest.body[:3])
-        self.sources_reach = max(_halo(model.confidence_conv), reach(model.lr_encoder.up))
-        self.tile_reach = self.decoder_halo + self.narrow_halo + self.sources_reach
-        self.region_reach = reach(model.lr_encoder.head, model.lr_encoder.body)
+        self.decoder_halo = lr_reach(fusion.body[-1], model.head)
+        self.narrow_halo = lr_reach(fusion.widest, fusion.body[:-1])
+        self.gated_halo = gated_halo(fusion)
+        self.before_gates_halo = lr_reach(fusion.widest.body[:3])
+        self.fusion_reach = self.decoder_halo + self.narrow_halo
 
-    def pieces(self, region_px: int, tile_px: int, kept_maps: int) -> Iterator[tuple[Box, Tensor]]:
+    def pieces(
+        self, region_px: int, tile_px: int, kept_maps: int, told: Shares
+    ) -> Iterator[tuple[Box, Tensor]]:
         """The result, as (rectangle of LR, its pixels).
 
         What pools over the frame is measured on all of it if one region holds it, else on an
@@ -88,143 +55,118 @@ class Reconstruction:
 
         Args:
             kept_maps: see `memory.Plan`.
+            told: that a stage, or a tile of it, is done.
         """
         regions = list(tiles(self.inputs.frame, region_px, LR_PER_CELL))
         if len(regions) == 1:
-            yield from self._whole(tile_px, kept_maps)
+            yield from self._whole(tile_px, kept_maps, told)
             return
+        whole = told.of("encode", "pool", "narrow", "decode")
         with held(self._sampled_pools()):
-            for core in regions:
-                region = self._encoded(core)
-                for tile in tiles(core, decoder_side(tile_px), LR_PER_CELL):
-                    yield tile, self._made(region, tile, tile_px)
+            for index, core in enumerate(regions):
 
-    def _whole(self, tile_px: int, kept_maps: int) -> Iterator[tuple[Box, Tensor]]:
+                def tell(share: float, index: int = index) -> None:
+                    whole((index + share) / len(regions))
+
+                yield from self._made(self._encoded(core), core, tile_px, tell)
+
+    def _whole(self, tile_px: int, kept_maps: int, told: Shares) -> Iterator[tuple[Box, Tensor]]:
         """All tiles of a frame that is one region."""
         frame = self.inputs.frame
         region = self._encoded(frame)
+        told.of("encode")(1.0)
         cores = list(tiles(frame, tile_px, LR_PER_CELL))
         if len(cores) == 1:
-            yield frame, self._made(region, frame, tile_px)
-            return
+            yield frame, self._made_tile(region, frame, tile_px)
+            told.of("pool", "narrow", "decode")(1.0)
+        elif kept_maps:
+            lr_feat, narrow = self._kept_and_narrowed(region, cores, kept_maps, told)
+            for core in self._decoder_tiles(frame, tile_px, told.of("decode")):
+                area = grown(core, self.decoder_halo, frame)
+                there = scaled(area, SCALE)
+                yield core, self._decoded(core, area, lr_feat.part(there), narrow.part(there))
+        else:
+            pooled = counted(cores, told.of("pool"))
+            with held(self._fusion_pools((region, core) for core in pooled)):
+                yield from self._made(region, frame, tile_px, told.of("narrow", "decode"))
+
+    def _kept_and_narrowed(
+        self, region: Region, cores: Sequence[Box], kept_maps: int, told: Shares
+    ) -> tuple[Mosaic, Mosaic]:
+        """LR's feature and what the decoder reads, of a frame whose widest layers' work is kept.
+
+        What goes into the fusion's gates is kept while they pool over the frame. Then it gives way,
+        tile by tile, to what is returned: as many channels or a third less.
+        """
+        fusion, frame = self.model.fusion, self.inputs.frame
+        windows = [grown(core, self.gated_halo, frame) for core in cores]
         hand_back_freed_memory()  # what follows keeps maps that fit into no gap
-        kept = [self._wide_map(region.lr_feat) for _ in range(kept_maps)]
-        pools = self._fusion_pools(((region, core) for core in cores), kept)
-        hand_back_freed_memory()  # the next pass works on pieces of other sizes
+        kept = [
+            Mosaic.empty((scaled(w, SCALE) for w in windows), fusion.wide_dim, region.lr_feat)
+            for _ in range(kept_maps)
+        ]
+        pooled = counted(cores, told.of("pool"))
+        pools = self._fusion_pools(((region, core) for core in pooled), kept)
+        lr_feat, narrow = Mosaic(), Mosaic()
+        tell = told.of("narrow")
         with held(pools):
-            for core in tiles(frame, decoder_side(tile_px), LR_PER_CELL):
-                yield core, self._made(region, core, tile_px, *kept)
+            for core, window in counted(list(zip(cores, windows, strict=True)), tell):
+                before_gates, *joined = (whole.take(scaled(window, SCALE)) for whole in kept)
+                joined = joined[0] if joined else self._joined(region, window)
+                here, inner = scaled(core, SCALE), scaled(within(core, window), SCALE)
+                lr_feat.add(here, _copied(cut(joined[:, : fusion.dim], inner)))
+                narrow.add(here, cut(fusion.narrowed(joined, before_gates), inner))
+        return lr_feat, narrow
 
-    def _wide_map(self, like: Tensor) -> Float[Tensor, "1 wide h w"]:
-        """Room for one of the fusion's widest maps, of the frame's 2x grid."""
-        size = (1, self.model.fusion.wide_dim, *(SCALE * side for side in self.inputs.size))
-        return torch.empty(
-            size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
-        )
+    def _decoder_tiles(self, area: Box, tile_px: int, progress: Progress) -> Iterator[Box]:
+        return counted(list(tiles(area, DECODER_TILES * tile_px, LR_PER_CELL)), progress)
 
-    def sources(self, window: Box, region_px: int) -> Sources:
+    def sources_of(self, window: Box, region_px: int) -> Sources:
         """What is fused with LR's feature in a rectangle of LR, on the matching grid."""
         if max(self.inputs.size) <= region_px:
-            return self._sources(self._encoded(self.inputs.frame), window)
+            return self.sources.to_look_at(self._encoded(self.inputs.frame), window)
         with held(self._sampled_pools()):
-            return self._sources(self._encoded(window), window)
-
-    def _sources(self, region: Region, window: Box) -> Sources:
-        near, lr_feat = self._around(window), self._enlarged(region, window).lr_feat
-        _, warped_feat = self._transferred(near)
-        warped_feat = cut(warped_feat, scaled(within(window, near), SCALE))
-        dict_feat = token_index = None
-        if self.model.dictionary is not None and self.known.tokens is not None:
-            dict_feat = self.model.dictionary.look_up(lr_feat, *self.known.tokens)
-            index = self.model.dictionary.token_of_pixels(lr_feat, self.known.tokens[0])
-            dict_feat, token_index = _mean_of_channels(dict_feat), index[0].cpu().numpy()
-        return Sources(_mean_of_channels(warped_feat), dict_feat, token_index)
+            return self.sources.to_look_at(self._encoded(window), window)
 
     def _encoded(self, core: Box) -> Region:
-        """The region that the tiles of a rectangle read."""
-        box = grown(core, self.tile_reach, self.inputs.frame, LR_PER_CELL)
-        window = grown(box, self.region_reach, self.inputs.frame, LR_PER_CELL)
-        lr_feat = self.model.lr_encoder.encode(self.inputs.part("lr", window))
-        return Region(box, cut(lr_feat, within(box, window)))
-
-    def _enlarged(self, region: Region, window: Box) -> Enlarged:
-        """LR's feature for a rectangle."""
-        near = self._around(window)
-        inner = scaled(within(window, near), SCALE)
-        lr_feat = self.model.lr_encoder.up(cut(region.lr_feat, within(near, region.box)))
-        return Enlarged(window, cut(lr_feat, inner))
+        return self.sources.encoded(core, self.fusion_reach)
 
     def _made(
-        self,
-        region: Region,
-        core: Box,
-        tile_px: int,
-        before_gates: Float[Tensor, "1 wide h w"] | None = None,
-        joined: Float[Tensor, "1 wide h w"] | None = None,
+        self, region: Region, area: Box, tile_px: int, progress: Progress
+    ) -> Iterator[tuple[Box, Tensor]]:
+        """The pixels of a part of a region, in tiles of which each is made from the start."""
+        for core in self._decoder_tiles(area, tile_px, progress):
+            yield core, self._made_tile(region, core, tile_px)
+
+    def _made_tile(self, region: Region, core: Box, tile_px: int) -> Float[Tensor, "1 3 _ _"]:
+        fusion, frame = self.model.fusion, self.inputs.frame
+        area = grown(core, self.decoder_halo, frame)
+        enlarged = self.sources.enlarged(region, grown(area, self.narrow_halo, frame))
+
+        def narrowed(window: Box) -> Tensor:
+            joined = self.sources.joined(enlarged, window)
+            return fusion.narrowed(joined, fusion.before_gates(joined))
+
+        narrow = in_tiles(narrowed, area, tile_px, self.narrow_halo, Fraction(SCALE), frame)
+        return self._decoded(core, area, enlarged.part(area), narrow)
+
+    def _joined(self, region: Region, window: Box) -> Float[Tensor, "1 wide _ _"]:
+        return self.sources.joined(self.sources.enlarged(region, window), window)
+
+    def _decoded(
+        self, core: Box, area: Box, lr_feat: Float[Tensor, "1 c _ _"], narrow: Tensor
     ) -> Float[Tensor, "1 3 _ _"]:
         """The result's pixels for a rectangle.
 
         Args:
-            tile_px: LR pixels a side of what the fusion's widest layers work on at once.
-            before_gates: what goes into the fusion's gates, for the frame, where it was kept.
-            joined: the features that are fused, likewise.
+            area: what the features cover: the decoder's halo more.
         """
-        fusion, frame = self.model.fusion, self.inputs.frame
-        halo = self.narrow_halo if before_gates is None else self.gated_halo
-        area = grown(core, self.decoder_halo, frame)
-        if joined is None:
-            enlarged = self._enlarged(region, grown(area, halo, frame))
-        else:
-            enlarged = Enlarged(frame, joined[:, : fusion.dim])
-
-        def narrowed(window: Box) -> Tensor:
-            here = scaled(window, SCALE)
-            if joined is None:
-                wide = fusion.joined(*self._sources_of(enlarged, window))
-            else:
-                wide = cut(joined, here)
-            if before_gates is None:
-                return fusion.narrowed(wide, fusion.before_gates(wide))
-            return fusion.narrowed(wide, cut(before_gates, here))
-
-        sr_feat = fusion.decoded(
-            enlarged.part(area),
-            in_tiles(narrowed, area, tile_px, halo, Fraction(SCALE), frame),
-        )
-        sr = self.model.picture(self.inputs.part("lr", area), sr_feat)
+        fused = self.model.fusion.decoded(lr_feat, narrow)
+        sr = self.model.picture(self.inputs.part("lr", area), fused)
         return cut(sr, scaled(within(core, area), SCALE))
 
-    def _around(self, window: Box) -> Box:
-        """What the sources of a window look at, in whole cells."""
-        return snapped(grown(window, self.sources_reach, self.inputs.frame), LR_PER_CELL)
-
-    def _sources_of(self, enlarged: Enlarged, window: Box) -> list[Tensor]:
-        """What the fusion reads there: LR's feature and the two that the centre adds."""
-        near, lr_feat = self._around(window), enlarged.part(window)
-        (transferred,) = self.model.sources(*self._transferred(near), None)
-        sources = [lr_feat, cut(transferred, scaled(within(window, near), SCALE))]
-        if self.model.dictionary is not None and self.known.tokens is not None:
-            sources.append(self.model.dictionary.look_up(lr_feat, *self.known.tokens))
-        return sources
-
-    def _transferred(self, near: Box) -> tuple[Tensor, Tensor]:
-        """Confidence and warped feature; the patches of the cells around reach in."""
-        found = self.known.found
-        cells, all_cells = (
-            scaled(box, Fraction(1, LR_PER_CELL)) for box in (near, self.inputs.frame)
-        )
-        ring = grown(cells, 1, all_cells)
-        index = rearrange(found.key_index, "b (y x) -> b 1 y x", y=found.weight.shape[2])
-        warped_feat = transfer_patches(
-            self.known.bank, cut(index, ring).flatten(1), cut(found.weight, ring)
-        )
-        inner = scaled(within(cells, ring), SCALE * LR_PER_CELL)
-        return cut(found.confidence, cells), cut(warped_feat, inner)
-
     def _fusion_pools(
-        self,
-        cores: Iterable[tuple[Region, Box]],
-        kept: Sequence[Float[Tensor, "1 wide h w"]] = (),
+        self, cores: Iterable[tuple[Region, Box]], kept: Sequence[Mosaic] = ()
     ) -> Pools:
         """What the fusion's gate reads of these rectangles.
 
@@ -237,25 +179,20 @@ class Reconstruction:
         return running.values(self.model.fusion)
 
     def _pool(
-        self,
-        running: RunningPool,
-        region: Region,
-        core: Box,
-        kept: Sequence[Float[Tensor, "1 wide h w"]],
+        self, running: RunningPool, region: Region, core: Box, kept: Sequence[Mosaic]
     ) -> None:
         """Add what goes into the fusion's gates in a rectangle; when it returns, all else is freed.
 
         Args:
             kept: maps of the frame that are filled: with that, and with the features fused.
         """
-        fusion = self.model.fusion
         window = grown(core, self.before_gates_halo, self.inputs.frame)
-        joined = fusion.joined(*self._sources_of(self._enlarged(region, window), window))
-        before_gates = fusion.before_gates(joined)
+        joined = self._joined(region, window)
+        before_gates = self.model.fusion.before_gates(joined)
         inner = scaled(within(core, window), SCALE)
         running.add(cut(before_gates, inner))
         for whole, wide in zip(kept, (before_gates, joined)[: len(kept)], strict=True):
-            cut(whole, scaled(core, SCALE)).copy_(cut(wide, inner))
+            whole.put(scaled(core, SCALE), cut(wide, inner))
 
     def _sampled_pools(self) -> Pools:
         cores = sample.boxes(self.inputs.frame)
@@ -268,15 +205,11 @@ class Reconstruction:
             return pools | self._fusion_pools((self._encoded(core), core) for core in cores)
 
 
-def decoder_side(tile_px: int) -> int:
-    """LR pixels a side of the decoder's tiles, where the widest layers' have `tile_px`."""
-    return int(DECODER_TILES * tile_px) // LR_PER_CELL * LR_PER_CELL
+def _copied(view: Float[Tensor, "1 c _ _"]) -> Float[Tensor, "1 c _ _"]:
+    """The same by itself: what it is a view of may be freed."""
+    return view.contiguous(memory_format=torch.channels_last)
 
 
-def _halo(*layers: nn.Module) -> int:
-    """LR pixels that layers of the 2x grid look beyond their own."""
-    return math.ceil(reach(*layers) / SCALE)
-
-
-def _mean_of_channels(features: Float[Tensor, "1 c h w"]) -> Float32[np.ndarray, "h w"]:
-    return features[0].float().mean(dim=0).cpu().numpy()
+def gated_halo(fusion: Fusion) -> int:
+    """LR pixels that a tile reads around itself of what goes into the gates."""
+    return lr_reach(fusion.widest.body[3:], fusion.body[:-1])

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from sddusr.config import SCALE
 from sddusr.types import Box
 
 
@@ -41,6 +42,13 @@ def snapped(box: Box, unit: int) -> Box:
     """The smallest rectangle around the box whose edges are multiples of `unit`."""
     y0, y1, x0, x1 = box
     return Box(y0 // unit * unit, -(-y1 // unit) * unit, x0 // unit * unit, -(-x1 // unit) * unit)
+
+
+def overlap(first: Box, second: Box) -> Box | None:
+    """The pixels that two rectangles share."""
+    y0, x0 = max(first.y0, second.y0), max(first.x0, second.x0)
+    y1, x1 = min(first.y1, second.y1), min(first.x1, second.x1)
+    return Box(y0, y1, x0, x1) if y0 < y1 and x0 < x1 else None
 
 
 def scaled(box: Box, factor: Fraction | int) -> Box:
@@ -76,6 +84,11 @@ def reach(*modules: nn.Module) -> int:
             elif isinstance(layer, nn.PixelShuffle):
                 pixel /= layer.upscale_factor
     return math.ceil(distance)
+
+
+def lr_reach(*layers: nn.Module) -> int:
+    """LR pixels that layers of the 2x grid look beyond their own."""
+    return math.ceil(reach(*layers) / SCALE)
 
 
 def in_tiles(

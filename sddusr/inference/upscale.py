@@ -19,7 +19,8 @@ from sddusr.inference.fused import fused_activations
 from sddusr.inference.memory import Plan, plan_memory
 from sddusr.inference.pictures import Pixels, quantize, to_array
 from sddusr.inference.progress import Shares
-from sddusr.inference.reconstruct import Reconstruction, Sources
+from sddusr.inference.reconstruct import Reconstruction
+from sddusr.inference.sources import Sources
 from sddusr.inference.tiles import scaled
 from sddusr.model.matching import Progress, Search
 from sddusr.model.sddusr import SDDuSR
@@ -129,11 +130,11 @@ def super_resolve(
             dtype=plan.bank_dtype,
             progress=told.of("learn"),
         )
-        _make(result, model, inputs, known, plan, told.of("make"))
+        _make(result, model, inputs, known, plan, told)
         sources = None
         if look_at is not None:
             window = scaled(look_at, Fraction(1, SCALE))
-            sources = Reconstruction(model, inputs, known).sources(window, plan.region_px)
+            sources = Reconstruction(model, inputs, known).sources_of(window, plan.region_px)
     return Upscaled(result, _matches(found, inputs), aligned.box, plan, sources)
 
 
@@ -143,16 +144,13 @@ def _make(
     inputs: Inputs,
     known: Knowledge,
     plan: Plan,
-    progress: Progress,
+    told: Shares,
 ) -> None:
     """Fill the result, tile by tile."""
-    done = 0
     made = Reconstruction(model, inputs, known)
-    for core, sr in made.pieces(plan.region_px, plan.tile_px, plan.kept_maps):
+    for core, sr in made.pieces(plan.region_px, plan.tile_px, plan.kept_maps, told):
         place = crop(result, scaled(core, SCALE))
         place[:] = _finished(sr, result.dtype)[: place.shape[0], : place.shape[1]]
-        done += core.height * core.width
-        progress(done / (inputs.size[0] * inputs.size[1]))
 
 
 def _finished(sr: Float[Tensor, "1 3 _ _"], dtype: np.dtype) -> np.ndarray:

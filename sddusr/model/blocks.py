@@ -137,7 +137,7 @@ class ResidualBlock(nn.Module):
         self.body = nn.Sequential(conv3x3(dim, dim), activation(), last, *gates)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return self._sum(x, self.before_gates(x), is_free=True)
+        return self.gated(x, self.before_gates(x))
 
     def before_gates(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """What the gates are applied to."""
@@ -146,20 +146,19 @@ class ResidualBlock(nn.Module):
     def gated(
         self, x: Float[Tensor, "b c h w"], before_gates: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
-        """The block's output, from its input and what is known of it already."""
-        return self._sum(x, before_gates, is_free=False)
-
-    def _sum(self, x: Tensor, branch: Tensor, is_free: bool) -> Tensor:
-        """x + gates(branch); the branch is lost if it is free."""
-        gates = self.body[3:]
+        """x + gates(before_gates); without gradients the result takes the place of the latter."""
+        branch, gates = before_gates, self.body[3:]
+        if not len(gates):
+            return plus_fresh(x, branch)
+        out = None if torch.is_grad_enabled() else branch
         for gate in gates[:-1]:
-            branch, is_free = gate(branch), True
-        if len(gates):
-            last = gates[-1]
-            assert isinstance(last, Gate)
-            out = branch if is_free and not torch.is_grad_enabled() else None
-            return torch.addcmul(x, branch, last.factor(branch), out=out)
-        return plus_fresh(x, branch) if is_free else x + branch
+            branch = torch.mul(branch, _factor(gate, branch), out=out)
+        return torch.addcmul(x, branch, _factor(gates[-1], branch), out=out)
+
+
+def _factor(gate: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b _ _ _"]:
+    assert isinstance(gate, Gate)
+    return gate.factor(x)
 
 
 class ResidualGroup(nn.Module):

@@ -51,7 +51,8 @@ class Fusion(nn.Module):
     def narrowed(
         self, joined: Float[Tensor, "b wide h w"], before_gates: Float[Tensor, "b wide h w"]
     ) -> Float[Tensor, "b c h w"]:
-        """What the decoder reads, from what is joined and what `before_gates` made of it."""
+        """What the decoder reads, from what is joined and what `before_gates` made of it, which is
+        lost unless gradients are asked for."""
         return self.body[:-1](self.widest.gated(joined, before_gates))
 
     def decoded(

@@ -109,7 +109,7 @@ def test_the_reach_that_memory_counts_with_is_the_reconstructions(paper):
     found = Search(*[torch.zeros(1, 1, 1, 1)] * 3, is_sparse=False, key_mask=None)
     known = Knowledge(found, CellBank.of(torch.zeros(1, 1, 4, 4)), None)
     made = Reconstruction(paper, inputs_of(64, 64), known)
-    assert made.tile_reach <= memory.TILE_REACH_PX
+    assert made.fusion_reach + made.sources.halo <= memory.TILE_REACH_PX
 
 
 def test_without_a_limit_most_of_what_is_free_is_taken(paper, monkeypatch):
