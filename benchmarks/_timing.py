@@ -8,6 +8,7 @@ processor times is the steadier figure, and is printed too.
 import argparse
 import json
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -135,7 +136,9 @@ class Worker:
     """A process that does one work whenever it is asked to."""
 
     def __init__(self, prepare: Prepare, num_threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
+        # Forked from a process that has imported what the benchmark does, and run nothing.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([Path(sys.argv[0]).stem])
         self._pipe, end = context.Pipe()
         self._process = context.Process(target=_serve, args=(prepare, num_threads, end))
         self._process.start()
@@ -149,8 +152,13 @@ class Worker:
         self._process.join()
 
     def run(self) -> Measured:
-        self._pipe.send(None)
-        return self._pipe.recv()
+        try:
+            self._pipe.send(None)
+            return self._pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            raise RuntimeError(
+                "a process that was measured has ended, see above what it said"
+            ) from error
 
 
 def _serve(prepare: Prepare, num_threads: int, pipe: Any) -> None:

@@ -31,7 +31,8 @@ from sddusr.precision import native_precision
 SIZES_MP = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.3, 12.2)
 """Of LR; each has about twice the pixels of the one before."""
 
-NUM_PICTURES = (4, 8, 16, 32)
+NUM_FULL, NUM_QUICK = (4, 8, 16, 32), (2, 4)
+"""Pictures that become shards."""
 ASPECT = 4 / 3
 
 
@@ -53,13 +54,13 @@ def main() -> None:
     parser.add_argument("--matching-megapixels", type=float, default=1.6)
     given = parser.parse_args()
     if given.quick:
-        given.megapixels = given.matching_megapixels = 0.4
+        given.megapixels = given.matching_megapixels = 0.2
     costs = [
         *grow("matching", sizes(given.matching_megapixels), dense_match, given, expected=2),
         *grow("whole picture", sizes(given.megapixels), whole_picture, given, expected=1),
     ]
     with tempfile.TemporaryDirectory() as folder:
-        numbers = NUM_PICTURES[:2] if given.quick else NUM_PICTURES
+        numbers = NUM_QUICK if given.quick else NUM_FULL
         shards = partial(pictures_to_shards, folder)
         costs += grow("preprocessing", numbers, shards, given, expected=1)
     if given.json:
@@ -118,7 +119,7 @@ def _whole_picture(size: tuple[int, int]) -> Callable[[], Any]:
 
 def pictures_to_shards(folder: str, num: float) -> Prepare:
     root = preprocess.make_pictures(Path(folder, f"{num:g}"), int(num))
-    return partial(preprocess.in_one_process, root)
+    return partial(preprocess.in_one_process, root, Path(folder))
 
 
 if __name__ == "__main__":

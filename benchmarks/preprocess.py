@@ -31,7 +31,7 @@ from sddusr.types import Triplet
 
 HR_PX = 1024
 NUM_FULL, NUM_QUICK = 24, 4
-MANY_TIMES = 4
+MANY_FULL, MANY_QUICK = 4, 2
 """How many times more pictures two processes share, so that Ray's start of a job counts little, and
 memory is measured with, to see whether it grows."""
 PICTURES_PER_SHARD = 2
@@ -44,9 +44,9 @@ def main() -> None:
 
 
 def run(given: Namespace, folder: Path) -> list[Row]:
-    num = NUM_QUICK if given.quick else NUM_FULL
+    num, times = (NUM_QUICK, MANY_QUICK) if given.quick else (NUM_FULL, MANY_FULL)
     root = make_pictures(folder / "pictures", num)
-    many = make_pictures(folder / "many", num * MANY_TIMES)
+    many = make_pictures(folder / "many", num * times)
     alone = copy(given)
     alone.threads = 1
     rows = [
@@ -59,7 +59,7 @@ def run(given: Namespace, folder: Path) -> list[Row]:
             ],
         ),
     ]
-    tell_memory({num: root, num * MANY_TIMES: many}, folder)
+    tell_memory({num: root, num * times: many}, folder)
     return rows
 
 
