@@ -3,11 +3,14 @@
 import itertools
 import json
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import boto3
+import psutil
 import pytest
 import ray
 import torch
@@ -94,6 +97,27 @@ def workers_at_the_end(run: Path) -> float:
     return rows(run)[-1]["train/workers"] if rows(run) else 0
 
 
+def trains(process: psutil.Process) -> bool:
+    try:
+        return "RayTrainWorker" in " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return False
+
+
+@contextmanager
+def standing_still() -> Iterator[None]:
+    """Inside, the processes that train are stopped."""
+    workers = [process for process in psutil.Process().children(recursive=True) if trains(process)]
+    assert workers
+    for process in workers:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in workers:
+            process.resume()
+
+
 def lose_and_regain_a_node(cluster: Cluster, victim, run: Path, training: Future) -> None:
     """Kill a node amid training; bring another when training goes on without it."""
     for happened in (
@@ -103,7 +127,8 @@ def lose_and_regain_a_node(cluster: Cluster, victim, run: Path, training: Future
         while not happened() and not training.done():
             time.sleep(0.02)
         if victim is None:
-            cluster.add_node(**NODE)
+            with standing_still():  # else the run may end before the node has come
+                cluster.add_node(**NODE)
         else:
             cluster.remove_node(victim, allow_graceful=False)
             victim = None
