@@ -187,12 +187,17 @@ class Reconstruction:
             kept: maps of the frame that are filled: with that, and with the features fused.
         """
         window = grown(core, self.before_gates_halo, self.inputs.frame)
-        joined = self._joined(region, window)
-        before_gates = self.model.fusion.before_gates(joined)
-        inner = scaled(within(core, window), SCALE)
-        running.add(cut(before_gates, inner))
-        for whole, wide in zip(kept, (before_gates, joined)[: len(kept)], strict=True):
-            whole.put(scaled(core, SCALE), cut(wide, inner))
+        here, inner = scaled(core, SCALE), scaled(within(core, window), SCALE)
+        first, act, second = self.model.fusion.widest.body[:3]
+        wide = self._joined(region, window)
+        for whole in kept[1:]:
+            whole.put(here, cut(wide, inner))
+        # `fusion.before_gates`, but what is joined is freed before the second map is made.
+        wide = first(wide)
+        wide = second(act(wide))
+        running.add(cut(wide, inner))
+        for whole in kept[:1]:
+            whole.put(here, cut(wide, inner))
 
     def _sampled_pools(self) -> Pools:
         cores = sample.boxes(self.inputs.frame)
