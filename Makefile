@@ -8,17 +8,20 @@ NOT_TIMED := benchmarks/ablation.py benchmarks/triplets.py benchmarks/reference.
 
 setup: $(VENV)/.ready
 
+# Not compiled: all of torch, Ray and MLflow takes a minute, what is imported is compiled then.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and f"error: $(PYTHON) is Python {v[0]}.{v[1]}, need 3.11 or newer; try make PYTHON=python3.11 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: setup
 	$(BIN)/python pipelines/demo.py
 
+# Those with Ray one by one: a cluster fills the cores by itself.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -m 'not ray' --numprocesses 2 --dist worksteal
+	$(BIN)/pytest -m ray
 
 coverage: setup  # what runs within the process takes a third longer
 	$(BIN)/pytest --cov=sddusr --cov=pipelines --cov=tune --cov-report=term:skip-covered

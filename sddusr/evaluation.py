@@ -113,8 +113,10 @@ class Scorer:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.config, self.others, self.memory_share = config, others, memory_share
         self.shards = ShardSet(config.data)
-        warn_if_emulated(config.precision, torch.device(device))
-        self.model = load_model(config.checkpoint).to(device) if config.checkpoint else None
+        self.model = None
+        if config.checkpoint:
+            warn_if_emulated(config.precision, torch.device(device))
+            self.model = load_model(config.checkpoint).to(device)
         self.lpips = Lpips(config.lpips_weights, device) if with_lpips else None
 
     def evaluate(self, row: Row, compare: bool = False) -> list[ImageScores]:

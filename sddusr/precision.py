@@ -22,11 +22,13 @@ def native_precision(device: torch.device) -> Precision:
     return "bfloat16" if computes_bfloat16(device) else "float32"
 
 
-def warn_if_emulated(precision: Precision, device: torch.device) -> None:
+def warn_if_emulated(
+    precision: Precision, device: torch.device, remedy: str = "--precision float32"
+) -> None:
     """Say so where a format was asked for that takes longer than the exact one."""
     if precision == "bfloat16" and not computes_bfloat16(device):
         log.warning(
-            "bfloat16 is emulated on this %s and takes longer than float32 would; pass "
-            "--precision float32",
+            "bfloat16 is emulated on this %s and takes longer than float32 would; pass %s",
             "GPU" if device.type == "cuda" else "processor, which has neither AVX512-BF16 nor AMX",
+            remedy,
         )

@@ -19,6 +19,7 @@ from sddusr.data.stream import Stream
 from sddusr.interrupts import Wish, Wishes, go_on
 from sddusr.learner import Learner, NonFiniteError
 from sddusr.meter import Meter, duration
+from sddusr.precision import warn_if_emulated
 from sddusr.profiling import StepProfiler
 from sddusr.starting import check_same_run, load_start
 from sddusr.validation import NUM_SHOWN, validate
@@ -89,6 +90,8 @@ def train(
         OSError: a checkpoint cannot be written.
     """
     learner = Learner(config, device)
+    if ranks.rank() == 0:
+        warn_if_emulated(learner.precision, device, "--train.precision float32")
     progress = _start(learner, store, shards.content_hash, tracking_run)
     profiled = config.train.profile_steps if ranks.rank() == 0 else 0
     with (

@@ -34,6 +34,13 @@ settings.register_profile("sddusr", deadline=None, derandomize=True)
 settings.load_profile("sddusr")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share our cluster are marked as those that start one of their own."""
+    for item in items:
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker("ray")
+
+
 def textured(height: int, width: int, seed: int) -> np.ndarray:
     """A uint8 RGB picture with detail at every scale."""
     rng = np.random.default_rng(seed)

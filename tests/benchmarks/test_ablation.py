@@ -26,13 +26,13 @@ def options(tiny_shards, tmp_path) -> AblationOptions:
         only=("baseline", "sddusr-4"),
         tokens=(4,),
         seeds=2,
+        concurrent=2,
         out=str(tmp_path / "study"),
         tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
         config=CONFIG,
     )
 
 
-@pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_a_study_trains_scores_compares_and_goes_on(options, tiny_shards, monkeypatch):
     text = run_ablation(options)

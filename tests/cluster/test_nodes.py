@@ -62,7 +62,7 @@ def bucket(monkeypatch):
 def cluster(bucket, monkeypatch):
     """A head without cores and two nodes of two."""
     ray.shutdown()
-    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "45")
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     monkeypatch.setenv("RAY_health_check_period_ms", "1000")
     monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
     head = {"num_cpus": 0, "object_store_memory": 100 * 2**20, "dashboard_port": 0}

@@ -68,7 +68,6 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tiny_shards, tmp_p
     assert leftovers(place) == []
 
 
-@pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_a_shard_that_does_not_fit_ends_the_command_and_leaves_the_others(
     tmp_path, small_disk, capfd

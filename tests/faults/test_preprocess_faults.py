@@ -62,7 +62,6 @@ def kill_a_worker(command) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_killed_workers_and_commands_cost_no_finished_shard_and_change_none(dataset, tmp_path):
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"

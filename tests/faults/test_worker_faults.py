@@ -1,11 +1,12 @@
-"""Workers of Ray Train that are ended while they train."""
+"""A run of Ray Train whose workers and whose command are ended while it trains."""
 
 import hashlib
 import json
 import os
 import signal
-import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -14,16 +15,22 @@ import ray.train
 from ray.train import PreemptionInfo
 
 from pipelines import train_worker
+from pipelines.tracking import MlflowClient
 from pipelines.train import TrainOptions, run_training
 from sddusr.interrupts import Wish
-from tests.faults.loop import CONFIG
+from tests.faults.loop import CONFIG, CONTEXT, together
 
 STEPS_BEFORE = 5
 
 
-def worker_pid() -> int:
+def drive(options: TrainOptions) -> None:
+    """The command; it starts a Ray of its own."""
+    run_training(options)
+
+
+def worker_of(command: int) -> int:
     """The process that trains."""
-    for process in psutil.Process().children(recursive=True):
+    for process in psutil.Process(command).children(recursive=True):
         if "RayTrainWorker" in " ".join(process.cmdline()):
             return process.pid
     raise AssertionError("no worker")
@@ -35,15 +42,13 @@ def logged_steps(folder: Path) -> list[int]:
     return [row["step"] for row in rows if "train/total" in row]
 
 
-def end_workers(folder: Path, ended: dict[int, list[int]]) -> None:
-    """Amid training: one that is asked to leave, then one that is not; what was logged before."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        enough = len(logged_steps(folder)) + STEPS_BEFORE
-        while len(logged_steps(folder)) < enough:
-            time.sleep(0.02)
-        pid = worker_pid()
-        ended[pid] = logged_steps(folder)
-        os.kill(pid, number)
+def wait_for_steps(folder: Path, num: int, is_alive: Callable[[], bool]) -> list[int]:
+    """Once so many more are logged, all of them."""
+    enough = len(logged_steps(folder)) + num
+    while len(logged_steps(folder)) < enough:
+        assert is_alive(), "the command has ended"
+        time.sleep(0.02)
+    return logged_steps(folder)
 
 
 def final_hash(checkpoints: Path) -> str:
@@ -52,32 +57,44 @@ def final_hash(checkpoints: Path) -> str:
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
-def test_workers_that_are_ended_are_replaced_and_the_weights_come_out_the_same(
+@pytest.mark.timeout(900)
+def test_a_run_whose_workers_and_command_are_ended_comes_out_the_same(
     tiny_shards, tmp_path, unbroken
 ):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
     options = TrainOptions(
         data=tiny_shards.root,
         name="run",
         storage=str(tmp_path),
         workers="1",
         cpus_per_worker=1,
-        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+        tracking_uri=uri,
         register_model="",
         config=CONFIG,
     )
-    folder, ended = tmp_path / "run", {}
-    killer = threading.Thread(target=end_workers, args=(folder, ended), daemon=True)
-    killer.start()
-    assert run_training(options).progress.step == CONFIG.train.num_steps
-    killer.join(1)
-    assert not killer.is_alive()
+    folder = tmp_path / "run"
+    command = CONTEXT.Process(target=drive, args=(options,))
+    command.start()
+
+    wait_for_steps(folder, STEPS_BEFORE, command.is_alive)
+    os.kill(worker_of(command.pid), signal.SIGTERM)
+    time.sleep(1)  # it ends its step, saves and leaves
+    done = wait_for_steps(folder, STEPS_BEFORE, command.is_alive)
+    assert done == list(range(1, len(done) + 1))  # whoever came after it did nothing twice
+
+    os.kill(worker_of(command.pid), signal.SIGKILL)
+    done = wait_for_steps(folder, STEPS_BEFORE, command.is_alive)
+    assert len(done) - max(done) < 2 * CONFIG.train.checkpoint_every
+
+    command.kill()
+    command.join()
+    assert command.exitcode == -signal.SIGKILL
+    assert together(drive, (options,)) == [0]  # the same command, typed again
     assert final_hash(folder / "checkpoints") == final_hash(unbroken / "checkpoints")
-    _, until_killed = ended.values()
-    # Who was asked saved before it left, and whoever came after it did nothing twice.
-    assert until_killed == list(range(1, len(until_killed) + 1))
-    redone = len(logged_steps(folder)) - CONFIG.train.num_steps
-    assert 0 <= redone < 2 * CONFIG.train.checkpoint_every
+    (found,) = MlflowClient(uri).search_runs(["1"])
+    assert found.info.status == "FINISHED"
+    history = MlflowClient(uri).get_metric_history(found.info.run_id, "train/total")
+    assert Counter(point.step for point in history) == Counter(range(1, CONFIG.train.num_steps + 1))
 
 
 def test_rays_notice_is_taken_once_for_a_wish_to_save(monkeypatch):

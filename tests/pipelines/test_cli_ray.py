@@ -21,7 +21,6 @@ print(ray.get(Watcher.remote().sees.remote()), "RAY_API_SERVER_ADDRESS" in os.en
 """
 
 
-@pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_a_process_of_a_second_cluster_finds_itself():
     root = Path(__file__).parents[2]

@@ -60,6 +60,16 @@ def test_pictures_equal_to_hr_score_inf_and_one(tiny_shards, truth_dir):
         assert perfect == (image.method == "truth")
 
 
+def test_without_a_network_nothing_is_said_of_its_format(
+    tiny_shards, truth_dir, caplog, monkeypatch
+):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    config = EvaluationConfig(data=tiny_shards.root, sr_dir=truth_dir, precision="bfloat16")
+    Scorer(config, {}, with_lpips=False)
+    assert not caplog.text
+
+
 def test_rows_without_a_picture_are_named(tiny_shards, truth_dir):
     Path(truth_dir, "1.png").unlink()
     config = EvaluationConfig(data=tiny_shards.root, sr_dir=truth_dir)
@@ -125,7 +135,6 @@ def test_what_ref_gives_is_scored_on_request(tiny_shards, model, tmp_path):
     assert tuple(images["SDDuSR without Ref"].scores) == pytest.approx(tuple(expected), abs=1e-4)
 
 
-@pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_evaluate_writes_what_a_direct_computation_gives(tiny_shards, model, tmp_path):
     store = f"sqlite:///{tmp_path}/mlflow.db"

@@ -49,13 +49,11 @@ def test_a_job_keeps_what_nobody_placed_in_the_users_home(in_a_job, monkeypatch)
         tracking_uri("sqlite:///mlflow.db")
 
 
-@pytest.mark.ray
 def test_one_node_needs_no_shared_place(ray_session, tmp_path):
     lasting.check_is_named(None, "--storage", "a folder")
     lasting.check_seen_by_all(files={"--data": "/no/such/file"}, folders={})
 
 
-@pytest.mark.ray
 def test_several_nodes_need_a_place_that_all_see(two_nodes, tmp_path):
     with pytest.raises(ValueError, match=r"has 2 nodes and no --storage is given; give a folder"):
         lasting.check_is_named(None, "--storage", "a folder")

@@ -50,7 +50,6 @@ def mtimes(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
 
 
-@pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_a_folder_is_made_restarted_and_kept_from_mixing(dataset, tmp_path, capfd):
     out = tmp_path / "out"
@@ -99,7 +98,6 @@ def test_a_folder_is_made_restarted_and_kept_from_mixing(dataset, tmp_path, capf
         preprocess(again)
 
 
-@pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_a_phones_pairs_become_a_training_set_or_sheets(tmp_path, caplog):
     root, out, sheets = tmp_path / "phone", tmp_path / "out", tmp_path / "sheets"

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.ray_tasks import run_tasks
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 def test_each_piece_of_work_gives_its_result_once():

@@ -161,7 +161,6 @@ def test_alpha_is_enlarged_in_phase_with_the_picture(dtype):
     assert enlarged == pytest.approx(whole, abs=2 / top)
 
 
-@pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_of_many_pairs_the_good_ones_are_made_and_the_others_named(checkpoint, tmp_path, caplog):
     for stem, seed in (("a", 1), ("b", 2)):
@@ -193,7 +192,6 @@ def test_of_many_pairs_the_good_ones_are_made_and_the_others_named(checkpoint, t
     assert (tmp_path / "out" / "a.jpg").stat().st_mtime_ns == written
 
 
-@pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_a_picture_that_keeps_killing_its_process_is_given_up(options, checkpoint):
     attempts = ray.remote(num_cpus=0)(worker.Attempts).remote()

@@ -39,7 +39,6 @@ def options(tiny_shards, tmp_path):
     )
 
 
-@pytest.mark.ray
 def test_the_chain_runs_through_ray_and_its_mlflow_run_reads_back(options, tiny_shards, tmp_path):
     result = run_training(options)
     assert result.progress.step == 4
@@ -121,7 +120,6 @@ def test_missing_weights_are_named_before_workers_start(options):
     assert not Path(options.storage).exists()
 
 
-@pytest.mark.ray
 def test_a_worker_hands_back_what_a_second_try_would_meet_again(options, tiny_shards, tmp_path):
     data = shutil.copytree(tiny_shards.root, tmp_path / "data")
     for shard in data.glob("train-*.parquet"):

@@ -66,7 +66,6 @@ def rows_of(client, run):
     )
 
 
-@pytest.mark.ray
 def test_a_search_whose_driver_is_killed_goes_on_and_doubles_nothing(
     options, tiny_shards, tmp_path, caplog
 ):
@@ -116,7 +115,6 @@ def test_a_search_whose_driver_is_killed_goes_on_and_doubles_nothing(
         run_search(replace(options, steps=50, resume=True))
 
 
-@pytest.mark.ray
 def test_trials_of_several_workers_leave_no_placement_group_behind(options, tmp_path):
     space = tmp_path / "one.yaml"
     space.write_text("model.dictionary.num-tokens: [8]\n")
