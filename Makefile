@@ -8,11 +8,10 @@ NOT_TIMED := benchmarks/ablation.py benchmarks/triplets.py benchmarks/reference.
 
 setup: $(VENV)/.ready
 
-# Not compiled: all of torch, Ray and MLflow takes a minute, what is imported is compiled then.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and f"error: $(PYTHON) is Python {v[0]}.{v[1]}, need 3.11 or newer; try make PYTHON=python3.11 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: setup

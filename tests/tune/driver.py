@@ -11,7 +11,7 @@ from tune.search import run_search
 LONG = replace(
     CONFIG,
     train=replace(
-        CONFIG.train, num_steps=100, validate_every=50, log_every=10, checkpoint_every=10
+        CONFIG.train, num_steps=60, validate_every=30, log_every=10, checkpoint_every=10
     ),
 )
 
