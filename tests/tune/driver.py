@@ -10,9 +10,7 @@ from tune.search import run_search
 
 LONG = replace(
     CONFIG,
-    train=replace(
-        CONFIG.train, num_steps=60, validate_every=30, log_every=10, checkpoint_every=10
-    ),
+    train=replace(CONFIG.train, num_steps=60, validate_every=30, log_every=10, checkpoint_every=10),
 )
 
 
