@@ -124,6 +124,7 @@ class Stream:
         self.wait_s = 0.0
         """Time that the consumer has waited for batches, in all."""
         self._next_step = start_step
+        self._is_closed = False
         self._pending: deque[Future[Batch]] = deque()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stream")
         for _ in range(max(config.read_ahead, 1)):
@@ -145,6 +146,8 @@ class Stream:
         return self
 
     def __next__(self) -> Batch:
+        if self._is_closed:
+            raise RuntimeError("the stream is closed")
         started = time.perf_counter()
         batch = self._pending.popleft().result()
         self.wait_s += time.perf_counter() - started
@@ -152,7 +155,8 @@ class Stream:
         return batch
 
     def close(self) -> None:
-        """Stop reading ahead."""
+        """Stop reading ahead; what was read is given up."""
+        self._is_closed = True
         self._pool.shutdown(cancel_futures=True)
 
     def __enter__(self) -> "Stream":
