@@ -98,23 +98,24 @@ def run_training(options: TrainOptions) -> TrainResult:
     """
     options = replace(options, config=with_absolute_weights(options.config))
     storage, uri, data = _places(options)
-    cli.init_ray()
-    workers = scaling(options, options.config.train.batch_size)
-    lasting.check_is_named(options.storage, "--storage", "a folder or URI")
-    shards = ShardSet(data or samples_shards(storage))
+    if data is None:
+        _workers(options)  # what cannot run makes no shards
+        data = samples_shards(storage)
+    shards = ShardSet(data)
     check_data(shards, options.config)
     name = options.name or f"{options.preset}-{_fingerprint(options.config, shards)}"
     folder = places.join(storage, name)
-    if options.fresh and places.exists(folder):
-        places.remove_folder(folder)
-    earlier = _earlier_progress(folder, options.config, shards)
-    if earlier is None:
-        check_weights(options.config)
-    elif earlier.step == options.config.train.num_steps:
+    earlier = None if options.fresh else _earlier_progress(folder, options.config, shards)
+    if earlier is not None and earlier.step == options.config.train.num_steps:
         log.info("run %s in %s is finished; --fresh trains anew", name, folder)
         run_id = tracking.deliver_rest(uri, folder, options.tracking_wait_s)
         return TrainResult(folder=folder, progress=earlier, run_id=run_id or earlier.tracking_run)
+    workers = _workers(options)
+    if earlier is None:
+        check_weights(options.config)
     check_shared(storage, shards.root, uri)
+    if options.fresh and places.exists(folder):
+        places.remove_folder(folder)
     run = _tracked(replace(options, tracking_uri=uri), name, folder, shards)
     log.info("run %s in %s, MLflow run %s", name, folder, run.run_id or "waits to be created")
     status = "FAILED"
@@ -136,6 +137,17 @@ def _places(options: TrainOptions) -> tuple[str, str, str | None]:
     data = lasting.lasting(options.data, "--data") if options.data else None
     uri = tracking.tracking_uri(options.tracking_uri)
     return lasting.storage_folder(options.storage), uri, data
+
+
+def _workers(options: TrainOptions) -> ScalingConfig:
+    """What Ray Train starts in the cluster, which is started where there is none.
+
+    Raises:
+        ValueError: the cluster has no room for that, or no place that all its nodes see.
+    """
+    cli.init_ray()
+    lasting.check_is_named(options.storage, "--storage", "a folder or URI")
+    return scaling(options, options.config.train.batch_size)
 
 
 def fit_workers(

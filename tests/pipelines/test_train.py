@@ -39,7 +39,9 @@ def options(tiny_shards, tmp_path):
     )
 
 
-def test_the_chain_runs_through_ray_and_its_mlflow_run_reads_back(options, tiny_shards, tmp_path):
+def test_the_chain_runs_through_ray_and_its_mlflow_run_reads_back(
+    options, tiny_shards, tmp_path, monkeypatch
+):
     result = run_training(options)
     assert result.progress.step == 4
     checkpoint = read_checkpoint(result.folder)
@@ -81,8 +83,9 @@ def test_the_chain_runs_through_ray_and_its_mlflow_run_reads_back(options, tiny_
     for name in ("lr", "ref", "sr", "hr", "mask", "confidence"):
         assert any(f"val~val-0~{name}+step+4" in picture for picture in pictures)
 
-    again = run_training(options)  # the same command: nothing to do, the same run
-    assert again == result
+    with monkeypatch.context() as without:  # the same command: nothing to do, the same run
+        without.delattr(pipeline.cli, "init_ray")
+        assert run_training(options) == result
     assert len(client.get_metric_history(result.run_id, "train/total")) == 2
     other = replace(CONFIG, optim=OptimConfig(lr=2e-3))
     with pytest.raises(ValueError, match=r"optim\.lr was 0\.001, is 0\.002; take another --name"):
@@ -118,6 +121,16 @@ def test_missing_weights_are_named_before_workers_start(options):
     with pytest.raises(FileNotFoundError, match=f"VGG16 weights: no file {where}"):
         run_training(replace(options, config=config))
     assert not Path(options.storage).exists()
+
+
+def test_fresh_deletes_nothing_where_the_new_run_cannot_start(options):
+    kept = Path(options.storage, "run", "metrics.jsonl")
+    kept.parent.mkdir(parents=True)
+    kept.write_text("earlier")
+    config = replace(CONFIG, train=replace(CONFIG.train, init_from="no/such/run"))
+    with pytest.raises(FileNotFoundError, match="no/such/run"):
+        run_training(replace(options, name="run", fresh=True, config=config))
+    assert kept.read_text() == "earlier"
 
 
 def test_a_worker_hands_back_what_a_second_try_would_meet_again(options, tiny_shards, tmp_path):
