@@ -42,9 +42,8 @@ def test_a_run_logs_validates_and_saves_on_its_cadence(tiny_shards, tmp_path, ca
     assert all(picture.dtype == np.uint8 for picture in notebook.pictures.values())
 
 
-def test_bfloat16_that_the_processor_emulates_is_told(tiny_shards, tmp_path, caplog, monkeypatch):
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.setattr(torch.cpu, name, lambda: False)
+@pytest.mark.usefixtures("without_bfloat16")
+def test_bfloat16_that_the_processor_emulates_is_told(tiny_shards, tmp_path, caplog):
     run(tiny_shards, tmp_path / "chosen", with_train(num_steps=1))
     assert "emulated" not in caplog.text
     run(tiny_shards, tmp_path / "asked", with_train(num_steps=1, precision="bfloat16"))

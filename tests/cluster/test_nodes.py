@@ -22,7 +22,7 @@ from sddusr.checkpoint import CheckpointStore, read_checkpoint
 from sddusr.config import OptimConfig
 from sddusr.data import places
 from sddusr.training import train
-from tests.faults.loop import CONFIG, CPU, StepFile
+from tests.faults.loop import CONFIG, CPU, StepFile, training_processes
 
 NODE = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
 
@@ -97,17 +97,10 @@ def workers_at_the_end(run: Path) -> float:
     return rows(run)[-1]["train/workers"] if rows(run) else 0
 
 
-def trains(process: psutil.Process) -> bool:
-    try:
-        return "RayTrainWorker" in " ".join(process.cmdline())
-    except psutil.Error:  # it has just ended
-        return False
-
-
 @contextmanager
 def standing_still() -> Iterator[None]:
     """Inside, the processes that train are stopped."""
-    workers = [process for process in psutil.Process().children(recursive=True) if trains(process)]
+    workers = training_processes(psutil.Process())
     assert workers
     for process in workers:
         process.suspend()

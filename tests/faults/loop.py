@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -123,3 +124,15 @@ def num_steps_done(folder: Path) -> int:
     """Steps of all runs in the folder, those done twice counted twice."""
     path = folder / "steps"
     return path.stat().st_size if path.exists() else 0
+
+
+def training_processes(command: psutil.Process) -> list[psutil.Process]:
+    """Workers of Ray Train below a command that has started a Ray of its own."""
+    return [process for process in command.children(recursive=True) if _trains(process)]
+
+
+def _trains(process: psutil.Process) -> bool:
+    try:
+        return "RayTrainWorker" in " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return False

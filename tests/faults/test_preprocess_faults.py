@@ -13,7 +13,7 @@ from sddusr.data.shard_file import Shard
 from tests.conftest import textured
 from tests.faults.loop import CONTEXT
 
-NUM_PICTURES = 12
+NUM_PICTURES = 16
 
 
 def make(data: str, out: str) -> None:

@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-import os
+import multiprocessing as mp
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,9 +17,10 @@ from pipelines import train_worker
 from pipelines.tracking import MlflowClient
 from pipelines.train import TrainOptions, run_training
 from sddusr.interrupts import Wish
-from tests.faults.loop import CONFIG, CONTEXT, together
+from tests.faults.loop import CONFIG, CONTEXT, together, training_processes
 
 STEPS_BEFORE = 5
+PATIENCE_S = 120
 
 
 def drive(options: TrainOptions) -> None:
@@ -28,12 +28,10 @@ def drive(options: TrainOptions) -> None:
     run_training(options)
 
 
-def worker_of(command: int) -> int:
+def worker_of(command: mp.process.BaseProcess) -> psutil.Process:
     """The process that trains."""
-    for process in psutil.Process(command).children(recursive=True):
-        if "RayTrainWorker" in " ".join(process.cmdline()):
-            return process.pid
-    raise AssertionError("no worker")
+    (worker,) = training_processes(psutil.Process(command.pid))
+    return worker
 
 
 def logged_steps(folder: Path) -> list[int]:
@@ -42,11 +40,11 @@ def logged_steps(folder: Path) -> list[int]:
     return [row["step"] for row in rows if "train/total" in row]
 
 
-def wait_for_steps(folder: Path, num: int, is_alive: Callable[[], bool]) -> list[int]:
+def wait_for_steps(folder: Path, num: int, command: mp.process.BaseProcess) -> list[int]:
     """Once so many more are logged, all of them."""
     enough = len(logged_steps(folder)) + num
     while len(logged_steps(folder)) < enough:
-        assert is_alive(), "the command has ended"
+        assert command.is_alive()
         time.sleep(0.02)
     return logged_steps(folder)
 
@@ -76,14 +74,17 @@ def test_a_run_whose_workers_and_command_are_ended_comes_out_the_same(
     command = CONTEXT.Process(target=drive, args=(options,))
     command.start()
 
-    wait_for_steps(folder, STEPS_BEFORE, command.is_alive)
-    os.kill(worker_of(command.pid), signal.SIGTERM)
-    time.sleep(1)  # it ends its step, saves and leaves
-    done = wait_for_steps(folder, STEPS_BEFORE, command.is_alive)
+    wait_for_steps(folder, STEPS_BEFORE, command)
+    asked = worker_of(command)
+    asked.terminate()
+    asked.wait(PATIENCE_S)
+    done = wait_for_steps(folder, STEPS_BEFORE, command)
     assert done == list(range(1, len(done) + 1))  # whoever came after it did nothing twice
 
-    os.kill(worker_of(command.pid), signal.SIGKILL)
-    done = wait_for_steps(folder, STEPS_BEFORE, command.is_alive)
+    killed = worker_of(command)
+    assert killed != asked
+    killed.kill()
+    done = wait_for_steps(folder, STEPS_BEFORE, command)
     assert len(done) - max(done) < 2 * CONFIG.train.checkpoint_every
 
     command.kill()

@@ -60,11 +60,8 @@ def test_pictures_equal_to_hr_score_inf_and_one(tiny_shards, truth_dir):
         assert perfect == (image.method == "truth")
 
 
-def test_without_a_network_nothing_is_said_of_its_format(
-    tiny_shards, truth_dir, caplog, monkeypatch
-):
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.setattr(torch.cpu, name, lambda: False)
+@pytest.mark.usefixtures("without_bfloat16")
+def test_without_a_network_nothing_is_said_of_its_format(tiny_shards, truth_dir, caplog):
     config = EvaluationConfig(data=tiny_shards.root, sr_dir=truth_dir, precision="bfloat16")
     Scorer(config, {}, with_lpips=False)
     assert not caplog.text

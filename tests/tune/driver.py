@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tests.runs import CONFIG
 from tune.options import SearchOptions
@@ -14,7 +15,7 @@ LONG = replace(
 )
 
 
-def options(data: str, folder: str, **changes: object) -> SearchOptions:
+def options(data: str, folder: str, **changes: Any) -> SearchOptions:
     """Three trials, one at a time, of which the second wants larger crops than there are."""
     space = Path(folder, "space.yaml")
     space.write_text("model.dictionary.num-tokens: [4, 8]\ndata.crop-px: [16, 128]\n")
@@ -29,7 +30,7 @@ def options(data: str, folder: str, **changes: object) -> SearchOptions:
         tracking_uri=f"sqlite:///{folder}/mlflow.db",
         config=LONG,
     )
-    return replace(wanted, **changes)  # type: ignore[arg-type]
+    return replace(wanted, **changes)
 
 
 if __name__ == "__main__":
