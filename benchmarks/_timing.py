@@ -1,8 +1,9 @@
 """Two ways of one thing, measured in turn in one run: time, memory, and this machine's floor.
 
 Each way lives in a process of its own, so that neither's memory is counted as the other's; they
-alternate, so that a drift of the machine's speed hits both. On a busy machine the ratio of
-processor times is the steadier figure, and is printed too.
+alternate, so that a drift of the machine's speed hits both. Each has run once before it is timed,
+and short ones are timed many times over: what a first call does for all later ones is nobody's
+speed. On a busy machine the ratio of processor times is the steadier figure, and is printed too.
 """
 
 import argparse
@@ -21,6 +22,9 @@ import torch
 import torch.nn.functional as F
 
 MEGABYTE = 10**6
+
+LONG_ENOUGH_S = 0.3
+"""Of a shorter work the mean of as many calls as take this long is told."""
 
 Prepare = Callable[[], Callable[[], Any]]
 """Makes the inputs and gives the work to be measured; a function that can be pickled."""
@@ -87,12 +91,21 @@ def compare(
 ) -> Row:
     """Measure both in turn, each in a process of its own, and print the row."""
     with Worker(ours, given.threads) as mine, Worker(reference, given.threads) as theirs:
-        rounds = [(mine.run(), theirs.run()) for _ in range(given.rounds)]
-    return row_of(name, rounds, floor_s)
+        first, *rounds = [(mine.run(), theirs.run()) for _ in range(1 + given.rounds)]
+    return row_of(name, rounds, floor_s, [first])
 
 
-def row_of(name: str, rounds: Sequence[tuple["Measured", "Measured"]], floor_s: float = 0.0) -> Row:
-    """The row of what was measured, ours and the reference in each round; printed."""
+def row_of(
+    name: str,
+    rounds: Sequence[tuple["Measured", "Measured"]],
+    floor_s: float = 0.0,
+    begun: Sequence[tuple["Measured", "Measured"]] = (),
+) -> Row:
+    """The row of what was measured, ours and the reference in each round; printed.
+
+    Args:
+        begun: rounds before them, of which the memory counts and the time does not.
+    """
     ratios = sorted(other.seconds / own.seconds for own, other in rounds)
     row = Row(
         name=name,
@@ -102,8 +115,8 @@ def row_of(name: str, rounds: Sequence[tuple["Measured", "Measured"]], floor_s: 
         ours_s=median(own.seconds for own, _ in rounds),
         reference_s=median(other.seconds for _, other in rounds),
         floor_s=floor_s,
-        ours_peak_mb=max(own.peak_mb for own, _ in rounds),
-        reference_peak_mb=max(other.peak_mb for _, other in rounds),
+        ours_peak_mb=max(own.peak_mb for own, _ in [*begun, *rounds]),
+        reference_peak_mb=max(other.peak_mb for _, other in [*begun, *rounds]),
     )
     print(_line(row), flush=True)
     return row
@@ -125,7 +138,7 @@ def finish(rows: Sequence[Row], given: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of a work."""
+    """A call of a work, or the mean of some."""
 
     seconds: float
     cpu_s: float
@@ -169,17 +182,21 @@ def _serve(prepare: Prepare, num_threads: int, pipe: Any) -> None:
             pipe.recv()
         except EOFError:
             return
-        pipe.send(measure(work))
+        pipe.send(measure(work, LONG_ENOUGH_S))
 
 
-def measure(work: Callable[[], Any]) -> Measured:
-    """Time and memory of one call; the peak is counted anew (Linux)."""
+def measure(work: Callable[[], Any], at_least_s: float = 0.0) -> Measured:
+    """Time and memory of a call, repeated until so much time has passed; the peak is counted anew
+    (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
     held = _status_mb("VmRSS")
     cpu, start = time.process_time(), time.perf_counter()
-    work()
-    seconds, cpu_s = time.perf_counter() - start, time.process_time() - cpu
-    return Measured(seconds, cpu_s, _status_mb("VmHWM") - held)
+    num, seconds = 0, 0.0
+    while not num or seconds < at_least_s:
+        work()
+        num, seconds = num + 1, time.perf_counter() - start
+    cpu_s = time.process_time() - cpu
+    return Measured(seconds / num, cpu_s / num, _status_mb("VmHWM") - held)
 
 
 def _status_mb(name: str) -> float:

@@ -17,7 +17,7 @@ from sddusr.data.geometry import centered, whole
 from sddusr.inference import super_resolve, to_tensor
 from sddusr.precision import Precision, computes_bfloat16
 
-FULL, LARGE, QUICK = (448, 896), (1280, 1792), (144, 288)
+FULL, LARGE, QUICK = (448, 896), (1280, 1792), (96, 192)
 
 
 def main() -> None:
