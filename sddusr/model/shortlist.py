@@ -19,6 +19,10 @@ import torch
 from jaxtyping import BFloat16, Bool, Float, Int
 from torch import Tensor
 
+QUERY_STRIP = 4096
+"""Queries that are rounded together, and whose candidates are scored together: fewer small
+steps."""
+
 QUERY_BLOCK = 256
 KEY_BLOCK = 32768
 """Queries and keys whose coarse scores are held at once: 16 MB, which the last cache holds."""
@@ -29,7 +33,7 @@ KEY_GROUP = 64
 CROWD = 8
 """A query whose candidates lie in more than one of so many groups is left to a plain search."""
 
-SAMPLE_STEP = 16
+SAMPLE_STEP = 32
 """Every so many-th key tells roughly what the best score will be."""
 
 MARGIN = 0.02
@@ -38,6 +42,9 @@ MARGIN = 0.02
 NUM_EXTRA = 16
 """Columns beside the vector: two for the keys' part of the mean, one for the sample's best, the
 others zero, since the product likes multiples of 16."""
+
+SAMPLED = 2 - NUM_EXTRA
+"""The last of these three."""
 
 PAIRS = 8192
 """Candidates scored at once."""
@@ -58,13 +65,21 @@ class Answer(NamedTuple):
     """Too many candidates: index and score mean nothing."""
 
 
-class _Block(NamedTuple):
-    """Coarse scores of some queries and keys, cut into groups."""
+class _Rounded(NamedTuple):
+    """Queries to be multiplied with the coarse keys."""
 
-    groups: BFloat16[Tensor, "groups size q"]
-    """In this order, the product is fastest and a group's maximum is taken of whole rows."""
-    peaks: Float[Tensor, "groups q"]
-    first_key: int
+    coarse: BFloat16[Tensor, "q extended"]
+    error: Float[Tensor, "q"]
+    """How wrong a product can be."""
+    reached: Float[Tensor, "q"]
+    """What the best of the sample reaches at least: a block of keys may hold nothing that good."""
+
+
+class _Pairs(NamedTuple):
+    """Candidates."""
+
+    query: Int[Tensor, "pairs"]
+    key: Int[Tensor, "pairs"]
 
 
 class Shortlist:
@@ -89,7 +104,7 @@ class Shortlist:
         vector[:] = centred
         extra[: len(keys), 0] = offset
         extra[: len(keys), 1] = offset - extra[: len(keys), 0]
-        extra[:, 2] = -1
+        self.coarse[:, SAMPLED] = -1
         extra[len(keys) :, 0] = -torch.inf  # what fills the last group is nobody's best
         self.sample = self.coarse[: len(keys) : SAMPLE_STEP].contiguous()
         self.longest = centred.norm(dim=1).max()
@@ -97,43 +112,35 @@ class Shortlist:
 
     def best(self, query: Float[Tensor, "q d"]) -> Answer:
         """Best key and its cosine of each query."""
-        # Among fewer keys more queries: the small steps around the product cost less.
-        num = QUERY_BLOCK * max(1, KEY_BLOCK // len(self.coarse))
-        found = [self._answer(block) for block in query.split(num)]
+        found = [self._answer(strip) for strip in query.split(QUERY_STRIP)]
         return Answer(*(torch.cat(part) for part in zip(*found, strict=True)))
 
     def _answer(self, query: Float[Tensor, "q d"]) -> Answer:
-        coarse, error, reached = self._rounded(query)
+        rounded = self._rounded(query)
         score = query.new_full((len(query),), -torch.inf)
         index = torch.zeros(len(query), dtype=torch.long, device=query.device)
         is_crowded = torch.zeros_like(index, dtype=torch.bool)
-        level = query @ self.mean + coarse[:, query.shape[1] + 2]  # what coarse scores leave out
+        level = query @ self.mean + rounded.coarse[:, SAMPLED]  # what coarse scores leave out
         for start in range(0, len(self.coarse), KEY_BLOCK):
-            block = _scored(coarse, self.coarse[start : start + KEY_BLOCK], start)
-            top = torch.maximum(block.peaks.amax(dim=0), score - level).maximum(reached)
-            threshold = top - 2 * (error + HALF_ULP * top.abs())
-            near = block.peaks >= threshold
-            is_crowded |= (near.sum(dim=0) > max(1, len(near) // CROWD)) | (threshold <= 0)
-            who, key = _opened(block, near & ~is_crowded, threshold)
-            score, index = self._choose(query, score, index, who, key)
+            keys = self.coarse[start : start + KEY_BLOCK]
+            known = rounded._replace(reached=torch.maximum(score - level, rounded.reached))
+            pairs, crowds = _candidates(known, keys)
+            is_crowded |= crowds
+            score, index = self._choose(query, score, index, pairs.query, start + pairs.key)
         return Answer(index, score, is_crowded)
 
-    def _rounded(
-        self, query: Float[Tensor, "q d"]
-    ) -> tuple[BFloat16[Tensor, "q extended"], Float[Tensor, "q"], Float[Tensor, "q"]]:
-        """Queries to be multiplied with the coarse keys, how wrong a product can be, and what the
-        best of the sample reaches at least: a block of keys may hold nothing that good."""
+    def _rounded(self, query: Float[Tensor, "q d"]) -> _Rounded:
         dim = query.shape[1]
         centred = query - self.mean
         coarse = query.new_zeros(len(query), dim + NUM_EXTRA, dtype=torch.bfloat16)
         coarse[:, :dim] = centred
         coarse[:, dim : dim + 2] = 1
         sample = _amax(self.sample @ coarse.T, dim=0).float()
-        coarse[:, dim + 2] = sample - MARGIN
-        reached = sample - HALF_ULP * sample.abs() - coarse[:, dim + 2]
+        coarse[:, SAMPLED] = sample - MARGIN
+        reached = sample - HALF_ULP * sample.abs() - coarse[:, SAMPLED]
         kept = coarse[:, :dim].float()
         error = (centred - kept).norm(dim=1) * self.longest + kept.norm(dim=1) * self.most_lost
-        return coarse, self.allowance * error + SUMMING, reached
+        return _Rounded(coarse, self.allowance * error + SUMMING, reached)
 
     def _choose(
         self, query: Tensor, score: Tensor, index: Tensor, who: Tensor, key: Tensor
@@ -152,9 +159,44 @@ class Shortlist:
         return best, torch.where(best > score, first, index)
 
 
-def _scored(query: Tensor, keys: Tensor, first_key: int) -> _Block:
-    groups = (keys @ query.T).unflatten(0, (-1, KEY_GROUP))
-    return _Block(groups, _amax(groups, dim=1).float(), first_key)
+def _candidates(
+    queries: _Rounded, keys: BFloat16[Tensor, "k extended"]
+) -> tuple[_Pairs, Bool[Tensor, "q"]]:
+    """Pairs of query and key that may be a query's best, and which queries have too many."""
+    num_groups = len(keys) // KEY_GROUP
+    # Among fewer keys more queries: the small steps around the product cost less.
+    num = QUERY_BLOCK * max(1, KEY_BLOCK // len(keys))
+    room = keys.new_empty(len(keys) * min(num, len(queries.coarse)))
+    found, crowds = [], []
+    blocks = zip(*(part.split(num) for part in queries), strict=True)
+    for number, (coarse, error, reached) in enumerate(blocks):
+        groups, peaks = _scored(keys, coarse, room)
+        top = torch.maximum(peaks.amax(dim=0), reached)
+        threshold = top - 2 * (error + HALF_ULP * top.abs())
+        near = peaks >= threshold
+        crowd = (near.sum(dim=0) > max(1, num_groups // CROWD)) | (threshold <= 0)
+        pairs = _opened(groups, near & ~crowd, threshold)
+        found.append(_Pairs(number * num + pairs.query, pairs.key))
+        crowds.append(crowd)
+    return _Pairs(*(torch.cat(part) for part in zip(*found, strict=True))), torch.cat(crowds)
+
+
+def _scored(
+    keys: BFloat16[Tensor, "k extended"],
+    query: BFloat16[Tensor, "q extended"],
+    room: BFloat16[Tensor, "n"],
+) -> tuple[BFloat16[Tensor, "groups size q"], Float[Tensor, "groups q"]]:
+    """Coarse scores, cut into groups, and each group's maximum.
+
+    In this order, the product is fastest and a group's maximum is taken of whole rows.
+
+    Args:
+        room: for the scores.
+    """
+    scores = room[: len(keys) * len(query)].view(len(keys), len(query))
+    torch.mm(keys, query.T, out=scores)
+    groups = scores.unflatten(0, (-1, KEY_GROUP))
+    return groups, _amax(groups, dim=1).float()
 
 
 def _amax(scores: BFloat16[Tensor, "*axes"], dim: int) -> BFloat16[Tensor, "*rest"]:
@@ -167,10 +209,12 @@ def _amax(scores: BFloat16[Tensor, "*axes"], dim: int) -> BFloat16[Tensor, "*res
 
 
 def _opened(
-    block: _Block, near: Bool[Tensor, "groups q"], threshold: Float[Tensor, "q"]
-) -> tuple[Int[Tensor, "pairs"], Int[Tensor, "pairs"]]:
-    """Pairs of query and key that reach the threshold, in the groups that do."""
+    groups: BFloat16[Tensor, "groups size q"],
+    near: Bool[Tensor, "groups q"],
+    threshold: Float[Tensor, "q"],
+) -> _Pairs:
+    """Pairs that reach the threshold, in the groups that do."""
     group, who = near.nonzero(as_tuple=True)
-    members = block.groups[group, :, who].float() >= threshold[who, None]
+    members = groups[group, :, who].float() >= threshold[who, None]
     row, place = members.nonzero(as_tuple=True)
-    return who[row], block.first_key + group[row] * KEY_GROUP + place
+    return _Pairs(who[row], group[row] * KEY_GROUP + place)
