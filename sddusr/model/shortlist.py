@@ -23,9 +23,9 @@ QUERY_STRIP = 4096
 """Queries that are rounded together, and whose candidates are scored together: fewer small
 steps."""
 
-QUERY_BLOCK = 256
+QUERY_BLOCK = 128
 KEY_BLOCK = 32768
-"""Queries and keys whose coarse scores are held at once: 16 MB, which the last cache holds."""
+"""Queries and keys whose coarse scores are held at once: 8 MB, which the last cache holds."""
 
 KEY_GROUP = 64
 """Keys of which only the maximum is looked at first."""
