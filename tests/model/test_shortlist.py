@@ -35,6 +35,7 @@ def lost(query, key, index):
 def test_no_key_that_could_win_is_left_out(key_block, seed, num_keys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shortlist, "KEY_BLOCK", key_block)
+        patch.setattr(shortlist, "QUERY_STRIP", 250)
         patch.setattr(shortlist, "QUERY_BLOCK", 100)
         query, key = smooth_patches(16, 20, seed), smooth_patches(28, 36, seed + 1)[-num_keys:]
         index, score, is_crowded = Shortlist(key, CERTAIN).best(query)
