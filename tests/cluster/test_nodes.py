@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,16 +99,17 @@ def workers_at_the_end(run: Path) -> float:
 
 @contextmanager
 def standing_still() -> Iterator[None]:
-    """Inside, the processes that train are stopped."""
+    """Inside, the processes that train are stopped; none, while Ray Train starts others."""
     workers = training_processes(psutil.Process())
-    assert workers
     for process in workers:
-        process.suspend()
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
     try:
         yield
     finally:
         for process in workers:
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 def lose_and_regain_a_node(cluster: Cluster, victim, run: Path, training: Future) -> None:
@@ -120,8 +121,14 @@ def lose_and_regain_a_node(cluster: Cluster, victim, run: Path, training: Future
         while not happened() and not training.done():
             time.sleep(0.02)
         if victim is None:
-            with standing_still():  # else the run may end before the node has come
+            # Else the run may end before the node has come, or before Ray Train looks for nodes
+            # again, which it does every 20 seconds.
+            with standing_still():
                 cluster.add_node(**NODE)
+            while workers_at_the_end(run) == 2 and not training.done():
+                with standing_still():
+                    time.sleep(0.5)
+                time.sleep(0.1)
         else:
             cluster.remove_node(victim, allow_graceful=False)
             victim = None
