@@ -44,7 +44,7 @@ NUM_EXTRA = 16
 others zero, since the product likes multiples of 16."""
 
 SAMPLED = 2 - NUM_EXTRA
-"""The last of these three."""
+"""Of these, the one for the sample's best, counted from the last."""
 
 PAIRS = 8192
 """Candidates scored at once."""
@@ -124,8 +124,7 @@ class Shortlist:
         for start in range(0, len(self.coarse), KEY_BLOCK):
             keys = self.coarse[start : start + KEY_BLOCK]
             known = rounded._replace(reached=torch.maximum(score - level, rounded.reached))
-            pairs, crowds = _candidates(known, keys)
-            is_crowded |= crowds
+            pairs, is_crowded = _candidates(known, keys, is_crowded)
             score, index = self._choose(query, score, index, pairs.query, start + pairs.key)
         return Answer(index, score, is_crowded)
 
@@ -160,21 +159,25 @@ class Shortlist:
 
 
 def _candidates(
-    queries: _Rounded, keys: BFloat16[Tensor, "k extended"]
+    queries: _Rounded, keys: BFloat16[Tensor, "k extended"], is_crowded: Bool[Tensor, "q"]
 ) -> tuple[_Pairs, Bool[Tensor, "q"]]:
-    """Pairs of query and key that may be a query's best, and which queries have too many."""
+    """Pairs of query and key that may be a query's best, and which queries have too many.
+
+    Args:
+        is_crowded: queries that have too many already, and get none.
+    """
     num_groups = len(keys) // KEY_GROUP
     # Among fewer keys more queries: the small steps around the product cost less.
     num = QUERY_BLOCK * max(1, KEY_BLOCK // len(keys))
     room = keys.new_empty(len(keys) * min(num, len(queries.coarse)))
     found, crowds = [], []
-    blocks = zip(*(part.split(num) for part in queries), strict=True)
-    for number, (coarse, error, reached) in enumerate(blocks):
+    blocks = zip(*(part.split(num) for part in (*queries, is_crowded)), strict=True)
+    for number, (coarse, error, reached, crowd) in enumerate(blocks):
         groups, peaks = _scored(keys, coarse, room)
         top = torch.maximum(peaks.amax(dim=0), reached)
         threshold = top - 2 * (error + HALF_ULP * top.abs())
         near = peaks >= threshold
-        crowd = (near.sum(dim=0) > max(1, num_groups // CROWD)) | (threshold <= 0)
+        crowd = crowd | (near.sum(dim=0) > max(1, num_groups // CROWD)) | (threshold <= 0)
         pairs = _opened(groups, near & ~crowd, threshold)
         found.append(_Pairs(number * num + pairs.query, pairs.key))
         crowds.append(crowd)
