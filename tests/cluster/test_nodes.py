@@ -98,14 +98,14 @@ def workers_at_the_end(run: Path) -> float:
 
 
 @contextmanager
-def standing_still() -> Iterator[None]:
+def standing_still() -> Iterator[list[psutil.Process]]:
     """Inside, the processes that train are stopped; none, while Ray Train starts others."""
     workers = training_processes(psutil.Process())
     for process in workers:
         with suppress(psutil.NoSuchProcess):
             process.suspend()
     try:
-        yield
+        yield workers
     finally:
         for process in workers:
             with suppress(psutil.NoSuchProcess):
@@ -123,7 +123,8 @@ def lose_and_regain_a_node(cluster: Cluster, victim, run: Path, training: Future
         if victim is None:
             # Else the run may end before the node has come, or before Ray Train looks for nodes
             # again, which it does every 20 seconds.
-            with standing_still():
+            with standing_still() as workers:
+                assert workers
                 cluster.add_node(**NODE)
             while workers_at_the_end(run) == 2 and not training.done():
                 with standing_still():
