@@ -14,6 +14,7 @@ from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from pipelines import cli, lasting, tracking
+from pipelines.process_group import LastingGroup
 from pipelines.readiness import (
     check_data,
     check_shared,
@@ -199,6 +200,7 @@ def _trainer(
             "tracking_wait_s": options.tracking_wait_s,
             "run_id": run.run_id,
         },
+        torch_config=LastingGroup(),
         scaling_config=workers,
         run_config=RunConfig(
             name="ray",
