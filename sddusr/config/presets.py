@@ -14,7 +14,7 @@ from sddusr.config.model import (
     MatchingConfig,
     ModelConfig,
 )
-from sddusr.config.run import Config, DataConfig, OptimConfig, TrainConfig
+from sddusr.config.training import Config, DataConfig, OptimConfig, TrainConfig
 
 PAPER = Config()
 

@@ -9,11 +9,11 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from sddusr.config import LR_PER_CELL, SCALE
-from sddusr.inference.frame import Inputs, Knowledge
+from sddusr.geometry.box import Box
+from sddusr.inference.precompute import Inputs, Knowledge
 from sddusr.inference.tiles import cut, grown, lr_reach, reach, scaled, snapped, within
+from sddusr.model.matching.transfer import transfer_patches
 from sddusr.model.sddusr import SDDuSR
-from sddusr.model.warp import transfer_patches
-from sddusr.types import Box
 
 
 class Region(NamedTuple):

@@ -5,14 +5,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sddusr.config import LR_PER_CELL, SCALE, ModelConfig
+from sddusr.imaging.resize import bicubic_up
 from sddusr.model.alignment import Alignment
 from sddusr.model.blocks import conv3x3, pass_through
 from sddusr.model.dictionary import TokenDictionary
 from sddusr.model.encoder import LrEncoder, center_encoder, ref_encoder
 from sddusr.model.fusion import Fusion, picture_head
-from sddusr.model.matching import SparseMatching
-from sddusr.model.warp import CELL
-from sddusr.resize import bicubic_up
+from sddusr.model.matching.matcher import SparseMatching
+from sddusr.model.matching.transfer import CELL
 from sddusr.types import Output
 
 

@@ -1,0 +1,1 @@
+"""Find a tele picture in a wide one and match its colours."""
