@@ -4,7 +4,7 @@ import sys
 
 import tyro
 
-from pipelines import tracking
+from pipelines.tracking import links
 from sddusr.cli import command_line
 from sddusr.config import PRESETS
 from tune.options import SearchOptions
@@ -20,7 +20,7 @@ def main(options: SearchOptions) -> int:
     if not result.is_complete:
         print("unfinished   the same command with --resume goes on")
     print(f"results      {result.folder}/results")
-    print(f"MLflow       {tracking.how_to_look(options.tracking_uri)}")
+    print(f"MLflow       {links.how_to_look(options.tracking_uri)}")
     return 0 if result.best is not None else 1
 
 
