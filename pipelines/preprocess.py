@@ -36,6 +36,7 @@ from sddusr.data.prepare import (
     make_shard,
     plan_shards,
 )
+from sddusr.registration.residual import RefRegistration
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,11 @@ class PreprocessOptions:
     pair: PairConfig = field(default_factory=PairConfig)
     """How pairs and camerafusion find the tele picture in the wide one. `min_box_px` of twice the
     crop refuses pairs whose Ref is too small for a training crop."""
+    register_ref: RefRegistration = "auto"
+    """How Ref is registered to the centre of LR before it is stored. auto: the homography that is
+    left over and colours, then a smooth flow where it explains more; homography: no flow; none: Ref
+    as it is given, as the paper's protocol and the preset `paper` have it. Pairs are always
+    registered."""
     pictures_per_shard: int = 4
     """Triplets that share a shard; a shard is the unit of work and of restart."""
     on_error: Literal["stop", "quarantine"] = "stop"
@@ -135,10 +141,21 @@ class PreprocessOptions:
         half = self.window_px // 2
         stride = half - half % LR_PER_CELL if self.stride_px is None else self.stride_px
         if self.layout not in REGISTERED:
-            return Recipe(window_px=self.window_px, stride_px=stride, margin_px=self.margin_px)
+            return Recipe(
+                window_px=self.window_px,
+                stride_px=stride,
+                margin_px=self.margin_px,
+                register_ref=self.register_ref,
+            )
         reach = DataConfig().shift_px[1] if self.margin_px is None else self.margin_px
         pairing = Pairing(degradation=self.degradation, pair=self.pair)
-        return Recipe(window_px=self.window_px, stride_px=stride, margin_px=reach, pairing=pairing)
+        return Recipe(
+            window_px=self.window_px,
+            stride_px=stride,
+            margin_px=reach,
+            pairing=pairing,
+            register_ref="auto",
+        )
 
     @property
     def job(self) -> Job:

@@ -10,12 +10,13 @@ from jaxtyping import UInt8
 from sddusr.data import samples
 from sddusr.data.degradation import Degradation, halve
 from sddusr.data.detail import detail_map, detail_quantiles
-from sddusr.data.geometry import HR_PER_CELL, centered, crop, snap_box, whole
+from sddusr.data.geometry import HR_PER_CELL, centered, check_box, crop, snap_box, whole
 from sddusr.data.images import Picture, read_rgb
 from sddusr.data.layouts import Source
 from sddusr.data.pairs import PairConfig, PreparedPair, prepare_pair, zoom_guess
 from sddusr.data.records import check_sizes
 from sddusr.data.registration import NotRegistered
+from sddusr.registration.residual import RefRegistration, register_ref
 from sddusr.types import Box, Triplet
 
 
@@ -49,8 +50,13 @@ class _Members(NamedTuple):
     provenance: dict[str, Any]
 
 
-def load_triplet(source: Source, job: Job, pairing: Pairing | None = None) -> Triplet:
-    """Read one whole triplet, or make it, and measure its detail.
+def load_triplet(
+    source: Source,
+    job: Job,
+    pairing: Pairing | None = None,
+    register: RefRegistration = "none",
+) -> Triplet:
+    """Read one whole triplet, or make it, register its Ref and measure its detail.
 
     A `val` triplet whose Ref covers the whole picture keeps its centre half along each axis, so
     that validation asks what a phone will ask; a test triplet stays as the dataset gives it.
@@ -63,6 +69,7 @@ def load_triplet(source: Source, job: Job, pairing: Pairing | None = None) -> Tr
         members = _paired(source, job, pairing or Pairing())
     else:
         members = (_synthesize if source.ref is None else _read)(source, job)
+        members = _registered(members, register, source.id)
     detail = detail_map(members.hr)
     triplet = Triplet(
         id=source.id,
@@ -129,6 +136,19 @@ def _paired(source: Source, job: Job, pairing: Pairing) -> _Members:
         "degradation": degradation,
     }
     return _Members(lr, prepared.ref, hr, prepared.box, provenance)
+
+
+def _registered(members: _Members, method: RefRegistration, id: str) -> _Members:
+    """The same with Ref registered to the centre, recorded in the provenance."""
+    if method == "none":
+        return members
+    check_box(members.box, members.hr.shape, id)
+    if members.ref.shape[:2] != (members.box.height, members.box.width):
+        return members  # `check_sizes` says so
+    found = register_ref(members.lr, members.ref, members.box, method)
+    return members._replace(
+        ref=found.ref, provenance=members.provenance | {"registration": found.record}
+    )
 
 
 def _read(source: Source, job: Job) -> _Members:

@@ -13,6 +13,7 @@ from sddusr.data.loading import Job, Pairing, files_of, load_triplet
 from sddusr.data.manifest import SCHEMA_VERSION, SPLITS, ShardEntry
 from sddusr.data.shard_file import Shard, write_shard
 from sddusr.data.windows import cut_windows
+from sddusr.registration.residual import RefRegistration
 from sddusr.types import Triplet
 
 SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.parquet")
@@ -30,6 +31,8 @@ class Recipe:
     """LR pixels around Ref's box that training windows reach; None is all of the picture."""
     pairing: Pairing | None = None
     """None where the layout gives triplets."""
+    register_ref: RefRegistration = "none"
+    """How Ref of a given box is registered to the centre; pairs are registered in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,7 @@ def triplets_of(plan: ShardPlan, job: Job, quarantined: dict[str, str]) -> Itera
     """
     for source in plan.sources:
         try:
-            triplet = load_triplet(source, job, plan.recipe.pairing)
+            triplet = load_triplet(source, job, plan.recipe.pairing, plan.recipe.register_ref)
         except (FileNotFoundError, ValueError) as error:
             if not job.quarantine:
                 raise
