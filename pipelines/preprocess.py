@@ -86,6 +86,9 @@ class PreprocessOptions:
     """Stop at the first triplet that cannot be used, or set it aside and count it."""
     max_errors_share: float = 0.1
     """Largest share of triplets that may be set aside."""
+    check_triplets: bool = True
+    """Refuse triplets of dusr-real and folders whose pictures do not belong together: LR against
+    halved HR, Ref against HR on its box, flat pictures."""
     max_megapixels: float = MAX_PIXELS / 1e6
     """Larger pictures are refused before they are decoded."""
     overwrite: bool = False
@@ -150,6 +153,7 @@ class PreprocessOptions:
             out=lasting(self.out, "--out") if self.out else lasting(str(self.preview), "--preview"),
             quarantine=self.on_error == "quarantine",
             max_pixels=int(self.max_megapixels * 1e6),
+            checked=self.check_triplets,
         )
 
     @property

@@ -29,8 +29,9 @@ def check_jpeg(data: bytes) -> None:
     import simplejpeg
 
     try:
-        smallest = {"min_height": 1, "min_width": 1, "min_factor": 1}
-        simplejpeg.decode_jpeg(data, "GRAY", fastdct=True, fastupsample=True, **smallest)
+        simplejpeg.decode_jpeg(
+            data, "GRAY", fastdct=True, fastupsample=True, min_height=1, min_width=1
+        )
     except ValueError as error:
         if not _is_harmless(str(error), data):
             raise
