@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 PLAN = "plan.json"
 """What an out folder was begun with; guards it against shards of another run."""
 
+OF_A_PLAN = frozenset({"root", "layout", "window_px"})
+"""Keys of every plan of ours."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessOptions:
@@ -89,6 +92,9 @@ class PreprocessOptions:
     """Stop at the first triplet that cannot be used, or set it aside and count it."""
     max_errors_share: float = 0.1
     """Largest share of triplets that may be set aside."""
+    check_triplets: bool = True
+    """Refuse triplets of dusr-real and folders whose pictures do not belong together: LR against
+    halved HR, Ref against HR on its box, flat pictures."""
     max_megapixels: float = MAX_PIXELS / 1e6
     """Larger pictures are refused before they are decoded."""
     overwrite: bool = False
@@ -164,6 +170,7 @@ class PreprocessOptions:
             out=lasting(self.out, "--out") if self.out else lasting(str(self.preview), "--preview"),
             quarantine=self.on_error == "quarantine",
             max_pixels=int(self.max_megapixels * 1e6),
+            checked=self.check_triplets,
         )
 
     @property
@@ -207,10 +214,11 @@ def preprocess(options: PreprocessOptions) -> dict[str, Any]:
 def _claim(out: str, plan: dict[str, Any], overwrite: bool) -> None:
     """Refuse a folder that another run began, and take back its manifest until we are done."""
     place = places.join(out, PLAN)
-    before = places.read_json(place) if places.exists(place) else plan
-    if before != plan and not overwrite:
-        known = before if isinstance(before, dict) else {}
-        differing = sorted(name for name in known | plan if known.get(name) != plan.get(name))
+    before = places.read_json(place) if places.exists(place) else {}
+    if not isinstance(before, dict) or not before.keys() >= OF_A_PLAN:
+        _check_holds_nothing_of_others(out)
+    elif before != plan and not overwrite:
+        differing = sorted(name for name in before | plan if before.get(name) != plan.get(name))
         raise ValueError(
             f"{out}: holds shards made with another {' and '.join(differing)}; choose another "
             "--out or pass --overwrite"
@@ -218,6 +226,21 @@ def _claim(out: str, plan: dict[str, Any], overwrite: bool) -> None:
     places.remove(places.join(out, MANIFEST))
     places.remove_temporaries(out)
     places.write_atomic(place, json.dumps(plan, indent=1, sort_keys=True).encode())
+
+
+def _check_holds_nothing_of_others(out: str) -> None:
+    """What we would delete or replace is ours: a folder that we did not begin holds none of it.
+
+    Raises:
+        ValueError: it does.
+    """
+    names = places.list_files(out) if places.exists(out) else {}
+    for name in names:
+        if name in (PLAN, MANIFEST) or SHARD_NAME.fullmatch(name):
+            raise ValueError(
+                f"{out}: holds {name}, which no run of ours wrote and this one would replace; "
+                f"choose another --out"
+            )
 
 
 def _run(plans: list[ShardPlan], job: Job) -> list[ShardReport]:

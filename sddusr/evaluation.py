@@ -25,12 +25,9 @@ from sddusr.inference import (
 )
 from sddusr.metrics import PROTOCOLS, Lpips, Protocol, score
 from sddusr.precision import Precision, warn_if_emulated
-from sddusr.results import ImageScores
+from sddusr.results import BICUBIC, ImageScores
 from sddusr.types import Triplet
 from sddusr.views import make_view, view_place
-
-BICUBIC = "bicubic"
-"""The method that every table starts with."""
 
 PICTURES, COMPARISONS = "pictures", "comparisons"
 """Folders below `EvaluationConfig.out`."""

@@ -85,7 +85,8 @@ def _validate_one(
 
 
 def _means(rows: list[Mapping[str, float]]) -> dict[str, float]:
-    """Means of what is defined: a picture whose box is the whole of it has no corner."""
+    """Means of what is finite: a picture whose box is the whole of it has no corner, and a black
+    one has an infinite PSNR, which would make any checkpoint the best."""
     names = rows[0] if rows else {}
-    defined = {name: [row[name] for row in rows if not np.isnan(row[name])] for name in names}
+    defined = {name: [row[name] for row in rows if np.isfinite(row[name])] for name in names}
     return {name: float(np.mean(values)) for name, values in defined.items() if values}

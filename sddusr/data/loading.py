@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from sddusr.config import SCALE
 from sddusr.data import samples
 from sddusr.data.degradation import Degradation, halve
 from sddusr.data.detail import detail_map, detail_quantiles
@@ -14,6 +15,7 @@ from sddusr.data.geometry import HR_PER_CELL, centered, check_box, crop, snap_bo
 from sddusr.data.images import Picture, read_rgb
 from sddusr.data.layouts import Source
 from sddusr.data.pairs import PairConfig, PreparedPair, prepare_pair, zoom_guess
+from sddusr.data.plausibility import check_belongs_together
 from sddusr.data.records import check_sizes
 from sddusr.data.registration import NotRegistered
 from sddusr.registration.residual import RefRegistration, register_ref
@@ -40,6 +42,8 @@ class Job:
     """Set triplets aside that cannot be used, rather than end at the first."""
     max_pixels: int
     """Pictures with more are refused."""
+    checked: bool = True
+    """Refuse triplets whose pictures do not belong together."""
 
 
 class _Members(NamedTuple):
@@ -155,7 +159,12 @@ def _read(source: Source, job: Job) -> _Members:
     pictures = {name: read_rgb(place, job.max_pixels) for name, place in files_of(source).items()}
     lr, hr, ref = (pictures[member].pixels for member in ("lr", "hr", "ref"))
     provenance = _files_record(source, job, pictures)
-    return _Members(lr, ref, hr, _box(source, hr.shape, ref.shape), provenance)
+    members = _Members(lr, ref, hr, _box(source, hr.shape, ref.shape), provenance)
+    if job.checked and hr.shape[:2] == (SCALE * lr.shape[0], SCALE * lr.shape[1]):
+        names = files_of(source)
+        is_test = source.split == "test"
+        check_belongs_together(names, lr, ref, hr, members.box, allow_flat=is_test)
+    return members
 
 
 def _synthesize(source: Source, job: Job) -> _Members:

@@ -18,6 +18,9 @@ from sddusr.types import Triplet
 
 SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.parquet")
 
+CHECKS = 1
+"""Version of the checks that a shard's triplets went through; shards of another one are remade."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -129,7 +132,11 @@ def make_shard(plan: ShardPlan, job: Job) -> ShardReport:
     reaches its user as a page of traceback.
     """
     try:
-        metadata = {"plan_sha256": plan.sha256(job.root), "max_pixels": str(job.max_pixels)}
+        metadata = {
+            "plan_sha256": plan.sha256(job.root),
+            "max_pixels": str(job.max_pixels),
+            "checked": str(CHECKS if job.checked else 0),
+        }
         return _finished(plan, job, metadata) or _made(plan, job, metadata)
     except (ValueError, OSError) as error:
         return ShardReport(name=plan.name, error=getattr(error, "strerror", None) or str(error))
@@ -150,7 +157,7 @@ def _finished(plan: ShardPlan, job: Job, metadata: dict[str, str]) -> ShardRepor
     try:
         with closing(Shard(places.join(job.out, plan.name))) as shard:
             before = shard.metadata
-            if before.get("plan_sha256") != metadata["plan_sha256"]:
+            if any(before.get(key) != metadata[key] for key in ("plan_sha256", "checked")):
                 return None
             quarantined = json.loads(before["quarantined"])
             same_limit = before.get("max_pixels") == metadata["max_pixels"]
