@@ -7,6 +7,7 @@ python pipelines/evaluate.py --sr-dir DIR --data DIR
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
@@ -27,6 +28,7 @@ from sddusr.evaluation.results import (
     Gain,
     ImageScores,
     Summary,
+    describe_flat_regions,
     gains,
     summarize,
     to_text,
@@ -125,8 +127,11 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     note = lpips_note(options)
     images = list(_scores(options, rows, others, lpips=note == LPIPS_MEASURED))
     summaries, differences = summarize(images), gains(images, BICUBIC, options.seed)
-    table = to_text(summaries, differences, note)
-    about = _about(options, checkpoint, note)
+    left_out = describe_flat_regions(images)
+    if left_out:
+        log.warning("%s", left_out)
+    table = to_text(summaries, differences, note, left_out)
+    about = _about(options, checkpoint, note) | ({"means": left_out} if left_out else {})
     files = write_tables(options.out, images, summaries, differences, table, about)
     page = write_report(
         ReportOptions(
@@ -210,7 +215,11 @@ def _track(
     for summary in summaries:
         row = summary.scores._asdict() | {"full_lpips": summary.full_lpips}
         prefix = f"{options.split}/{summary.protocol}/{summary.method}"
-        known = {f"{prefix}/{name}": value for name, value in row.items() if value is not None}
+        known = {
+            f"{prefix}/{name}": value
+            for name, value in row.items()
+            if value is not None and math.isfinite(value)  # MLflow makes 1.8e308 of inf
+        }
         run.log_metrics(progress.get("step", 0), known)
     folder = f"evaluation/{options.split}"
     linked = {f"{folder}/{place.rpartition('/')[2]}": place for place in files}

@@ -31,6 +31,7 @@ from sddusr.checkpoint import resolve
 from sddusr.cli import command_line
 from sddusr.config import DEMO, PRESETS, Config, flatten, to_dict
 from sddusr.data.dataset import ShardSet
+from sddusr.runs.own_folders import check_run_folder, check_run_name, delete_run
 from sddusr.runs.run_folder import RunFolder
 from sddusr.training.loop import NonFiniteError, Progress, check_same_run
 
@@ -55,12 +56,14 @@ class TrainOptions(WorkerOptions):
     """Folder or URI of shards from pipelines/preprocess.py; without it, the pictures that ship
     with scikit-image and scikit-learn are preprocessed into STORAGE/samples."""
     name: str | None = None
-    """Run's name; by default the preset and a hash of config and data."""
+    """Run's name, that of its folder in --storage; by default the preset and a hash of config and
+    data."""
     storage: str | None = None
     """Folder or URI that holds the runs; on several machines, one that all of them reach. By
     default `runs`, in a job on a cluster of one machine `~/sddusr/runs`."""
     fresh: bool = False
-    """Delete what an earlier run of this name left, checkpoints too, and train anew."""
+    """Delete the earlier run of this name, checkpoints too, and train anew. A folder that is no
+    run is never deleted."""
     max_failures: int = 3
     """How often workers that die are started again before the run fails; -1: always. A node that
     is taken after a notice does not count."""
@@ -97,10 +100,12 @@ def run_training(options: TrainOptions) -> TrainResult:
     """Start or resume the run and wait for its end.
 
     Raises:
-        ValueError, OSError: options, data or weights that cannot be used.
+        ValueError, OSError: a name, options, data or weights that cannot be used.
         NonFiniteError: a loss or gradient is NaN or infinite.
         NodesLostError: the nodes that the run lost did not come back.
     """
+    if options.name is not None:
+        check_run_name(options.name)
     options = replace(options, config=with_absolute_weights(options.config))
     storage, uri, data = _places(options)
     if data is None:
@@ -110,6 +115,7 @@ def run_training(options: TrainOptions) -> TrainResult:
     check_data(shards, options.config)
     name = options.name or f"{options.preset}-{_fingerprint(options.config, shards)}"
     folder = places.join(storage, name)
+    check_run_folder(folder)
     earlier = None if options.fresh else _earlier_progress(folder, options.config, shards)
     if earlier is not None and earlier.step == options.config.train.num_steps:
         log.info("run %s in %s is finished; --fresh trains anew", name, folder)
@@ -119,8 +125,8 @@ def run_training(options: TrainOptions) -> TrainResult:
     if earlier is None:
         check_weights(options.config)
     check_shared(storage, shards.root, uri)
-    if options.fresh and places.exists(folder):
-        places.remove_folder(folder)
+    if options.fresh:
+        delete_run(folder)
     run = RunFolder(folder)
     _describe(run, options, uri, name, shards)
     with mirrored(run, uri, options.tracking_wait_s) as mirrored_run:

@@ -50,12 +50,16 @@ class Batch(NamedTuple):
     mask_label: Float[Tensor, "b 1 h//2 w//2"]
     seeds: Int[Tensor, "b"]
     """A seed of its own for each sample, a function of (run seed, step, position)."""
+    center_offset: Int[Tensor, "b 2"]
+    """(y, x) of the centre's first pixel on `hr`'s grid, off its first one; multiples of a cell."""
+    has_ref: Bool[Tensor, "b"]
+    """False where the sample trains the network without Ref."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its pictures and labels on a device."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("lr", "lr_center", "ref", "hr", "mask_label")
+            for name in ("lr", "lr_center", "ref", "hr", "mask_label", "center_offset", "has_ref")
         }
         return self._replace(**moved)
 
@@ -69,6 +73,17 @@ class Match(NamedTuple):
     """Cosine similarity, in [-1, 1]; 0 where the query did not take part."""
 
 
+class DetailOutput(NamedTuple):
+    """What the detail skip added: `trust * detail`."""
+
+    trust: Float[Tensor, "b 1 2*h 2*w"]
+    """The share of the detail that was added, 0 to 1."""
+    detail: Float[Tensor, "b 3 2*h 2*w"]
+    """Ref's detail, at its own place inside the box and moved by the matches outside."""
+    inside: Bool[Tensor, "b 1 2*h 2*w"]
+    """Where it lies at its own place."""
+
+
 class Output(NamedTuple):
     """What the network computed for one batch; `sr` is the picture, the rest explains it."""
 
@@ -80,3 +95,5 @@ class Output(NamedTuple):
     """None in training, where all keys take part, and where matching is dense."""
     warped_feat: Float[Tensor, "b c 2*h 2*w"]
     dict_feat: Float[Tensor, "b c 2*h 2*w"] | None
+    detail: DetailOutput | None = None
+    """None without the detail skip."""

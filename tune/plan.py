@@ -12,6 +12,7 @@ from pipelines.ray_runtime.preflight import check_data, samples_shards, with_abs
 from sddusr import storage as places
 from sddusr.config import Config, flatten, to_dict
 from sddusr.data.dataset import ShardSet
+from sddusr.runs.own_folders import plain_name
 from tune.options import SearchOptions
 from tune.proposals import Algorithm, Proposer
 from tune.scheduler import Halving
@@ -81,7 +82,8 @@ def make_plan(options: SearchOptions) -> Plan:
     }
     described = json.dumps(identity, sort_keys=True)
     digest = hashlib.sha256(described.encode()).hexdigest()[:8]
-    name = options.name or f"search-{options.preset}-{Path(options.space).stem}-{digest}"
+    space_name = plain_name(Path(options.space).stem)
+    name = options.name or f"search-{options.preset}-{space_name}-{digest}"
     return Plan(
         name=name,
         folder=places.join(storage, name),

@@ -11,6 +11,7 @@ from pipelines.tracking import links
 from pipelines.tracking.background import describe, mirror, mirrored
 from sddusr import storage
 from sddusr.config import flatten
+from sddusr.runs.own_folders import SEARCH, check_run_folder, check_run_name, delete_run
 from sddusr.runs.run_folder import RunFolder
 from tune.finalize import SearchResult, finalize, is_done, result_of
 from tune.options import SearchOptions
@@ -20,8 +21,6 @@ from tune.trial import Setting
 from tune.trial_resources import share_of_cluster
 from tune.trials import SearchFolder
 
-IDENTITY = "search.json"
-
 log = logging.getLogger(__name__)
 
 
@@ -29,14 +28,17 @@ def run_search(options: SearchOptions) -> SearchResult:
     """Search, go on with a search, or tell what a finished one found.
 
     Raises:
-        ValueError, OSError: options, space, data or weights that cannot be used.
+        ValueError, OSError: a name, options, space, data or weights that cannot be used.
     """
+    if options.name is not None:
+        check_run_name(options.name)
     cluster.init_ray()
     plan = make_plan(options)
+    check_run_folder(plan.folder, is_search=True)
     search = SearchFolder(plan.folder)
-    if options.fresh and storage.exists(plan.folder):
-        storage.remove_folder(plan.folder)
-    is_new = not storage.exists(storage.join(plan.folder, IDENTITY))
+    if options.fresh:
+        delete_run(plan.folder, is_search=True)
+    is_new = not storage.exists(storage.join(plan.folder, SEARCH))
     if not is_new:
         _check_same(plan)
         if is_done(plan) and not options.retry_failed:
@@ -52,7 +54,7 @@ def run_search(options: SearchOptions) -> SearchResult:
 def _search(options: SearchOptions, plan: Plan, search: SearchFolder, uri: str) -> SearchResult:
     share, scaling = share_of_cluster(options, plan.config)
     identity = json.dumps(plan.identity, indent=1).encode()
-    storage.write_atomic(storage.join(plan.folder, IDENTITY), identity)
+    storage.write_atomic(storage.join(plan.folder, SEARCH), identity)
     if options.retry_failed:
         for trial in search.trials():
             if trial.status == "failed":
@@ -91,7 +93,7 @@ def _check_same(plan: Plan) -> None:
     Raises:
         ValueError: what differs.
     """
-    before = flatten(storage.read_json(storage.join(plan.folder, IDENTITY)))
+    before = flatten(storage.read_json(storage.join(plan.folder, SEARCH)))
     now = flatten(plan.identity)
     changed = [
         f"{key} was {before.get(key, 'not there')}, is {now.get(key, 'not there')}"

@@ -22,6 +22,7 @@ from sddusr.runs.checked_json import DamagedError, Row
 from sddusr.runs.run_folder import (
     CONFIG,
     FINAL,
+    LOCK,
     MLFLOW,
     STATUS,
     RunConfig,
@@ -41,9 +42,6 @@ KEY_TAG = "sddusr.key"
 
 MAX_TRIES = 20
 """Of a batch that fails while MLflow answers other calls; then its parts are tried one by one."""
-
-LOCK = ".mirror.lock"
-"""In a local run folder: held by the one process that mirrors it."""
 
 MLFLOW_STATE: dict[State, str] = {
     "created": "RUNNING",

@@ -2,6 +2,7 @@
 
 from sddusr.config.model import (
     AlignmentConfig,
+    DetailConfig,
     DictionaryConfig,
     EncoderConfig,
     FusionConfig,
@@ -18,6 +19,7 @@ from sddusr.config.training import (
     DataConfig,
     LossConfig,
     OptimConfig,
+    RefsConfig,
     TrainConfig,
 )
 
@@ -37,6 +39,7 @@ __all__ = [
     "AlignmentConfig",
     "Config",
     "DataConfig",
+    "DetailConfig",
     "DictionaryConfig",
     "EncoderConfig",
     "FusionConfig",
@@ -45,6 +48,7 @@ __all__ = [
     "MatchingConfig",
     "ModelConfig",
     "OptimConfig",
+    "RefsConfig",
     "TrainConfig",
     "flatten",
     "from_dict",

@@ -13,7 +13,7 @@ from sddusr.checkpoint import load_model
 from sddusr.data.dataset import Row, ShardSet
 from sddusr.data.layouts import pictures_by_stem
 from sddusr.evaluation.metrics import PROTOCOLS, Lpips, Protocol, score
-from sddusr.evaluation.results import ImageScores
+from sddusr.evaluation.results import BICUBIC, ImageScores
 from sddusr.imaging.images import read_rgb, write_png
 from sddusr.inference import (
     Matches,
@@ -28,9 +28,6 @@ from sddusr.model.precision import Precision, warn_if_emulated
 from sddusr.types import Triplet
 from sddusr.visualization.comparison import comparison
 from sddusr.visualization.web_view import make_view, view_place
-
-BICUBIC = "bicubic"
-"""The method that every table starts with."""
 
 PICTURES, COMPARISONS = "pictures", "comparisons"
 """Folders below `EvaluationConfig.out`."""

@@ -24,6 +24,10 @@ class Box(NamedTuple):
     def width(self) -> int:
         return self.x1 - self.x0
 
+    def shifted(self, dy: int, dx: int) -> "Box":
+        """The same rectangle, moved."""
+        return Box(self.y0 + dy, self.y1 + dy, self.x0 + dx, self.x1 + dx)
+
 
 HR_PER_CELL = SCALE * LR_PER_CELL
 """HR pixels per cell of the matching grid."""

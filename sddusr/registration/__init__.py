@@ -1,1 +1,1 @@
-"""Find a tele picture in a wide one and match its colours."""
+"""Registration of a tele picture to the wide picture's centre."""

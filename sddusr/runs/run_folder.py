@@ -44,7 +44,13 @@ CONFIG, STATUS, LINKS, MODEL, MLFLOW = (
     "model.json",
     "mlflow.json",
 )
+LOCK = ".mirror.lock"
+"""In a local run folder: held by the one process that mirrors it."""
+
 METRICS, IMAGES, ARTIFACTS, TRIALS = "metrics", "images", "artifacts", "trials"
+
+NAMES = (CONFIG, STATUS, LINKS, MODEL, MLFLOW, LOCK, METRICS, IMAGES, ARTIFACTS, TRIALS)
+"""All that a run writes right below its folder, besides its checkpoints."""
 
 State = Literal["created", "running", "paused", "finished", "stopped", "failed"]
 """`paused` is saved, to be resumed; `stopped` was ended early by a scheduler."""
