@@ -7,7 +7,12 @@ import logging
 import math
 import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, cast
+
+if not __package__:  # a script of a checkout, in which only sddusr is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import pipelines  # noqa: F401  # names what is not installed
 
 import tyro
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig

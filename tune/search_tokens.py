@@ -1,6 +1,11 @@
 """Search for a better config with Ray Tune: `python tune/search_tokens.py [PRESET] --data DIR`."""
 
 import sys
+from pathlib import Path
+
+if not __package__:  # a script of a checkout, in which only sddusr is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import tune  # noqa: F401  # names what is not installed
 
 import tyro
 
