@@ -79,6 +79,16 @@ class SuperResolveOptions:
     color: Literal["matrix", "channels", "none"] = "matrix"
     """Bring the tele picture to the wide picture's colours: fully, channel by channel, or not."""
 
+    register_ref: Annotated[
+        Literal["auto", "homography", "none"] | None, tyro.conf.arg(metavar="METHOD")
+    ] = None
+    """Of a tele picture whose place is given: how what is left over of motion and colours is
+    removed. Left out: auto for a network that takes the tele picture's detail, else none."""
+    trust: float = 1.0
+    """Scales how far the tele picture is trusted, 0 to 1; 0 is --without-ref."""
+    without_ref: bool = False
+    """Leave the tele picture out: what the network makes of the wide picture alone."""
+
     memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
     """Keep to this much memory, such as 4GB, by making the picture in smaller pieces. Shared out
     among --num-actors. Finding the tele picture takes up to 2GB at 12 megapixels in any case."""
@@ -133,6 +143,8 @@ def _check(options: SuperResolveOptions) -> None:
         raise ValueError("--centered, --box and --boxes each say where Ref lies; give one of them")
     if not 1 <= options.quality <= 100:
         raise ValueError(f"--quality is {options.quality}, need 1 to 100")
+    if not 0 <= options.trust <= 1:
+        raise ValueError(f"--trust is {options.trust:g}, need 0 to 1")
     if options.num_actors < 1:
         raise ValueError(f"--num-actors is {options.num_actors}, need 1 or more")
     if not 0 < options.max_megapixels <= MOST_PIXELS / 1e6:
@@ -162,6 +174,8 @@ def _settings(options: SuperResolveOptions) -> Settings:
             registration=RegistrationConfig(refine=options.refine),
             color=ColorConfig(kind=options.color),
         ),
+        register_ref=options.register_ref,
+        trust=0.0 if options.without_ref else options.trust,
     )
 
 

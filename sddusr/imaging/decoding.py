@@ -25,7 +25,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from sddusr.data.strict_jpeg import check_jpeg
+from sddusr.imaging.strict_jpeg import check_jpeg
 from sddusr.imaging import containers, exif, heif
 
 Channels = UInt8[np.ndarray, "rows cols channels"] | UInt16[np.ndarray, "rows cols channels"]

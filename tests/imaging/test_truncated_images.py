@@ -8,7 +8,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from sddusr.data.strict_jpeg import check_jpeg
+from sddusr.imaging.strict_jpeg import check_jpeg
 from sddusr.imaging.encoding import encode
 from sddusr.imaging.images import read_picture, write_picture
 from tests.conftest import textured
