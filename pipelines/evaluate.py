@@ -46,6 +46,7 @@ from sddusr.evaluation.scoring import (
     LPIPS_MEASURED,
     EvaluationConfig,
     Scorer,
+    check_registration,
     lpips_note,
     pair_others,
     pick_rows,
@@ -128,6 +129,8 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     options = _with_absolute_places(options)
     checkpoint = read_checkpoint(options.checkpoint) if options.checkpoint else None
     shards = ShardSet(options.data)
+    trained_on = checkpoint.config.data.register_ref if checkpoint else None
+    registered = check_registration(options, shards, trained_on)
     rows = pick_rows(options, shards)
     others = pair_others(options, [row.id for row in rows])
     note = lpips_note(options)
@@ -136,8 +139,12 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     left_out = describe_flat_regions(images)
     if left_out:
         log.warning("%s", left_out)
-    table = to_text(summaries, differences, note, left_out)
-    about = _about(options, checkpoint, note) | ({"means": left_out} if left_out else {})
+    table = f"Ref registered: {registered}\n\n{to_text(summaries, differences, note, left_out)}"
+    about = (
+        _about(options, checkpoint, note)
+        | {"Ref registered": registered}
+        | ({"means": left_out} if left_out else {})
+    )
     files = write_tables(options.out, images, summaries, differences, table, about)
     page = write_report(
         ReportOptions(

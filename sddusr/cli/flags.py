@@ -21,6 +21,8 @@ def _optional(given: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     is_optional = typing.get_origin(given.type) in (types.UnionType, typing.Union)
     if is_optional and kinds == [tuple[int, int, int, int]]:
         return _box()
+    if is_optional and len(kinds) == 1 and typing.get_origin(kinds[0]) is typing.Literal:
+        return _choice(typing.get_args(kinds[0]))
     if not is_optional or len(kinds) != 1 or kinds[0] not in (str, int, float):
         return None
     (kind,) = kinds
@@ -30,6 +32,17 @@ def _optional(given: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         instance_from_str=lambda words: kind(words[0]),
         is_instance=lambda value: value is None or isinstance(value, kind),
         str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _choice(choices: tuple[str, ...]) -> PrimitiveConstructorSpec[Any]:
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(choices) + "}",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: value is None or value in choices,
+        str_from_instance=lambda value: [str(value)],
+        choices=choices,
     )
 
 

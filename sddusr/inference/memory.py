@@ -14,9 +14,11 @@ import torch
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.inference import sample
+from sddusr.inference.carried import NUM_MAPS, TILE_PX
 from sddusr.inference.precompute import ALIGNMENT_HALO_PX, ALIGNMENT_SIDE, FEATURE_SIDE, Inputs
 from sddusr.inference.regions import DECODER_TILES, gated_halo
 from sddusr.inference.tiles import reach
+from sddusr.model.evidence import reach as evidence_reach
 from sddusr.model.matching import nearest_key, shortlist
 from sddusr.model.matching.matcher import STRIP
 from sddusr.model.sddusr import SDDuSR
@@ -38,6 +40,9 @@ ENCODER_MAPS, ALIGNMENT_MAPS, FUSION_MAPS, VGG_MAPS = 6, 10, 6, 3
 
 OFFSET_MAPS = 81
 """For each group of the deformable convolution: offsets and gates of nine taps, three times."""
+
+EVIDENCE_MAPS = 48
+"""Maps that are alive while Ref's detail is measured in a tile."""
 
 LIBRARY_BYTES = 150 * MEGABYTE
 """What allocator and libraries keep for themselves."""
@@ -138,7 +143,8 @@ class Cost:
         ]
 
     def plan(self, region_px: int, tile_px: int, dtype: torch.dtype, kept_maps: int) -> Plan:
-        bank = self.num_ref_px * self.model.dim * dtype.itemsize
+        dim = self.model.dim + (NUM_MAPS if self.model.trust is not None else 0)
+        bank = self.num_ref_px * dim * dtype.itemsize
         kept = self.result_bytes + self.num_cells * CELL_BYTES
         is_whole = region_px >= max(self.inputs.size)
         stages = (
@@ -182,7 +188,11 @@ class Cost:
         features = (self.activation_bytes + FLOAT_BYTES) * dim * window
         encoding = ENCODER_MAPS * self.activation_bytes * dim * window
         aligning = FLOAT_BYTES * (ALIGNMENT_MAPS * dim + offsets) * tile
-        return FLOW_BYTES * self.num_ref_px + features + max(encoding, aligning)
+        measuring = 0
+        if self.model.trust is not None:
+            around = TILE_PX + 2 * evidence_reach(self.model.detail_window_px)
+            measuring = FLOAT_BYTES * EVIDENCE_MAPS * min(self.num_ref_px, around**2)
+        return FLOW_BYTES * self.num_ref_px + features + max(encoding, aligning) + measuring
 
     def encoding(self, region_px: int) -> int:
         halo = 2 * (reach(self.model.lr_encoder) + TILE_REACH_PX)

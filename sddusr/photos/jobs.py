@@ -18,6 +18,7 @@ from sddusr.imaging.images import MAX_PIXELS, check_output
 from sddusr.model.precision import Precision
 from sddusr.photos.find_pairs import PairFiles, bare
 from sddusr.registration.pairing import PairConfig
+from sddusr.registration.residual import RefRegistration
 
 READ_ONLY_EXTENSIONS = (".bmp",)
 
@@ -59,6 +60,15 @@ class Settings:
     strip_metadata: bool = False
     explain: bool = False
     pair: PairConfig = field(default_factory=PairConfig)
+    register_ref: RefRegistration | None = None
+    """How a tele picture on a given box is registered; None: as the network was trained."""
+    trust: float = 1.0
+    """0 to 1: scales how far the tele picture is trusted; 0 leaves it out."""
+
+    @property
+    def without_ref(self) -> bool:
+        """Whether the tele picture is left out."""
+        return self.trust == 0
 
 
 def hash_checkpoint(place: str) -> str:

@@ -13,6 +13,7 @@ from sddusr.photos.jobs import Device, Placement, Settings, hash_checkpoint
 from sddusr.registration.color_match import ColorConfig
 from sddusr.registration.pairing import PairConfig
 from sddusr.registration.register import RegistrationConfig
+from sddusr.registration.residual import RefRegistration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,13 @@ class UpscaleOptions:
     """After the search, follow what the distance between the lenses shifts, or leave it."""
     color: Literal["matrix", "channels", "none"] = "matrix"
     """Bring the tele image to the wide image's colours: fully, channel by channel, or not."""
+    register_ref: RefRegistration | None = None
+    """For a tele image whose place is given: how remaining motion and colour differences are
+    removed. By default auto for a network that takes the tele image's detail, else none."""
+    trust: float = 1.0
+    """Factor of the trust in the tele image, 0 to 1; 0 is --without-ref."""
+    without_ref: bool = False
+    """Leave the tele image out: what the network makes of the wide image alone."""
     memory: str | None = None
     """Keep to this much memory, such as 4GB, by making the image in smaller pieces. Finding the
     tele image takes up to 2GB at 12 megapixels in any case."""
@@ -59,6 +67,8 @@ class UpscaleOptions:
             raise ValueError("--centered and --box each say where Ref lies; give one of them")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"--quality is {self.quality}, need 1 to 100")
+        if not 0 <= self.trust <= 1:
+            raise ValueError(f"--trust is {self.trust:g}, need 0 to 1")
         if not 0 < self.max_megapixels <= MOST_PIXELS / 1e6:
             raise ValueError(
                 f"--max-megapixels is {self.max_megapixels}, need more than 0 and at most "
@@ -87,6 +97,8 @@ class UpscaleOptions:
                 registration=RegistrationConfig(refine=self.refine),
                 color=ColorConfig(kind=self.color),
             ),
+            register_ref=self.register_ref,
+            trust=0.0 if self.without_ref else self.trust,
         )
 
     def placement(self) -> Placement:
