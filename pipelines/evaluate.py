@@ -21,7 +21,7 @@ if not __package__:  # a script of a checkout, in which only sddusr is installed
 import ray
 
 from pipelines.ray_runtime import cluster
-from pipelines.ray_runtime.persistent_paths import lasting
+from pipelines.ray_runtime.persistent_paths import persistent_path
 from pipelines.report import ReportOptions, write_report
 from pipelines.tracking import links
 from pipelines.tracking.background import describe, mirror
@@ -169,7 +169,9 @@ def _about(options: EvaluateOptions, checkpoint: Checkpoint | None, lpips: str) 
 def _with_absolute_places(options: EvaluateOptions) -> EvaluateOptions:
     """Actors may run in another folder."""
     given = {name: getattr(options, name) for name in ("data", "out", "checkpoint", "sr_dir")}
-    absolute = {name: place and lasting(place, f"--{name}") for name, place in given.items()}
+    absolute = {
+        name: place and persistent_path(place, f"--{name}") for name, place in given.items()
+    }
     if options.lpips_weights != "imagenet":
         absolute["lpips_weights"] = storage.absolute(options.lpips_weights)
     return replace(options, **absolute)
