@@ -249,8 +249,8 @@ def _evidence(
         box=pair.box,
         outline=outline,
         matches=made.matches,
-        trust=made.trust,
         lines=lines,
+        trust=made.trust,
     )
 
 
