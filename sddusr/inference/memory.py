@@ -5,7 +5,6 @@ What the work keeps is counted; what it takes beside that was measured with the 
 """
 
 import math
-import resource
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -249,6 +248,9 @@ def peak_bytes(device: torch.device) -> int:
         line = next(row for row in Path("/proc/self/status").read_text().splitlines()
                     if row.startswith("VmHWM:"))  # fmt: skip
     except (OSError, StopIteration):
+        if sys.platform == "win32":
+            return psutil.Process().memory_info().peak_wset
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else 1024 * peak
     return 1024 * int(line.split()[1])
