@@ -11,12 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sddusr.config import LR_PER_CELL, SCALE
-from sddusr.data.geometry import crop, whole
+from sddusr.data.geometry import HR_PER_CELL, crop, whole
 from sddusr.inference.pictures import Pixels, to_tensor
 from sddusr.inference.tiles import cut, grown, in_tiles, reach, scaled, tiles, within
 from sddusr.model.deformable import exact_planes
+from sddusr.model.fast_search import MatchingMode
 from sddusr.model.matching import Progress, Search
 from sddusr.model.sddusr import SDDuSR
+from sddusr.model.twins import CenterPlace
 from sddusr.model.warp import CELL, CellBank
 from sddusr.types import Box
 
@@ -71,8 +73,21 @@ class Knowledge(NamedTuple):
     """The refined dictionaries."""
 
 
-def search(model: SDDuSR, inputs: Inputs, progress: Progress) -> Search:
-    """Masks, matches and confidences of the whole frame."""
+def search(
+    model: SDDuSR,
+    inputs: Inputs,
+    progress: Progress,
+    mode: MatchingMode = "exact",
+    box: Box | None = None,
+) -> Search:
+    """Masks, matches and confidences of the whole frame.
+
+    Args:
+        box: where the centre was cut out of LR, HR pixels; None: not known.
+    """
+    reach_px = reach(model.matching.features)
+    cells = Fraction(1, HR_PER_CELL)
+    place = box and CenterPlace(scaled(box, cells), math.ceil(reach_px / LR_PER_CELL))
 
     def features(name: str) -> Float[Tensor, "1 d _ _"]:
         compute = model.matching.features
@@ -80,11 +95,11 @@ def search(model: SDDuSR, inputs: Inputs, progress: Progress) -> Search:
             lambda window: compute(inputs.part(name, window)).float(),
             whole(*getattr(inputs, name).shape[:2]),
             FEATURE_SIDE,
-            reach(compute),
+            reach_px,
             Fraction(1, LR_PER_CELL),
         )
 
-    return model.matching.search(features("lr"), features("center"), progress)
+    return model.matching.search(features("lr"), features("center"), progress, mode, place)
 
 
 def learn(

@@ -22,6 +22,7 @@ from sddusr.inference.progress import Shares
 from sddusr.inference.reconstruct import Reconstruction
 from sddusr.inference.sources import Sources
 from sddusr.inference.tiles import scaled
+from sddusr.model.fast_search import MatchingMode
 from sddusr.model.matching import Progress, Search
 from sddusr.model.sddusr import SDDuSR
 from sddusr.precision import Precision
@@ -42,6 +43,10 @@ class Matches(NamedTuple):
     """Flat index into the centre's cells; 0 where a cell took no part."""
     key_shape: tuple[int, int]
     """Rows and columns of the centre's cells."""
+    is_fast: bool = False
+    """Whether the matches come from a fast search, which misses some keys."""
+    confidence_ratio: float | None = None
+    """Of a fast search, mean confidence over the exact one, on a sample; None: there was none."""
 
 
 class Upscaled(NamedTuple):
@@ -72,6 +77,7 @@ def super_resolve(
     plan: Plan | None = None,
     progress: Progress | None = None,
     look_at: Box | None = None,
+    matching: MatchingMode = "exact",
 ) -> Upscaled:
     """Run the model on whole pictures of any size, on the device that holds its weights.
 
@@ -90,6 +96,7 @@ def super_resolve(
         progress: told the share of the work that is done.
         look_at: HR pixels of a part, on the matching grid, of which `sources` are wanted too; LR is
             then encoded once more.
+        matching: how keys are searched.
 
     Raises:
         ValueError: `box` leaves the result, `ref` does not have its size, or the memory is too
@@ -121,7 +128,7 @@ def super_resolve(
                 share=memory_share,
             )
         told = Shares(model, inputs, progress)
-        found = search(model, inputs, told.of("search"))
+        found = search(model, inputs, told.of("search"), matching, aligned.box)
         known = learn(
             model,
             inputs,
@@ -171,6 +178,8 @@ def _matches(found: Search, inputs: Inputs) -> Matches:
         key_mask=None if found.key_mask is None else grid(found.key_mask),
         key_index=grid(index),
         key_shape=(key_rows, key_cols),
+        is_fast=found.is_fast,
+        confidence_ratio=found.confidence_ratio,
     )
 
 
