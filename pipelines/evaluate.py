@@ -7,6 +7,7 @@ python pipelines/evaluate.py --sr-dir DIR --data DIR
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
@@ -29,7 +30,16 @@ from sddusr.evaluation import (
     pair_others,
     pick_rows,
 )
-from sddusr.results import Gain, ImageScores, Summary, gains, summarize, to_text, write_tables
+from sddusr.results import (
+    Gain,
+    ImageScores,
+    Summary,
+    describe_flat_regions,
+    gains,
+    summarize,
+    to_text,
+    write_tables,
+)
 
 PAGE = "page.html"
 
@@ -112,8 +122,11 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     note = lpips_note(options)
     images = list(_scores(options, rows, others, lpips=note == LPIPS_MEASURED))
     summaries, differences = summarize(images), gains(images, BICUBIC, options.seed)
-    table = to_text(summaries, differences, note)
-    about = _about(options, checkpoint, note)
+    left_out = describe_flat_regions(images)
+    if left_out:
+        log.warning("%s", left_out)
+    table = to_text(summaries, differences, note, left_out)
+    about = _about(options, checkpoint, note) | ({"means": left_out} if left_out else {})
     files = write_tables(options.out, images, summaries, differences, table, about)
     page = write_report(
         ReportOptions(results=(options.out,), out=places.join(options.out, PAGE), seed=options.seed)
@@ -193,7 +206,11 @@ def _track(
     for summary in summaries:
         row = summary.scores._asdict() | {"full_lpips": summary.full_lpips}
         prefix = f"{options.split}/{summary.protocol}/{summary.method}"
-        known = {f"{prefix}/{name}": value for name, value in row.items() if value is not None}
+        known = {
+            f"{prefix}/{name}": value
+            for name, value in row.items()
+            if value is not None and math.isfinite(value)  # MLflow makes 1.8e308 of inf
+        }
         run.log_metrics(known, step=progress.get("step", 0))
     if places.is_local(options.out):
         folder = f"evaluation/{options.split}"

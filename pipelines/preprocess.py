@@ -36,11 +36,15 @@ from sddusr.data.prepare import (
     make_shard,
     plan_shards,
 )
+from sddusr.registration.residual import RefRegistration
 
 logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
 """What an out folder was begun with; guards it against shards of another run."""
+
+OF_A_PLAN = frozenset({"root", "layout", "window_px"})
+"""Keys of every plan of ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +81,20 @@ class PreprocessOptions:
     pair: PairConfig = field(default_factory=PairConfig)
     """How pairs and camerafusion find the tele picture in the wide one. `min_box_px` of twice the
     crop refuses pairs whose Ref is too small for a training crop."""
+    register_ref: RefRegistration = "auto"
+    """How Ref is registered to the centre of LR before it is stored. auto: the homography that is
+    left over and colours, then a smooth flow where it explains more; homography: no flow; none: Ref
+    as it is given, as the paper's protocol and the preset `paper` have it. Pairs are always
+    registered."""
     pictures_per_shard: int = 4
     """Triplets that share a shard; a shard is the unit of work and of restart."""
     on_error: Literal["stop", "quarantine"] = "stop"
     """Stop at the first triplet that cannot be used, or set it aside and count it."""
     max_errors_share: float = 0.1
     """Largest share of triplets that may be set aside."""
+    check_triplets: bool = True
+    """Refuse triplets of dusr-real and folders whose pictures do not belong together: LR against
+    halved HR, Ref against HR on its box, flat pictures."""
     max_megapixels: float = MAX_PIXELS / 1e6
     """Larger pictures are refused before they are decoded."""
     overwrite: bool = False
@@ -135,10 +147,21 @@ class PreprocessOptions:
         half = self.window_px // 2
         stride = half - half % LR_PER_CELL if self.stride_px is None else self.stride_px
         if self.layout not in REGISTERED:
-            return Recipe(window_px=self.window_px, stride_px=stride, margin_px=self.margin_px)
+            return Recipe(
+                window_px=self.window_px,
+                stride_px=stride,
+                margin_px=self.margin_px,
+                register_ref=self.register_ref,
+            )
         reach = DataConfig().shift_px[1] if self.margin_px is None else self.margin_px
         pairing = Pairing(degradation=self.degradation, pair=self.pair)
-        return Recipe(window_px=self.window_px, stride_px=stride, margin_px=reach, pairing=pairing)
+        return Recipe(
+            window_px=self.window_px,
+            stride_px=stride,
+            margin_px=reach,
+            pairing=pairing,
+            register_ref="auto",
+        )
 
     @property
     def job(self) -> Job:
@@ -147,6 +170,7 @@ class PreprocessOptions:
             out=lasting(self.out, "--out") if self.out else lasting(str(self.preview), "--preview"),
             quarantine=self.on_error == "quarantine",
             max_pixels=int(self.max_megapixels * 1e6),
+            checked=self.check_triplets,
         )
 
     @property
@@ -190,10 +214,11 @@ def preprocess(options: PreprocessOptions) -> dict[str, Any]:
 def _claim(out: str, plan: dict[str, Any], overwrite: bool) -> None:
     """Refuse a folder that another run began, and take back its manifest until we are done."""
     place = places.join(out, PLAN)
-    before = places.read_json(place) if places.exists(place) else plan
-    if before != plan and not overwrite:
-        known = before if isinstance(before, dict) else {}
-        differing = sorted(name for name in known | plan if known.get(name) != plan.get(name))
+    before = places.read_json(place) if places.exists(place) else {}
+    if not isinstance(before, dict) or not before.keys() >= OF_A_PLAN:
+        _check_holds_nothing_of_others(out)
+    elif before != plan and not overwrite:
+        differing = sorted(name for name in before | plan if before.get(name) != plan.get(name))
         raise ValueError(
             f"{out}: holds shards made with another {' and '.join(differing)}; choose another "
             "--out or pass --overwrite"
@@ -201,6 +226,21 @@ def _claim(out: str, plan: dict[str, Any], overwrite: bool) -> None:
     places.remove(places.join(out, MANIFEST))
     places.remove_temporaries(out)
     places.write_atomic(place, json.dumps(plan, indent=1, sort_keys=True).encode())
+
+
+def _check_holds_nothing_of_others(out: str) -> None:
+    """What we would delete or replace is ours: a folder that we did not begin holds none of it.
+
+    Raises:
+        ValueError: it does.
+    """
+    names = places.list_files(out) if places.exists(out) else {}
+    for name in names:
+        if name in (PLAN, MANIFEST) or SHARD_NAME.fullmatch(name):
+            raise ValueError(
+                f"{out}: holds {name}, which no run of ours wrote and this one would replace; "
+                f"choose another --out"
+            )
 
 
 def _run(plans: list[ShardPlan], job: Job) -> list[ShardReport]:

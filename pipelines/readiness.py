@@ -45,6 +45,13 @@ def check_data(shards: ShardSet, config: Config) -> None:
             f"{shards.root}: the smallest window holds a crop of {fits} px, the config wants "
             f"{config.data.crop_px}; lower --data.crop-px or preprocess larger windows"
         )
+    registered = str(shards.manifest.parameters.get("register_ref", "none"))
+    if registered != config.data.register_ref:
+        raise ValueError(
+            f"{shards.root}: Ref was registered by {registered!r}, the config wants "
+            f"{config.data.register_ref!r}; preprocess with --register-ref "
+            f"{config.data.register_ref}, or say --data.register-ref {registered} to train on it"
+        )
     if not shards.rows("val"):
         log.warning(
             "%s: no split val, so no checkpoint is chosen as the best and the newest counts; "

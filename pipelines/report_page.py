@@ -11,7 +11,13 @@ from markupsafe import Markup
 
 from pipelines import report_plots
 from sddusr.metrics import Interval, paired_bootstrap
-from sddusr.results import PROTOCOL_NOTES, ImageScores, gains
+from sddusr.results import (
+    PROTOCOL_NOTES,
+    ImageScores,
+    describe_flat_regions,
+    drop_flat_regions,
+    gains,
+)
 
 TEMPLATES = Path(__file__).parent / "page"
 
@@ -107,8 +113,8 @@ def _source(name: str) -> Markup:
 
 def _summary(page: Page, protocol: str, methods: Sequence[str]) -> dict[str, Any]:
     """Means and differences of one protocol, each with its interval."""
-    images = [image for image in page.images if image.protocol == protocol]
-    columns = _measured(images)
+    images = [image for image in drop_flat_regions(page.images) if image.protocol == protocol]
+    columns, left_out = _measured(images), describe_flat_regions(page.images)
     differences = []
     for over in dict.fromkeys(pair.over for pair in page.pairs):
         wanted = [pair.method for pair in page.pairs if pair.over == over]
@@ -119,7 +125,7 @@ def _summary(page: Page, protocol: str, methods: Sequence[str]) -> dict[str, Any
             differences.append((f"{method} − {over}", cells))
     return {
         "protocol": protocol,
-        "note": PROTOCOL_NOTES[protocol],
+        "note": PROTOCOL_NOTES[protocol] + (f"; {left_out}" if left_out else ""),
         "columns": [COLUMNS[column] for column in columns],
         "means": [
             (method, [_mean(images, method, column, page.seed) for column in columns])

@@ -25,6 +25,7 @@ from sddusr.data.images import MAX_PIXELS, MOST_PIXELS
 from sddusr.data.layouts import read_boxes
 from sddusr.data.pairs import PairConfig
 from sddusr.data.registration import RegistrationConfig
+from sddusr.model.fast_search import MatchingMode
 from sddusr.own_pictures.files import FoundPairs, are_files, find_pairs
 from sddusr.own_pictures.jobs import (
     Device,
@@ -95,6 +96,10 @@ class SuperResolveOptions:
     precision: Precision = "float32"
     """Number format of the network; bfloat16 is rougher, and several times faster on GPUs and on
     processors that compute it."""
+    matching: MatchingMode = "auto"
+    """How cells of the wide picture find their like in the tele picture's part: exact compares all,
+    fast the likely ones; auto is fast for large pictures, and exact where a check finds fast too
+    rough."""
     num_actors: int = 1
     """Of many pictures, how many are made at a time; each process holds the weights."""
     max_megapixels: float = MAX_PIXELS / 1e6
@@ -159,6 +164,7 @@ def _settings(options: SuperResolveOptions) -> Settings:
         checkpoint_hash=hash_checkpoint(checkpoint),
         device=options.device,
         precision=options.precision,
+        matching=options.matching,
         memory_bytes=cli.parse_bytes(options.memory, "--memory") if options.memory else None,
         max_pixels=round(options.max_megapixels * 1e6),
         quality=options.quality,

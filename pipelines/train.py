@@ -14,6 +14,7 @@ from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from pipelines import cli, lasting, tracking
+from pipelines.own_folders import check_run_folder, check_run_name, delete_run
 from pipelines.process_group import LastingGroup
 from pipelines.readiness import (
     check_data,
@@ -51,12 +52,14 @@ class TrainOptions(WorkerOptions):
     """Folder or URI of shards from pipelines/preprocess.py; without it, the pictures that ship
     with scikit-image and scikit-learn are preprocessed into STORAGE/samples."""
     name: str | None = None
-    """Run's name; by default the preset and a hash of config and data."""
+    """Run's name, that of its folder in --storage; by default the preset and a hash of config and
+    data."""
     storage: str | None = None
     """Folder or URI that holds the runs; on several machines, one that all of them reach. By
     default `runs`, in a job on a cluster of one machine `~/sddusr/runs`."""
     fresh: bool = False
-    """Delete what an earlier run of this name left, checkpoints too, and train anew."""
+    """Delete the earlier run of this name, checkpoints too, and train anew. A folder that is no
+    run is never deleted."""
     max_failures: int = 3
     """How often workers that die are started again before the run fails; -1: always. A node that
     is taken after a notice does not count."""
@@ -93,10 +96,12 @@ def run_training(options: TrainOptions) -> TrainResult:
     """Start or resume the run and wait for its end.
 
     Raises:
-        ValueError, OSError: options, data or weights that cannot be used.
+        ValueError, OSError: a name, options, data or weights that cannot be used.
         NonFiniteError: a loss or gradient is NaN or infinite.
         NodesLostError: the nodes that the run lost did not come back.
     """
+    if options.name is not None:
+        check_run_name(options.name)
     options = replace(options, config=with_absolute_weights(options.config))
     storage, uri, data = _places(options)
     if data is None:
@@ -106,6 +111,7 @@ def run_training(options: TrainOptions) -> TrainResult:
     check_data(shards, options.config)
     name = options.name or f"{options.preset}-{_fingerprint(options.config, shards)}"
     folder = places.join(storage, name)
+    check_run_folder(folder)
     earlier = None if options.fresh else _earlier_progress(folder, options.config, shards)
     if earlier is not None and earlier.step == options.config.train.num_steps:
         log.info("run %s in %s is finished; --fresh trains anew", name, folder)
@@ -115,8 +121,8 @@ def run_training(options: TrainOptions) -> TrainResult:
     if earlier is None:
         check_weights(options.config)
     check_shared(storage, shards.root, uri)
-    if options.fresh and places.exists(folder):
-        places.remove_folder(folder)
+    if options.fresh:
+        delete_run(folder)
     run = _tracked(replace(options, tracking_uri=uri), name, folder, shards)
     log.info("run %s in %s, MLflow run %s", name, folder, run.run_id or "waits to be created")
     status = "FAILED"

@@ -24,13 +24,11 @@ from sddusr.inference import (
     to_tensor,
 )
 from sddusr.metrics import PROTOCOLS, Lpips, Protocol, score
+from sddusr.model.fast_search import MatchingMode
 from sddusr.precision import Precision, warn_if_emulated
-from sddusr.results import ImageScores
+from sddusr.results import BICUBIC, ImageScores
 from sddusr.types import Triplet
 from sddusr.views import make_view, view_place
-
-BICUBIC = "bicubic"
-"""The method that every table starts with."""
 
 PICTURES, COMPARISONS = "pictures", "comparisons"
 """Folders below `EvaluationConfig.out`."""
@@ -63,6 +61,9 @@ class EvaluationConfig:
     torchvision's alexnet."""
     precision: Precision = "float32"
     """Number format of the network."""
+    matching: MatchingMode = "exact"
+    """How keys are searched: the paper's figures need exact; fast is for large pictures, auto takes
+    it there."""
     without_ref: bool = False
     """Score the checkpoint a second time with a Ref that shows no more than LR does: what is lost
     is what the network takes from Ref."""
@@ -160,6 +161,7 @@ class Scorer:
             triplet.center_box,
             self.config.precision,
             memory_share=self.memory_share,
+            matching=self.config.matching,
         )
 
     def _keep(

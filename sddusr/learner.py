@@ -66,6 +66,7 @@ class Learner:
             NonFiniteError: before anything is changed.
         """
         self._set_rate(step)
+        self._set_frozen(step)
         self._replica.train()
         batch = batch.to(self.device)
         self.optimizer.zero_grad(set_to_none=True)
@@ -152,7 +153,14 @@ class Learner:
 
     def _output(self, network: Any, batch: Batch) -> Output:
         with self._autocast():
-            return network(batch.lr, batch.lr_center, batch.ref, batch.seeds)
+            return network(
+                batch.lr,
+                batch.lr_center,
+                batch.ref,
+                batch.seeds,
+                batch.center_offset,
+                batch.has_ref,
+            )
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
@@ -164,6 +172,20 @@ class Learner:
         set_learning_rate(self.optimizer, rate, step)
         if self.adversary is not None:
             set_learning_rate(self.adversary.optimizer, rate, step)
+
+    def _set_frozen(self, step: int) -> None:
+        """Spare the gradients of flow and offsets while they do not learn, a sixth of a step."""
+        alignment = self.model.alignment
+        learns = step >= self.config.optim.align_from_step
+        held = [*alignment.spynet.parameters(), *alignment.offset_parameters()]
+        if held[0].requires_grad == learns:
+            return
+        for parameter in held:
+            parameter.requires_grad_(learns)
+            parameter.grad = None
+        # Which parameters are averaged over the ranks is settled when the replica is made.
+        self._replica = ranks.data_parallel(self.model)
+        self._forward = self._compiled() if self.config.train.compile else self._replica
 
     def _clipped_norm(self, network: nn.Module) -> Float[Tensor, ""]:
         """The gradients' norm before they are clipped; the same on every rank."""
@@ -231,6 +253,8 @@ def _part(batch: Batch, which: slice) -> Batch:
         hr=batch.hr[which],
         mask_label=batch.mask_label[which],
         seeds=batch.seeds[which],
+        center_offset=batch.center_offset[which],
+        has_ref=batch.has_ref[which],
     )
 
 

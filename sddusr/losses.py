@@ -8,8 +8,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sddusr.config import LossConfig
+from sddusr.filters import box_mean
 from sddusr.ranks import mean_over_batch
-from sddusr.types import Batch, Output
+from sddusr.resize import bicubic_up
+from sddusr.types import Batch, DetailOutput, Output
 from sddusr.weights import Normalize, load_state
 
 CONV5_4 = 34
@@ -86,7 +88,11 @@ def discriminator_adversarial(
 
 def weights_of_terms(config: LossConfig) -> dict[str, float]:
     """λ of each term that the stage uses."""
-    weights = {"reconstruction": 1.0, "mask": config.mask_weight}
+    weights = {
+        "reconstruction": 1.0,
+        "mask": config.mask_weight,
+        "trust": config.trust_weight,
+    }
     if config.stage == "full":
         weights |= {
             "perceptual": config.perceptual_weight,
@@ -106,4 +112,35 @@ def pixel_terms(output: Output, batch: Batch, config: LossConfig) -> dict[str, T
     terms = {"reconstruction": charbonnier(output.sr, batch.hr, config.charbonnier_eps)}
     if output.query_mask is not None:
         terms["mask"] = mask_loss(output.query_mask, batch.mask_label)
+    if output.detail is not None and config.trust_weight > 0:
+        terms["trust"] = trust_loss(output.detail, batch)
     return terms
+
+
+WANTED_PX = 5
+"""Side of the windows in which the best share of the detail is told."""
+
+
+def trust_loss(output: DetailOutput, batch: Batch) -> Float[Tensor, ""]:
+    """log(1 + excess / floor) of each sample, inside and outside the box, weighted by their areas.
+
+    HR tells the best share of the detail: want = ⟨d, HR − bicubic⟩ / ⟨d, d⟩ in small windows, cut
+    to 0..1. What the trust leaves beyond that is the excess square error; what even the best share
+    leaves is the floor. A plain square error would let the trust rest at 0.9, 3 dB short where Ref
+    is exact; the logarithm measures decibels. Samples without Ref count nothing.
+    """
+    detail = output.detail.float()
+    with torch.no_grad():
+        missing = batch.hr - bicubic_up(batch.lr)
+        power = (detail * detail).sum(1, keepdim=True)
+        shared = box_mean((detail * missing).sum(1, keepdim=True), WANTED_PX)
+        wanted = (shared / (box_mean(power, WANTED_PX) + 1e-6)).clamp(0, 1)
+        floor = (missing - wanted * detail).square().sum(1, keepdim=True)
+        inside = output.inside.float()
+    excess = power * (output.trust - wanted).square()
+    total = torch.zeros_like(excess[:, 0, 0, 0])
+    for region in (inside, 1 - inside):
+        left, best = ((region * x).flatten(1).sum(1) for x in (excess, floor))
+        area = region.flatten(1).mean(1)
+        total = total + area * torch.log1p(left / (best + 1e-3))
+    return (total * batch.has_ref.to(total.dtype)).mean()

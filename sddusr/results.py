@@ -43,8 +43,15 @@ class ImageScores(NamedTuple):
         return cls(row["id"], row["method"], row["protocol"], scores, row["full_lpips"])
 
 
+BICUBIC = "bicubic"
+"""The method that every evaluation scores too, bicubic enlargement."""
+
+REGIONS = ("full", "center", "corner")
+
+
 class Summary(NamedTuple):
-    """Means over the pictures; nan, as of an empty corner, is left out."""
+    """Means over the pictures; nan, as of an empty corner, is left out, and so is what
+    `find_flat_regions` names."""
 
     method: str
     protocol: Protocol
@@ -61,13 +68,44 @@ class Gain(NamedTuple):
     protocol: Protocol
     column: str
     interval: Interval | None
-    """None where a picture's PSNR is inf, or where no picture has the region."""
+    """None where a picture's PSNR is inf, or where no picture has the region; a region that
+    `find_flat_regions` names is left out."""
 
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "method", "protocol")]
     + [(name, pa.float64()) for name in (*Scores._fields, "full_lpips")]
 )
+
+
+def find_flat_regions(images: Iterable[ImageScores]) -> dict[str, list[str]]:
+    """Pictures whose region tells nothing of a method: region -> ids, in their order.
+
+    Bicubic enlargement gives such a region exactly (PSNR inf): it is black or of one colour.
+    """
+    flat: dict[str, dict[str, None]] = {region: {} for region in REGIONS}
+    for image in images:
+        if image.method == BICUBIC:
+            for region in REGIONS:
+                if math.isinf(getattr(image.scores, f"{region}_psnr")):
+                    flat[region][image.id] = None
+    return {region: list(ids) for region, ids in flat.items() if ids}
+
+
+def drop_flat_regions(images: Sequence[ImageScores]) -> list[ImageScores]:
+    """The same pictures, with nan for all scores of what `find_flat_regions` names."""
+    flat = find_flat_regions(images)
+
+    def dropped(image: ImageScores) -> ImageScores:
+        regions = [region for region, ids in flat.items() if image.id in ids]
+        names = [name for name in Scores._fields if name.partition("_")[0] in regions]
+        lpips = image.full_lpips
+        if lpips is not None and "full" in regions:
+            lpips = math.nan
+        scores = image.scores._replace(**dict.fromkeys(names, math.nan))
+        return image._replace(scores=scores, full_lpips=lpips)
+
+    return [dropped(image) for image in images] if flat else list(images)
 
 
 def summarize(images: Sequence[ImageScores]) -> list[Summary]:
@@ -80,13 +118,13 @@ def summarize(images: Sequence[ImageScores]) -> list[Summary]:
             scores=Scores(*map(_mean, zip(*(image.scores for image in group), strict=True))),
             full_lpips=_mean_lpips(group),
         )
-        for (protocol, method), group in _groups(images).items()
+        for (protocol, method), group in _groups(drop_flat_regions(images)).items()
     ]
 
 
 def gains(images: Sequence[ImageScores], over: str, seed: int = 0) -> list[Gain]:
     """Each method's mean differences to `over`, with a paired bootstrap interval of 95 %."""
-    groups = _groups(images)
+    groups = _groups(drop_flat_regions(images))
     return [
         Gain(method, over, protocol, column, _interval(ours, theirs, column, seed))
         for (protocol, method), ours in groups.items()
@@ -97,8 +135,23 @@ def gains(images: Sequence[ImageScores], over: str, seed: int = 0) -> list[Gain]
     ]
 
 
-def to_text(summaries: Sequence[Summary], differences: Sequence[Gain], lpips_note: str) -> str:
-    """The means as the paper's tables print them, and the gains; a block for each protocol."""
+def describe_flat_regions(images: Iterable[ImageScores]) -> str:
+    """A line that names what the means leave out; empty where that is nothing."""
+    parts = [
+        f"{', '.join(ids[:5])}{f' and {len(ids) - 5} more' if len(ids) > 5 else ''} ({region})"
+        for region, ids in find_flat_regions(images).items()
+    ]
+    return f"left out of the means, black or of one colour: {'; '.join(parts)}" if parts else ""
+
+
+def to_text(
+    summaries: Sequence[Summary], differences: Sequence[Gain], lpips_note: str, left_out: str = ""
+) -> str:
+    """The means as the paper's tables print them, and the gains; a block for each protocol.
+
+    Args:
+        left_out: from `describe_flat_regions`.
+    """
     lines: list[str] = []
     for protocol in dict.fromkeys(summary.protocol for summary in summaries):
         block = [summary for summary in summaries if summary.protocol == protocol]
@@ -111,7 +164,7 @@ def to_text(summaries: Sequence[Summary], differences: Sequence[Gain], lpips_not
             *_gain_lines(gained),
             "",
         ]
-    return "\n".join([*lines, f"LPIPS: {lpips_note}"])
+    return "\n".join([*lines, f"LPIPS: {lpips_note}", *([left_out] if left_out else [])])
 
 
 def write_tables(
@@ -139,7 +192,7 @@ def write_tables(
         "means": [
             {"method": s.method, "protocol": s.protocol, "num_pictures": s.num_pictures}
             | {name: _json_number(value) for name, value in s.scores._asdict().items()}
-            | {"full_lpips": s.full_lpips}
+            | {"full_lpips": None if s.full_lpips is None else _json_number(s.full_lpips)}
             for s in summaries
         ],
         "gains": [

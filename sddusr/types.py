@@ -29,6 +29,10 @@ class Box(NamedTuple):
     def width(self) -> int:
         return self.x1 - self.x0
 
+    def shifted(self, dy: int, dx: int) -> "Box":
+        """The same rectangle, moved."""
+        return Box(self.y0 + dy, self.y1 + dy, self.x0 + dx, self.x1 + dx)
+
 
 class Triplet(NamedTuple):
     """One row of a shard: a training window, or a whole picture that was held out."""
@@ -65,12 +69,16 @@ class Batch(NamedTuple):
     mask_label: Float[Tensor, "b 1 h//2 w//2"]
     seeds: Int[Tensor, "b"]
     """A seed of its own for each sample, a function of (run seed, step, position)."""
+    center_offset: Int[Tensor, "b 2"]
+    """(y, x) of the centre's first pixel on `hr`'s grid, off its first one; multiples of a cell."""
+    has_ref: Bool[Tensor, "b"]
+    """False where the sample trains the network without Ref."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its pictures and labels on a device."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("lr", "lr_center", "ref", "hr", "mask_label")
+            for name in ("lr", "lr_center", "ref", "hr", "mask_label", "center_offset", "has_ref")
         }
         return self._replace(**moved)
 
@@ -88,6 +96,17 @@ class Match(NamedTuple):
     """Of a fast search's guard: mean confidence over the exact one; None: there was none."""
 
 
+class DetailOutput(NamedTuple):
+    """What the detail skip added: `trust * detail`."""
+
+    trust: Float[Tensor, "b 1 2*h 2*w"]
+    """The share of the detail that was added, 0 to 1."""
+    detail: Float[Tensor, "b 3 2*h 2*w"]
+    """Ref's detail, at its own place inside the box and moved by the matches outside."""
+    inside: Bool[Tensor, "b 1 2*h 2*w"]
+    """Where it lies at its own place."""
+
+
 class Output(NamedTuple):
     """What the network computed for one batch; `sr` is the picture, the rest explains it."""
 
@@ -99,3 +118,5 @@ class Output(NamedTuple):
     """None in training, where all keys take part, and where matching is dense."""
     warped_feat: Float[Tensor, "b c 2*h 2*w"]
     dict_feat: Float[Tensor, "b c 2*h 2*w"] | None
+    detail: DetailOutput | None = None
+    """None without the detail skip."""

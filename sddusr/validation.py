@@ -7,13 +7,14 @@ import numpy as np
 import torch
 
 from sddusr import ranks
+from sddusr.data.geometry import HR_PER_CELL, crop
 from sddusr.data.shards import Row, ShardSet
-from sddusr.inference import bicubic, blind_ref, super_resolve, to_tensor
+from sddusr.inference import bicubic, super_resolve, to_tensor
 from sddusr.metrics import score
 from sddusr.model.sddusr import SDDuSR
 from sddusr.precision import Precision
 from sddusr.story import fixed_window, tell
-from sddusr.types import Triplet
+from sddusr.types import Box, Triplet
 
 PROTOCOL = "kedusr-float"
 NUM_SHOWN = 2
@@ -64,7 +65,7 @@ def _validate_one(
         model, triplet.lr, triplet.ref, triplet.center_box, precision, look_at=window
     )
     hr, box = to_tensor(triplet.hr), triplet.center_box
-    blind = super_resolve(model, triplet.lr, blind_ref(triplet.lr, box), box, precision)
+    blind = super_resolve(model, triplet.lr, triplet.ref, box, precision, without_ref=True)
     ours, theirs, without_ref = (
         score(torch.from_numpy(picture).permute(2, 0, 1), hr, box, PROTOCOL)
         for picture in (made.sr, bicubic(triplet.lr), blind.sr)
@@ -73,6 +74,9 @@ def _validate_one(
     gains = zip(ours._fields, ours, theirs, strict=True)
     row |= {f"{name}_gain": a - b for name, a, b in gains if name.endswith("psnr")}
     row["center_psnr_from_ref"] = ours.center_psnr - without_ref.center_psnr
+    if made.trust is not None:
+        inside = crop(made.trust, Box(*(edge // HR_PER_CELL for edge in made.box)))
+        row["center_trust"] = float(inside.mean())
     if made.matches.query_mask is not None:
         row["kept_queries"] = float(made.matches.query_mask.mean())
     if made.matches.key_mask is not None:
@@ -81,7 +85,8 @@ def _validate_one(
 
 
 def _means(rows: list[Mapping[str, float]]) -> dict[str, float]:
-    """Means of what is defined: a picture whose box is the whole of it has no corner."""
+    """Means of what is finite: a picture whose box is the whole of it has no corner, and a black
+    one has an infinite PSNR, which would make any checkpoint the best."""
     names = rows[0] if rows else {}
-    defined = {name: [row[name] for row in rows if not np.isnan(row[name])] for name in names}
+    defined = {name: [row[name] for row in rows if np.isfinite(row[name])] for name in names}
     return {name: float(np.mean(values)) for name, values in defined.items() if values}

@@ -8,7 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from sddusr.metrics import Scores
-from sddusr.results import ImageScores, gains, read_tables, summarize, to_text, write_tables
+from sddusr.results import (
+    ImageScores,
+    describe_flat_regions,
+    gains,
+    read_tables,
+    summarize,
+    to_text,
+    write_tables,
+)
 
 ABOUT = {"data": "shards", "split": "test"}
 
@@ -62,6 +70,27 @@ def test_an_infinite_psnr_has_no_interval_and_is_said(images):
     assert intervals["full_psnr"] is None
     assert intervals["full_ssim"] == (0, 0, 0)
     assert "PSNR not finite" in to_text(summarize(images[::2] + perfect), found, "")
+
+
+def test_a_black_picture_is_named_and_left_out_of_every_mean(images, tmp_path):
+    night = [
+        image("night", "bicubic", math.inf, corner=math.inf, lpips=0.0),
+        image("night", "ours", 50.0, lpips=0.1),
+    ]
+    for some in (images + night, night + images):
+        assert summarize(some) == [
+            each._replace(num_pictures=each.num_pictures + 1) for each in summarize(images)
+        ]
+        assert gains(some, "bicubic") == gains(images, "bicubic")
+        assert describe_flat_regions(some) == (
+            "left out of the means, black or of one colour: night (full); night (center); "
+            "night (corner)"
+        )
+    text = to_text(summarize(images + night), [], "", describe_flat_regions(images + night))
+    assert text.endswith("night (corner)")
+    assert describe_flat_regions(images) == ""
+    write_tables(str(tmp_path), night, summarize(night), gains(night, "bicubic"), text, ABOUT)
+    assert "Infinity" not in (tmp_path / "summary.json").read_text()
 
 
 def test_text_names_protocol_and_regions_and_says_why_lpips_is_missing():

@@ -49,11 +49,13 @@ class SearchOptions:
     retry_failed: bool = False
     """With --resume: also go on with trials that failed."""
     fresh: bool = False
-    """Delete what an earlier search of this name left, checkpoints too, and search anew."""
+    """Delete the earlier search of this name, checkpoints too, and search anew. A folder that is no
+    search is never deleted."""
     max_failures: int = 2
     """How often a trial whose process dies is started again; what it raises itself ends it."""
     name: str | None = None
-    """Search's name; by default preset, space and a hash of all that decides its result."""
+    """Search's name, that of its folder in --storage; by default preset, space and a hash of all
+    that decides its result."""
     storage: str | None = None
     """Folder or URI that holds searches; on several machines, one that all of them reach. By
     default `runs`, in a job on a cluster of one machine `~/sddusr/runs`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import lasting
+from pipelines.own_folders import plain_name
 from pipelines.readiness import check_data, samples_shards, with_absolute_weights
 from sddusr.config import Config, flatten, to_dict
 from sddusr.data import places
@@ -77,7 +78,8 @@ def make_plan(options: SearchOptions) -> Plan:
     }
     described = json.dumps(identity, sort_keys=True)
     digest = hashlib.sha256(described.encode()).hexdigest()[:8]
-    name = options.name or f"search-{options.preset}-{Path(options.space).stem}-{digest}"
+    space_name = plain_name(Path(options.space).stem)
+    name = options.name or f"search-{options.preset}-{space_name}-{digest}"
     return Plan(
         name=name,
         folder=places.join(storage, name),

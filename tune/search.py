@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipelines import cli, tracking
+from pipelines.own_folders import SEARCH, check_run_folder, check_run_name, delete_run
 from pipelines.readiness import check_shared, check_weights
 from sddusr.config import flatten
 from sddusr.data import places
@@ -20,8 +21,6 @@ from tune.planning import Plan, make_plan
 from tune.shares import share_of_cluster
 from tune.trial import Setting
 
-IDENTITY = "search.json"
-
 log = logging.getLogger(__name__)
 
 
@@ -29,14 +28,17 @@ def run_search(options: SearchOptions) -> SearchResult:
     """Search, go on with a search, or tell what a finished one found.
 
     Raises:
-        ValueError, OSError: options, space, data or weights that cannot be used.
+        ValueError, OSError: a name, options, space, data or weights that cannot be used.
     """
+    if options.name is not None:
+        check_run_name(options.name)
     cli.init_ray()
     plan = make_plan(options)
+    check_run_folder(plan.folder, is_search=True)
     ledger = Ledger(plan.folder)
-    if options.fresh and places.exists(plan.folder):
-        places.remove_folder(plan.folder)
-    is_new = not places.exists(places.join(plan.folder, IDENTITY))
+    if options.fresh:
+        delete_run(plan.folder, is_search=True)
+    is_new = not places.exists(places.join(plan.folder, SEARCH))
     if not is_new:
         _check_same(plan)
         if is_done(plan) and not options.retry_failed:
@@ -52,7 +54,7 @@ def run_search(options: SearchOptions) -> SearchResult:
 def _search(options: SearchOptions, plan: Plan, ledger: Ledger) -> SearchResult:
     share, scaling = share_of_cluster(options, plan.config)
     identity = json.dumps(plan.identity, indent=1).encode()
-    places.write_atomic(places.join(plan.folder, IDENTITY), identity)
+    places.write_atomic(places.join(plan.folder, SEARCH), identity)
     if options.retry_failed:
         for trial in ledger.trials():
             if trial.status == "failed":
@@ -89,7 +91,7 @@ def _check_same(plan: Plan) -> None:
     Raises:
         ValueError: what differs.
     """
-    before = flatten(places.read_json(places.join(plan.folder, IDENTITY)))
+    before = flatten(places.read_json(places.join(plan.folder, SEARCH)))
     now = flatten(plan.identity)
     changed = [
         f"{key} was {before.get(key, 'not there')}, is {now.get(key, 'not there')}"

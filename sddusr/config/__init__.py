@@ -2,6 +2,7 @@
 
 from sddusr.config.model import (
     AlignmentConfig,
+    DetailConfig,
     DictionaryConfig,
     EncoderConfig,
     FusionConfig,
@@ -17,6 +18,7 @@ from sddusr.config.run import (
     DataConfig,
     LossConfig,
     OptimConfig,
+    RefsConfig,
     TrainConfig,
 )
 from sddusr.config.tree import flatten, from_dict, to_dict
@@ -37,6 +39,7 @@ __all__ = [
     "AlignmentConfig",
     "Config",
     "DataConfig",
+    "DetailConfig",
     "DictionaryConfig",
     "EncoderConfig",
     "FusionConfig",
@@ -45,6 +48,7 @@ __all__ = [
     "MatchingConfig",
     "ModelConfig",
     "OptimConfig",
+    "RefsConfig",
     "TrainConfig",
     "flatten",
     "from_dict",

@@ -76,6 +76,33 @@ class DictionaryConfig:
     """Entries in each token dictionary (N)."""
     attention: Literal["none", "sqrt_d", "cosine"] = "none"
     """Scaling of both cross-attentions' logits: none is the paper's."""
+    norm: bool = False
+    """LayerNorm of features and tokens before they meet. The paper has none; there features are a
+    fiftieth of a token's size, so each pixel reads nearly all tokens alike."""
+    num_heads: int = 1
+    """Heads of both cross-attentions; more than one needs `norm`."""
+    token_scale: float = 1.0
+    """Standard deviation of the Ref tokens' first values."""
+    keep_logit: float = 0.0
+    """Start of the keep rate's logit: 0 keeps half of a token when a picture is written into it."""
+    constant: bool = False
+    """One learned vector in the dictionary feature's place: the control of equal width."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetailConfig:
+    """Detail skip: Ref's own detail, laid on the bicubic picture where it can be trusted."""
+
+    enabled: bool = False
+    """Inside the centre box Ref's detail and feature lie at their own place; outside they travel
+    through the matches. SR = bicubic + trust · detail + the network's residual."""
+    trust: bool = True
+    """Learn from measured evidence where detail is trusted; False trusts a match by its confidence
+    alone."""
+    window_px: int = 17
+    """Side (HR px, odd) of the mean that is taken off Ref − bicubic; what is left is detail."""
+    trust_dim: int = 16
+    """Channels of the trust's convolutions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +129,7 @@ class ModelConfig:
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     dictionary: DictionaryConfig = field(default_factory=DictionaryConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
+    detail: DetailConfig = field(default_factory=DetailConfig)
 
     def __post_init__(self) -> None:
         require(
@@ -109,9 +137,19 @@ class ModelConfig:
             f"model.dim is {self.dim}, need a multiple of model.alignment.num_groups "
             f"({self.alignment.num_groups})",
         )
+        heads = self.dictionary.num_heads
+        require(
+            heads >= 1 and self.dim % heads == 0 and (heads == 1 or self.dictionary.norm),
+            f"model.dictionary.num_heads is {heads}, need a divisor of model.dim ({self.dim}), and "
+            f"model.dictionary.norm for more than one",
+        )
         for name in ("max_flow_px", "max_offset_px"):
             value = getattr(self.alignment, name)
             require(value >= 0, f"model.alignment.{name} is {value}, need 0 or more")
+        require(
+            self.detail.window_px >= 3 and self.detail.window_px % 2 == 1,
+            f"model.detail.window_px is {self.detail.window_px}, need an odd number of 3 or more",
+        )
         require(
             self.matching.temperature > 0,
             f"model.matching.temperature is {self.matching.temperature}, need a positive number",
@@ -120,6 +158,7 @@ class ModelConfig:
             ("dictionary.num_tokens", self.dictionary.num_tokens),
             ("alignment.spynet_levels", self.alignment.spynet_levels),
             ("encoder.num_groups", self.encoder.num_groups),
+            ("detail.trust_dim", self.detail.trust_dim),
         ):
             require(value >= 1, f"model.{name} is {value}, need 1 or more")
         require(

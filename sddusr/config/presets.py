@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from sddusr.config.model import (
     AlignmentConfig,
+    DetailConfig,
     DictionaryConfig,
     EncoderConfig,
     FusionConfig,
@@ -14,7 +15,14 @@ from sddusr.config.model import (
     MatchingConfig,
     ModelConfig,
 )
-from sddusr.config.run import Config, DataConfig, OptimConfig, TrainConfig
+from sddusr.config.run import (
+    Config,
+    DataConfig,
+    LossConfig,
+    OptimConfig,
+    RefsConfig,
+    TrainConfig,
+)
 
 PAPER = Config()
 
@@ -27,6 +35,19 @@ BASELINE = replace(
 
 SFM = replace(PAPER, model=replace(PAPER.model, dictionary=DictionaryConfig(enabled=False)))
 
+FIELD_REFS = RefsConfig(
+    defocus_share=0.10,
+    noise_share=0.08,
+    occluder_share=0.11,
+    exposure_share=0.03,
+    color_share=0.03,
+    jpeg_share=0.04,
+    zoom_share=0.03,
+    shift_share=0.04,
+    absent_share=0.06,
+)
+"""Half of the tele pictures are as they should be."""
+
 DEMO = Config(
     model=ModelConfig(
         dim=16,
@@ -36,9 +57,13 @@ DEMO = Config(
         alignment=AlignmentConfig(
             spynet_weights="none", spynet_levels=3, spynet_dims=(16, 16, 16, 16), num_groups=4
         ),
-        dictionary=DictionaryConfig(num_tokens=32),
+        dictionary=DictionaryConfig(
+            num_tokens=32, norm=True, num_heads=2, token_scale=0.3, keep_logit=-1.0
+        ),
         fusion=FusionConfig(reduction=4, num_blocks=2),
+        detail=DetailConfig(enabled=True),
     ),
+    losses=LossConfig(mask_weight=2e-2, trust_weight=1e-2),
     optim=OptimConfig(
         lr=2e-3,
         min_lr=1e-5,
@@ -47,7 +72,13 @@ DEMO = Config(
         offset_lr_scale=0.1,
         align_from_step=150,
     ),
-    data=DataConfig(crop_px=32, shift_px=(0, 16)),
+    data=DataConfig(
+        crop_px=32,
+        shift_px=(0, 16),
+        color_augment=0.5,
+        refs=FIELD_REFS,
+        register_ref="auto",
+    ),
     train=TrainConfig(
         num_steps=300, batch_size=8, log_every=20, validate_every=150, checkpoint_every=100
     ),
@@ -60,16 +91,16 @@ COMPACT = replace(
         dim=24,
         encoder=EncoderConfig(num_groups=3, num_blocks=6, reduction=6, num_ref_blocks=2),
         alignment=replace(DEMO.model.alignment, num_groups=2),
-        dictionary=DictionaryConfig(num_tokens=128),
+        dictionary=replace(DEMO.model.dictionary, num_tokens=64, num_heads=1),
     ),
-    optim=replace(DEMO.optim, lr=1.5e-3, warmup_steps=50, align_from_step=1000),
-    data=DataConfig(crop_px=48, shift_px=(0, 24)),
+    optim=replace(DEMO.optim, lr=1.5e-3, warmup_steps=50, align_from_step=1500),
+    data=replace(DEMO.data, crop_px=48, shift_px=(0, 24)),
     train=TrainConfig(
-        num_steps=3500,
-        batch_size=8,
+        num_steps=6000,
+        batch_size=4,
         ema_decay=0.999,
         log_every=50,
-        validate_every=500,
+        validate_every=1000,
         checkpoint_every=250,
     ),
 )

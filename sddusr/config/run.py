@@ -25,6 +25,9 @@ class LossConfig:
     """λ2, used in stage `full`."""
     adversarial_weight: float = 1e-4
     """λ3, used in stage `full`."""
+    trust_weight: float = 0.0
+    """Weight of the trust's own term, where the network has a detail skip: how many more nepers of
+    square error the detail leaves than the best share of it would, inside and outside the box."""
     charbonnier_eps: float = 1e-3
     """ε of sqrt(d² + ε²)."""
     vgg_weights: str = "imagenet"
@@ -73,6 +76,63 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefsConfig:
+    """Refs as they come: shares of the training samples whose tele picture suffers something.
+
+    What a sample suffers is a function of (seed, step, position), as its crop is; at most one thing.
+    """
+
+    defocus_share: float = 0.0
+    """Out of focus: a Gaussian or a disk."""
+    defocus_px: tuple[float, float] = (0.8, 5.0)
+    """Sigma of the blur, HR pixels."""
+    noise_share: float = 0.0
+    """A dark scene."""
+    noise_sigma: tuple[float, float] = (2.0, 30.0)
+    """Of Gaussian noise, of 255."""
+    occluder_share: float = 0.0
+    """Something that the wide picture does not show: an object, a stamp, a bar, or a part that was
+    filled with the wide picture because the tele picture had nothing to show there."""
+    occluder_side: tuple[float, float] = (0.12, 0.55)
+    """Its sides, of the crop's."""
+    exposure_share: float = 0.0
+    """Underexposed, and brought back by the colour fit."""
+    exposure_gain: tuple[float, float] = (0.1, 0.9)
+    """Share of the light."""
+    color_share: float = 0.0
+    """Colours that the fit left over."""
+    color_error: float = 0.08
+    """Largest relative error of a channel's gain."""
+    jpeg_share: float = 0.0
+    """Compressed."""
+    jpeg_quality: tuple[int, int] = (8, 70)
+    zoom_share: float = 0.0
+    """Digital zoom: no more than the wide picture shows."""
+    shift_share: float = 0.0
+    """Misplaced, as registration may leave it."""
+    shift_px: tuple[float, float] = (0.3, 4.0)
+    """Length of the step, HR pixels."""
+    absent_share: float = 0.0
+    """No tele picture at all: trains the network without Ref."""
+
+    def __post_init__(self) -> None:
+        shares = {name: getattr(self, name) for name in vars(self) if name.endswith("_share")}
+        for name, share in shares.items():
+            require(0 <= share <= 1, f"data.refs.{name} is {share}, need 0 to 1")
+        total = sum(shares.values())
+        require(total <= 1 + 1e-9, f"data.refs: shares add up to {total:g}, need at most 1")
+        for name, value in vars(self).items():
+            if isinstance(value, tuple):
+                low, high = value
+                require(0 <= low <= high, f"data.refs.{name} is {value}, need the smaller first")
+
+    @property
+    def has_any(self) -> bool:
+        """Whether any sample is changed."""
+        return any(getattr(self, name) > 0 for name in vars(self) if name.endswith("_share"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What the stream cuts out of a training window."""
 
@@ -82,6 +142,13 @@ class DataConfig:
     """Least and largest distance, along y and along x, from the crop to its centre stand-in."""
     augment: bool = True
     """Flips and the four rotations."""
+    color_augment: float = 0.0
+    """Share of the samples whose colours are changed, all pictures alike: permuted channels, gains
+    of 0.8 to 1.25, more or less saturation."""
+    refs: RefsConfig = field(default_factory=RefsConfig)
+    register_ref: Literal["auto", "homography", "none"] = "none"
+    """How Ref was registered to the centre when the shards were made; other shards are refused, so
+    that a network meets in use what it was trained on."""
     mask_quantile: float = 0.5
     """A cell is labelled 1 where its detail exceeds this quantile; 0.5 is the paper's median."""
     mask_scope: Literal["crop", "image"] = "crop"
@@ -100,6 +167,10 @@ class DataConfig:
             f"data.shift_px is {self.shift_px}, need two even numbers, the smaller first",
         )
         require(
+            0 <= self.color_augment <= 1,
+            f"data.color_augment is {self.color_augment}, need 0 to 1",
+        )
+        require(
             0 < self.mask_quantile < 1,
             f"data.mask_quantile is {self.mask_quantile}, need a number between 0 and 1",
         )
@@ -114,6 +185,9 @@ class TrainConfig:
     init_from: str = ""
     """Checkpoint or run whose network a new run starts from, such as a `-rec` run for the stage
     `full`; empty starts from the published weights."""
+    init_missing: Literal["refuse", "fresh"] = "refuse"
+    """What `init_from` does about parts that its network lacks or that have another shape: refuse
+    them, or let them start fresh (a network that gets a detail skip or another dictionary)."""
     batch_size: int = 4
     """Samples of a global batch, whatever the number of workers."""
     accumulate: int = 0

@@ -14,6 +14,11 @@ Kind = Literal["matrix", "channels", "none"]
 NUM_ROUNDS = 20
 MIN_CELLS = 12
 """Four times the unknowns of a channel."""
+BETTER_THAN_NONE, VISIBLE = 0.5, 1 / 255
+"""A fit is taken if it halves the held-out error or lowers it by what 8 bits can show. Real optics
+(City100) differ by less than that, and following it costs 0.3 to 1 dB of what Ref gives."""
+BETTER_THAN_CHANNELS = 0.9
+"""Largest held-out error of a matrix, over that of gains and offsets."""
 FULL_SHARE = 0.5
 """Cells with fewer usable pixels are left out."""
 STRIP_ROWS = 256
@@ -31,7 +36,12 @@ class ColorConfig:
     ridge: float = 3e-5
     """Pull of the matrix towards the channels' gains; colours vary by about 1e-3, noise by 1e-5."""
     max_gain: float = 3.0
-    """The map's singular values lie between 1 / max_gain and max_gain."""
+    """The map's singular values lie between 1 / max_gain and max_gain, ..."""
+    max_sure_gain: float = 10.0
+    """... or within this, where the error on held-out cells is below `sure_error`: a tele picture
+    of a tenth of the exposure."""
+    sure_error: float = 0.02
+    """Median difference, in 0..1."""
     max_condition: float = 3.0
     """Largest over smallest singular value of the matrix."""
 
@@ -78,51 +88,95 @@ def fit_color(
 ) -> ColorMap:
     """The map that gives `ref` the colours of `wide`, which shows the same place, pixel on pixel.
 
-    Fitted to means of cells by least squares that reweigh the cells that differ (Cauchy). Where the
-    matrix cannot be believed the channels take its place, and no change theirs: `why` says so.
+    Candidates are no change, a gain and an offset for each channel, and a matrix. Each is fitted to
+    one half of the cells and judged on the other, both ways round; the more general one is taken
+    only where it clearly wins there, so a near-grey scene, which does not tell the channels apart,
+    keeps its gains. `why` says what spoke against what was asked for.
     """
-    unchanged = ColorMap(np.eye(3), np.zeros(3))
+    chosen, why = ColorMap(np.eye(3), np.zeros(3)), ""
     if config.kind == "none":
-        return unchanged
-    source, target = _cells(ref, wide, valid, config)
+        return chosen
+    source, target, is_odd = _cells(ref, wide, valid, config)
     if len(source) < MIN_CELLS:
-        return unchanged._replace(why=f"{len(source)} cells to compare, need {MIN_CELLS}")
-    before = float(np.median(np.abs(source - target)))
-    found = _fitted(source, target, config)
-    after = float(np.median(np.abs(source @ found.matrix.T + found.offset - target)))
-    return found._replace(num_cells=len(source), error_before=before, error_after=after)
+        return chosen._replace(why=f"{len(source)} cells to compare, need {MIN_CELLS}")
+    before = error = _error(chosen, source, target)
+    for kind in _CANDIDATES[: _CANDIDATES.index(config.kind) + 1]:
+        held_out = _held_out_error(source, target, is_odd, kind, config)
+        if not _wins(held_out, error, chosen.kind):
+            why = f"{kind}: error {held_out:.4f} on held-out cells, {error:.4f} without"
+            continue
+        found = _fit(source, target, kind, config)
+        if why := _unbelievable(found.matrix, held_out, config):
+            continue
+        chosen, error = found, held_out
+    after = _error(chosen, source, target)
+    return chosen._replace(why=why, num_cells=len(source), error_before=before, error_after=after)
 
 
-def _fitted(source: Cells, target: Cells, config: ColorConfig) -> ColorMap:
+_CANDIDATES: tuple[Kind, ...] = ("channels", "matrix")
+
+
+def _wins(error: float, other: float, other_kind: str) -> bool:
+    """Whether a fit's held-out error is clearly below that of a simpler one."""
+    if other_kind != "none":
+        return error < BETTER_THAN_CHANNELS * other
+    return error < BETTER_THAN_NONE * other or other - error > VISIBLE
+
+
+def _held_out_error(
+    source: Cells,
+    target: Cells,
+    is_odd: Bool[np.ndarray, "_"],
+    kind: Kind,
+    config: ColorConfig,
+) -> float:
+    """Median difference of cells that the fit has not seen."""
+    errors = []
+    for part in (is_odd, ~is_odd):
+        if min(part.sum(), (~part).sum()) < MIN_CELLS // 2:
+            return float("inf")
+        found = _fit(source[part], target[part], kind, config)
+        errors.append(_differences(found, source[~part], target[~part]))
+    return float(np.median(np.concatenate(errors)))
+
+
+def _error(color: ColorMap, source: Cells, target: Cells) -> float:
+    return float(np.median(_differences(color, source, target)))
+
+
+def _differences(color: ColorMap, source: Cells, target: Cells) -> Cells:
+    return np.abs(source @ color.matrix.T + color.offset - target)
+
+
+def _fit(source: Cells, target: Cells, kind: Kind, config: ColorConfig) -> ColorMap:
     gains, offset = _fit_channels(source, target)
-    channels = ColorMap(np.diag(gains), offset, "channels")
-    why = _unbelievable(channels.matrix, config.max_gain, np.inf)
-    if why:
-        # Brightness alone, as it was not possible to tell gain from offset.
-        return ColorMap(np.eye(3), np.median(target - source, axis=0), "channels", why)
-    if config.kind == "channels":
-        return channels
+    if kind == "channels":
+        return ColorMap(np.diag(gains), offset, "channels")
     matrix, offset = _fit_matrix(source, target, np.diag(gains), config.ridge)
-    why = _unbelievable(matrix, config.max_gain, config.max_condition)
-    return channels._replace(why=why) if why else ColorMap(matrix, offset, "matrix")
+    return ColorMap(matrix, offset, "matrix")
 
 
-def _unbelievable(matrix: Float64[np.ndarray, "3 3"], max_gain: float, max_condition: float) -> str:
+def _unbelievable(
+    matrix: Float64[np.ndarray, "3 3"], held_out_error: float, config: ColorConfig
+) -> str:
     """Why a map is not to be used; empty if it is."""
     most, _, least = np.linalg.svd(matrix)[1]
+    is_sure = held_out_error < config.sure_error
+    max_gain = config.max_sure_gain if is_sure else config.max_gain
     if (np.diag(matrix) <= 0).any():
         return f"{np.diag(matrix).min():.2f} times a channel, need more than 0"
     if most > max_gain or least < 1 / max_gain:
         return f"gains from {least:.2f} to {most:.2f}, need {1 / max_gain:.2f} to {max_gain:.2f}"
-    if most > max_condition * least:
-        return f"condition {most / least:.1f}, need at most {max_condition:.1f}"
+    if most > config.max_condition * least:
+        return f"condition {most / least:.1f}, need at most {config.max_condition:.1f}"
     return ""
 
 
 def _cells(
     ref: Pixels, wide: Pixels, valid: Bool[np.ndarray, "rows cols"], config: ColorConfig
-) -> tuple[Cells, Cells]:
-    """Means of both pictures over the pixels of each cell that neither clips, in 0..1."""
+) -> tuple[Cells, Cells, Bool[np.ndarray, "_"]]:
+    """Means of both pictures over the pixels of each cell that neither clips, in 0..1, and which
+    cells are the black ones of a checkerboard."""
     size = [max(1, round(side / config.cell_px)) for side in valid.shape][::-1]
     used = valid & _unclipped(ref, config.clipped) & _unclipped(wide, config.clipped)
     share = cv2.resize(used.astype(np.float32), size, interpolation=cv2.INTER_AREA)
@@ -132,7 +186,8 @@ def _cells(
         usable = picture.astype(np.float32) * used[..., None]
         sums = cv2.resize(usable, size, interpolation=cv2.INTER_AREA)[full]
         means.append(sums / share[full][:, None].astype(np.float64) / np.iinfo(picture.dtype).max)
-    return means[0], means[1]
+    y, x = np.nonzero(full)
+    return means[0], means[1], (y + x) % 2 == 1
 
 
 def _unclipped(picture: Pixels, margin: float) -> Bool[np.ndarray, "rows cols"]:

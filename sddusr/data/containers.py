@@ -32,10 +32,19 @@ def check_png(data: bytes) -> None:
         raise ValueError("it has no end")
 
 
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker and bytes (start, end) of each segment up to the end; of a scan, its coded pixels."""
+    at = 2
+    while (marker := _JPEG_MARKER.search(data, at)) and marker[0] != _END:
+        start = marker.end()
+        at = start + max(2, int.from_bytes(data[start : start + 2], "big"))
+        if marker[0] != _SCAN:
+            yield marker[0][1], start + 2, at
+            continue
+        following = _JPEG_MARKER.search(data, at)
+        yield marker[0][1], at, following.start() if following else len(data)
+
+
 def num_jpeg_scans(data: bytes) -> int:
     """How many scans of its pixels a JPEG holds, by its markers."""
-    at, scans = 2, 0
-    while (marker := _JPEG_MARKER.search(data, at)) and marker[0] != _END:
-        scans += marker[0] == _SCAN
-        at = marker.end() + max(2, int.from_bytes(data[marker.end() : marker.end() + 2], "big"))
-    return scans
+    return sum(marker == _SCAN[1] for marker, _, _ in jpeg_segments(data))

@@ -2,12 +2,14 @@
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from sddusr.config import LR_PER_CELL, SCALE, DataConfig
 from sddusr.data.detail import image_threshold, mask_label
 from sddusr.data.geometry import align_ref, crop, to_lr
+from sddusr.data.ref_faults import apply_fault, draw_fault
 from sddusr.types import Box, Triplet
 
 
@@ -19,6 +21,9 @@ class Sample(NamedTuple):
     ref: UInt8[np.ndarray, "2*s 2*s 3"]
     hr: UInt8[np.ndarray, "2*s 2*s 3"]
     mask_label: Float32[np.ndarray, "s//2 s//2"]
+    center_offset: tuple[int, int] = (0, 0)
+    """(y, x) from the crop's first pixel to its centre stand-in's, HR pixels."""
+    has_ref: bool = True
 
 
 class Span(NamedTuple):
@@ -76,8 +81,39 @@ def cut_sample(triplet: Triplet, config: DataConfig, rng: np.random.Generator) -
         ref=crop(ref, _scaled(inside)),
         hr=crop(triplet.hr, _scaled(here)),
         mask_label=_label(triplet, here, config),
+        center_offset=(SCALE * (y.center - y.crop), SCALE * (x.center - x.crop)),
     )
-    return _augment(sample, rng) if config.augment else sample
+    sample = _augment(sample, rng) if config.augment else sample
+    # A generator of its own: crops stay what they were before there was this one.
+    return _change_appearance(sample, triplet, config, rng.spawn(1)[0])
+
+
+def _change_appearance(
+    sample: Sample, triplet: Triplet, config: DataConfig, rng: np.random.Generator
+) -> Sample:
+    """Other colours of all pictures, and what Ref alone suffers."""
+    if rng.random() < config.color_augment:
+        matrix = draw_colors(rng)
+        colored = {
+            name: cv2.transform(np.ascontiguousarray(getattr(sample, name)), matrix)
+            for name in ("lr", "lr_center", "ref", "hr")
+        }
+        sample = sample._replace(**colored)
+    kind = draw_fault(config.refs, rng)
+    ref, has_ref = apply_fault(kind, sample.ref, sample.lr_center, triplet.hr, config.refs, rng)
+    return sample._replace(ref=ref, has_ref=has_ref)
+
+
+GAIN, SATURATION = (0.8, 1.25), (0.5, 1.8)
+PERMUTED_SHARE = 0.5
+
+
+def draw_colors(rng: np.random.Generator) -> Float32[np.ndarray, "3 3"]:
+    """A map of colours: permuted channels, gains, more or less saturation; grey stays near grey."""
+    order = rng.permutation(3) if rng.random() < PERMUTED_SHARE else np.arange(3)
+    saturation = rng.uniform(*SATURATION)
+    mixed = saturation * np.eye(3) + (1 - saturation) / 3
+    return (np.diag(rng.uniform(*GAIN, 3)) @ mixed)[:, order].astype(np.float32)
 
 
 def _check_fits(triplet: Triplet, center: Box, crop_px: int) -> None:
@@ -108,5 +144,15 @@ def _label(triplet: Triplet, here: Box, config: DataConfig) -> Float32[np.ndarra
 
 def _augment(sample: Sample, rng: np.random.Generator) -> Sample:
     """One of the eight symmetries of a square, the same for every member."""
-    flip, turns = rng.integers(2), int(rng.integers(4))
-    return Sample(*(np.rot90(part[::-1] if flip else part, turns) for part in sample))
+    flip, turns = bool(rng.integers(2)), int(rng.integers(4))
+    dy, dx = sample.center_offset
+    if flip:
+        dy = -dy
+    for _ in range(turns):
+        dy, dx = -dx, dy
+    members = {
+        name: np.rot90(part[::-1] if flip else part, turns)
+        for name, part in sample._asdict().items()
+        if isinstance(part, np.ndarray)
+    }
+    return sample._replace(**members, center_offset=(dy, dx))

@@ -7,15 +7,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from sddusr.config import SCALE
 from sddusr.data import samples
 from sddusr.data.degradation import Degradation, halve
 from sddusr.data.detail import detail_map, detail_quantiles
-from sddusr.data.geometry import HR_PER_CELL, centered, crop, snap_box, whole
+from sddusr.data.geometry import HR_PER_CELL, centered, check_box, crop, snap_box, whole
 from sddusr.data.images import Picture, read_rgb
 from sddusr.data.layouts import Source
 from sddusr.data.pairs import PairConfig, PreparedPair, prepare_pair, zoom_guess
+from sddusr.data.plausibility import check_belongs_together
 from sddusr.data.records import check_sizes
 from sddusr.data.registration import NotRegistered
+from sddusr.registration.residual import RefRegistration, register_ref
 from sddusr.types import Box, Triplet
 
 
@@ -39,6 +42,8 @@ class Job:
     """Set triplets aside that cannot be used, rather than end at the first."""
     max_pixels: int
     """Pictures with more are refused."""
+    checked: bool = True
+    """Refuse triplets whose pictures do not belong together."""
 
 
 class _Members(NamedTuple):
@@ -49,8 +54,13 @@ class _Members(NamedTuple):
     provenance: dict[str, Any]
 
 
-def load_triplet(source: Source, job: Job, pairing: Pairing | None = None) -> Triplet:
-    """Read one whole triplet, or make it, and measure its detail.
+def load_triplet(
+    source: Source,
+    job: Job,
+    pairing: Pairing | None = None,
+    register: RefRegistration = "none",
+) -> Triplet:
+    """Read one whole triplet, or make it, register its Ref and measure its detail.
 
     A `val` triplet whose Ref covers the whole picture keeps its centre half along each axis, so
     that validation asks what a phone will ask; a test triplet stays as the dataset gives it.
@@ -63,6 +73,7 @@ def load_triplet(source: Source, job: Job, pairing: Pairing | None = None) -> Tr
         members = _paired(source, job, pairing or Pairing())
     else:
         members = (_synthesize if source.ref is None else _read)(source, job)
+        members = _registered(members, register, source.id)
     detail = detail_map(members.hr)
     triplet = Triplet(
         id=source.id,
@@ -131,11 +142,29 @@ def _paired(source: Source, job: Job, pairing: Pairing) -> _Members:
     return _Members(lr, prepared.ref, hr, prepared.box, provenance)
 
 
+def _registered(members: _Members, method: RefRegistration, id: str) -> _Members:
+    """The same with Ref registered to the centre, recorded in the provenance."""
+    if method == "none":
+        return members
+    check_box(members.box, members.hr.shape, id)
+    if members.ref.shape[:2] != (members.box.height, members.box.width):
+        return members  # `check_sizes` says so
+    found = register_ref(members.lr, members.ref, members.box, method)
+    return members._replace(
+        ref=found.ref, provenance=members.provenance | {"registration": found.record}
+    )
+
+
 def _read(source: Source, job: Job) -> _Members:
     pictures = {name: read_rgb(place, job.max_pixels) for name, place in files_of(source).items()}
     lr, hr, ref = (pictures[member].pixels for member in ("lr", "hr", "ref"))
     provenance = _files_record(source, job, pictures)
-    return _Members(lr, ref, hr, _box(source, hr.shape, ref.shape), provenance)
+    members = _Members(lr, ref, hr, _box(source, hr.shape, ref.shape), provenance)
+    if job.checked and hr.shape[:2] == (SCALE * lr.shape[0], SCALE * lr.shape[1]):
+        names = files_of(source)
+        is_test = source.split == "test"
+        check_belongs_together(names, lr, ref, hr, members.box, allow_flat=is_test)
+    return members
 
 
 def _synthesize(source: Source, job: Job) -> _Members:

@@ -26,6 +26,7 @@ from PIL import (
 )
 
 from sddusr.data import containers, exif, heif
+from sddusr.data.strict_jpeg import check_jpeg
 
 Channels = UInt8[np.ndarray, "rows cols channels"] | UInt16[np.ndarray, "rows cols channels"]
 """RGB, or RGB and alpha."""
@@ -209,6 +210,8 @@ def _channels(header: ImageFile.ImageFile, data: bytes) -> Channels:
     """RGB, or RGB and alpha, with rows as they are stored (a TIFF's as they are shown)."""
     if header.format == "PNG":
         containers.check_png(data)
+    if header.format == "JPEG":
+        check_jpeg(data)
     if _is_deep(header, data):
         return _deep_channels(data, header.has_transparency_data)
     mode = "RGBA" if header.has_transparency_data else "RGB"

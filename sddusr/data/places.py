@@ -93,6 +93,12 @@ def list_files(place: str | Path, kind: fs.FileType = fs.FileType.File) -> dict[
     return {name: join(place, name) for name in names}
 
 
+def list_names(folder: str | Path) -> list[str]:
+    """Names of all that lies right below a folder, of whatever kind, sorted."""
+    system, path = resolve(folder)
+    return sorted(item.base_name for item in system.get_file_info(fs.FileSelector(path)))
+
+
 def list_folders(place: str | Path) -> dict[str, str]:
     """Base name -> place of the folders right below a folder, sorted by name."""
     return list_files(place, fs.FileType.Directory)
@@ -140,11 +146,16 @@ def remove_folder(folder: str | Path) -> None:
     system.delete_dir(path)
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is one that `write_atomic` writes under."""
+    return name.startswith(".") and name.endswith(_TEMPORARY_SUFFIX)
+
+
 def remove_temporaries(folder: str | Path) -> None:
     """Sweep what a killed `write_atomic` left in a folder that nobody writes to now."""
     if is_local(folder) and exists(folder):
         for name, place in list_files(folder).items():
-            if name.startswith(".") and name.endswith(_TEMPORARY_SUFFIX):
+            if is_temporary(name):
                 remove(place)
 
 

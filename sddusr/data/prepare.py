@@ -13,9 +13,13 @@ from sddusr.data.loading import Job, Pairing, files_of, load_triplet
 from sddusr.data.manifest import SCHEMA_VERSION, SPLITS, ShardEntry
 from sddusr.data.shard_file import Shard, write_shard
 from sddusr.data.windows import cut_windows
+from sddusr.registration.residual import RefRegistration
 from sddusr.types import Triplet
 
 SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.parquet")
+
+CHECKS = 1
+"""Version of the checks that a shard's triplets went through; shards of another one are remade."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,8 @@ class Recipe:
     """LR pixels around Ref's box that training windows reach; None is all of the picture."""
     pairing: Pairing | None = None
     """None where the layout gives triplets."""
+    register_ref: RefRegistration = "none"
+    """How Ref of a given box is registered to the centre; pairs are registered in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +112,7 @@ def triplets_of(plan: ShardPlan, job: Job, quarantined: dict[str, str]) -> Itera
     """
     for source in plan.sources:
         try:
-            triplet = load_triplet(source, job, plan.recipe.pairing)
+            triplet = load_triplet(source, job, plan.recipe.pairing, plan.recipe.register_ref)
         except (FileNotFoundError, ValueError) as error:
             if not job.quarantine:
                 raise
@@ -126,7 +132,11 @@ def make_shard(plan: ShardPlan, job: Job) -> ShardReport:
     reaches its user as a page of traceback.
     """
     try:
-        metadata = {"plan_sha256": plan.sha256(job.root), "max_pixels": str(job.max_pixels)}
+        metadata = {
+            "plan_sha256": plan.sha256(job.root),
+            "max_pixels": str(job.max_pixels),
+            "checked": str(CHECKS if job.checked else 0),
+        }
         return _finished(plan, job, metadata) or _made(plan, job, metadata)
     except (ValueError, OSError) as error:
         return ShardReport(name=plan.name, error=getattr(error, "strerror", None) or str(error))
@@ -147,7 +157,7 @@ def _finished(plan: ShardPlan, job: Job, metadata: dict[str, str]) -> ShardRepor
     try:
         with closing(Shard(places.join(job.out, plan.name))) as shard:
             before = shard.metadata
-            if before.get("plan_sha256") != metadata["plan_sha256"]:
+            if any(before.get(key) != metadata[key] for key in ("plan_sha256", "checked")):
                 return None
             quarantined = json.loads(before["quarantined"])
             same_limit = before.get("max_pixels") == metadata["max_pixels"]

@@ -75,6 +75,8 @@ def collate(ids: list[str], samples: list[Sample], seeds: list[int]) -> Batch:
         hr=_pictures([sample.hr for sample in samples]),
         mask_label=torch.from_numpy(np.stack([sample.mask_label for sample in samples])[:, None]),
         seeds=torch.tensor(seeds, dtype=torch.int64),
+        center_offset=torch.tensor([sample.center_offset for sample in samples]),
+        has_ref=torch.tensor([sample.has_ref for sample in samples]),
     )
 
 

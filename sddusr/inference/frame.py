@@ -11,7 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sddusr.config import LR_PER_CELL, SCALE
+<<<<<<< HEAD
 from sddusr.data.geometry import HR_PER_CELL, crop, whole
+=======
+from sddusr.data.geometry import crop, whole
+from sddusr.inference.carried import CarriedBank, DetailInputs, carry_detail, evidence_of
+>>>>>>> main
 from sddusr.inference.pictures import Pixels, to_tensor
 from sddusr.inference.tiles import cut, grown, in_tiles, reach, scaled, tiles, within
 from sddusr.model.deformable import exact_planes
@@ -45,6 +50,8 @@ class Inputs(NamedTuple):
     ref: Pixels
     """On the 2x grid of `center`."""
     device: torch.device
+    detail: DetailInputs | None = None
+    """Ref on its box as it was given; None without Ref."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -67,10 +74,12 @@ class Knowledge(NamedTuple):
     """What the centre tells about the rest of the picture."""
 
     found: Search
-    bank: CellBank
-    """The aligned Ref feature."""
+    bank: CellBank | None
+    """The aligned Ref feature; None without Ref."""
     tokens: tuple[Tensor, Tensor] | None
     """The refined dictionaries."""
+    carried: CarriedBank | None = None
+    """Ref's detail; None where the network has no detail skip."""
 
 
 def search(
@@ -99,7 +108,23 @@ def search(
             Fraction(1, LR_PER_CELL),
         )
 
+<<<<<<< HEAD
     return model.matching.search(features("lr"), features("center"), progress, mode, place)
+=======
+    found = model.matching.search(features("lr"), features("center"), progress)
+    if model.trust is not None and inputs.detail is not None:
+        cells = scaled(inputs.detail.snapped, Fraction(1, CELL))
+        cut(found.confidence, cells).fill_(1)  # a cell of the centre is its own twin
+    return found
+
+
+def nothing_found(inputs: Inputs) -> Search:
+    """A search that found nothing, as there is no Ref."""
+    rows, cols = (side // LR_PER_CELL for side in inputs.size)
+    nothing = torch.zeros(1, 1, rows, cols, device=inputs.device)
+    index = torch.zeros(1, rows * cols, dtype=torch.long, device=inputs.device)
+    return Search(index, nothing, nothing, is_sparse=False, key_mask=None)
+>>>>>>> main
 
 
 def learn(
@@ -110,10 +135,12 @@ def learn(
     side: int,
     dtype: torch.dtype,
     progress: Progress,
+    trust: float = 1.0,
 ) -> Knowledge:
-    """Align Ref and refine the dictionaries, tile by tile.
+    """Align Ref, refine the dictionaries and measure Ref's detail, tile by tile.
 
     Args:
+        trust: scales how far Ref's feature is used, where the network has a detail skip.
         side: of a part of the centre whose features are held at once, pixels of the 2x grid, a
             multiple of a cell.
         dtype: what the aligned feature is kept in.
@@ -121,18 +148,27 @@ def learn(
     rows, cols = (length // CELL for length in inputs.ref.shape[:2])
     like = torch.empty(0, dtype=dtype, device=inputs.device)
     bank = CellBank.empty(rows, cols, model.dim, like)
-    pieces = _aligned_pieces(model, inputs, bank, side, progress)
+    carried = None
+    if model.trust is not None and inputs.detail is not None:
+        carried = carry_detail(model, inputs.detail, found, inputs.device, dtype)
+    pieces = _aligned_pieces(model, inputs, bank, side, progress, carried, trust)
     if model.dictionary is not None:
         tokens = model.dictionary.refine_in_pieces(pieces)
     else:
         tokens = None
         for _ in pieces:
             pass
-    return Knowledge(found, bank.close(), tokens)
+    return Knowledge(found, bank.close(), tokens, carried and carried.close())
 
 
 def _aligned_pieces(
-    model: SDDuSR, inputs: Inputs, bank: CellBank, side: int, progress: Progress
+    model: SDDuSR,
+    inputs: Inputs,
+    bank: CellBank,
+    side: int,
+    progress: Progress,
+    carried: CarriedBank | None,
+    trust: float,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Centre feature and aligned Ref feature, tile by tile; the latter is put into the bank."""
     flow = model.alignment.flow(
@@ -144,6 +180,7 @@ def _aligned_pieces(
     )
     frame = whole(*inputs.ref.shape[:2])
     halo = max(reach(model.ref_encoder), SCALE * reach(model.center_encoder))
+    told = None if carried is None else carried.statistics
     done = 0
     for region, around in _alignment_regions(model, flow, frame, side):
         near = grown(region, around, frame, SCALE)
@@ -157,12 +194,23 @@ def _aligned_pieces(
         )
         ref_feat = exact_planes(ref_feat)
         for core in tiles(region, ALIGNMENT_SIDE, CELL):
-            window = grown(core, _hint_reach(model), frame)
+            judged = grown(core, _trust_reach(model), frame)
+            window = grown(judged, _hint_reach(model), frame)
             place = within(window, near)
             aligned_feat = model.alignment.align(
                 cut(flow, window), cut(center_feat, place), ref_feat, (place.y0, place.x0)
             )
-            aligned_feat = cut(aligned_feat, within(core, window))
+            aligned_feat = cut(aligned_feat, within(judged, window))
+            if model.trust is not None and told is not None and carried is not None:
+                share, logit = model.trust.in_ref(
+                    evidence_of(carried.inputs, judged, inputs.device, model.detail_window_px),
+                    told,
+                    cut(center_feat, within(judged, near)),
+                    aligned_feat,
+                )
+                aligned_feat = (trust * share).to(aligned_feat.dtype) * aligned_feat
+                carried.put_logit(cut(logit, within(core, judged)), core)
+            aligned_feat = cut(aligned_feat, within(core, judged))
             bank.put(aligned_feat, core.y0 // CELL, core.x0 // CELL)
             yield cut(center_feat, within(core, near)), aligned_feat
             done += core.height * core.width
@@ -186,10 +234,17 @@ def _alignment_regions(
 
 def _alignment_reach(model: SDDuSR, flow: Float[Tensor, "1 2 h w"], core: Box, frame: Box) -> int:
     """How far the alignment of a part reads Ref's feature: the flow there and the offsets on it."""
-    head = _hint_reach(model)
-    furthest = cut(flow, grown(core, head, frame)).abs().amax().item()
+    head, judged = _hint_reach(model), _trust_reach(model)
+    furthest = cut(flow, grown(core, head + judged, frame)).abs().amax().item()
     tap_and_bilinear = 2
-    return math.ceil(furthest + max(model.alignment.max_offset_px, head)) + tap_and_bilinear
+    furthest += judged + max(model.alignment.max_offset_px, head)
+    return math.ceil(furthest) + tap_and_bilinear
+
+
+def _trust_reach(model: SDDuSR) -> int:
+    """How far the trust in Ref's own frame looks at features and evidence."""
+    learned = model.trust is not None and model.trust.learned
+    return reach(model.trust.of_ref) if learned and model.trust is not None else 0
 
 
 def _hint_reach(model: SDDuSR) -> int:

@@ -16,6 +16,7 @@ from sddusr.inference.pools import Pools, RunningPool, held, measured
 from sddusr.inference.progress import Shares, counted
 from sddusr.inference.sources import Region, SourceMaker, Sources
 from sddusr.inference.tiles import cut, grown, in_tiles, lr_reach, scaled, tiles, within
+from sddusr.inference.trust_map import TrustMap
 from sddusr.model.fusion import Fusion
 from sddusr.model.matching import Progress
 from sddusr.model.sddusr import SDDuSR
@@ -34,9 +35,16 @@ class Reconstruction:
     far and hold most, so this wastes least.
     """
 
-    def __init__(self, model: SDDuSR, inputs: Inputs, known: Knowledge) -> None:
-        self.model, self.inputs = model, inputs
-        self.sources = SourceMaker(model, inputs, known)
+    def __init__(
+        self,
+        model: SDDuSR,
+        inputs: Inputs,
+        known: Knowledge,
+        trust: float = 1.0,
+        trust_map: TrustMap | None = None,
+    ) -> None:
+        self.model, self.inputs, self.trust_map = model, inputs, trust_map
+        self.sources = SourceMaker(model, inputs, known, trust)
         fusion = model.fusion
         self.decoder_halo = lr_reach(fusion.body[-1], model.head)
         self.narrow_halo = lr_reach(fusion.widest, fusion.body[:-1])
@@ -84,7 +92,8 @@ class Reconstruction:
             for core in self._decoder_tiles(frame, tile_px, told.of("decode")):
                 area = grown(core, self.decoder_halo, frame)
                 there = scaled(area, SCALE)
-                yield core, self._decoded(core, area, lr_feat.part(there), narrow.part(there))
+                fused = lr_feat.part(there), narrow.part(there)
+                yield core, self._decoded(region, core, area, *fused)
         else:
             pooled = counted(cores, told.of("pool"))
             with held(self._fusion_pools((region, core) for core in pooled)):
@@ -148,13 +157,18 @@ class Reconstruction:
             return fusion.narrowed(joined, fusion.before_gates(joined))
 
         narrow = in_tiles(narrowed, area, tile_px, self.narrow_halo, Fraction(SCALE), frame)
-        return self._decoded(core, area, enlarged.part(area), narrow)
+        return self._decoded(region, core, area, enlarged.part(area), narrow)
 
     def _joined(self, region: Region, window: Box) -> Float[Tensor, "1 wide _ _"]:
         return self.sources.joined(self.sources.enlarged(region, window), window)
 
     def _decoded(
-        self, core: Box, area: Box, lr_feat: Float[Tensor, "1 c _ _"], narrow: Tensor
+        self,
+        region: Region,
+        core: Box,
+        area: Box,
+        lr_feat: Float[Tensor, "1 c _ _"],
+        narrow: Tensor,
     ) -> Float[Tensor, "1 3 _ _"]:
         """The result's pixels for a rectangle.
 
@@ -163,7 +177,13 @@ class Reconstruction:
         """
         fused = self.model.fusion.decoded(lr_feat, narrow)
         sr = self.model.picture(self.inputs.part("lr", area), fused)
-        return cut(sr, scaled(within(core, area), SCALE))
+        sr = cut(sr, scaled(within(core, area), SCALE))
+        skip = self.sources.trusted_detail(region, core)
+        if skip is None:
+            return sr
+        if self.trust_map is not None:
+            self.trust_map.put(skip, core)
+        return sr + skip.trust * skip.detail
 
     def _fusion_pools(
         self, cores: Iterable[tuple[Region, Box]], kept: Sequence[Mosaic] = ()

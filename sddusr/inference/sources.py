@@ -4,16 +4,26 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from einops import rearrange
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from sddusr.config import LR_PER_CELL, SCALE
+from sddusr.filters import high_pass, luma
+from sddusr.inference.carried import BICUBIC_REACH_PX
 from sddusr.inference.frame import Inputs, Knowledge
-from sddusr.inference.tiles import cut, grown, lr_reach, reach, scaled, snapped, within
+from sddusr.inference.tiles import cut, grown, lr_reach, overlap, reach, scaled, snapped, within
+from sddusr.model.detail import to_pixels
+from sddusr.model.evidence import MEAN_PX
 from sddusr.model.sddusr import SDDuSR
-from sddusr.model.warp import transfer_patches
+from sddusr.model.trust import LOOK_PX
+from sddusr.model.warp import CELL, CellBank, transfer_patches
+from sddusr.resize import bicubic_up
 from sddusr.types import Box
+
+BILINEAR_REACH_PX = 1
+"""LR pixels that the trust's enlargement looks at."""
 
 
 class Region(NamedTuple):
@@ -49,18 +59,28 @@ class Sources(NamedTuple):
     """The token that each pixel reads most of."""
 
 
+class TrustedDetail(NamedTuple):
+    """What the detail skip adds to a rectangle: `trust * detail`."""
+
+    trust: Float[Tensor, "1 1 _ _"]
+    detail: Float[Tensor, "1 3 _ _"]
+
+
 class SourceMaker:
     """Computes what is fused, for any rectangle of LR."""
 
-    def __init__(self, model: SDDuSR, inputs: Inputs, known: Knowledge) -> None:
-        self.model, self.inputs, self.known = model, inputs, known
+    def __init__(self, model: SDDuSR, inputs: Inputs, known: Knowledge, trust: float = 1.0) -> None:
+        self.model, self.inputs, self.known, self.trust = model, inputs, known, trust
         self.halo = max(lr_reach(model.confidence_conv), reach(model.lr_encoder.up))
         """LR pixels that it looks around a rectangle."""
+        self.trust_halo = _trust_halo(model)
+        """The same for the trust in a match's detail."""
         self.encoder_halo = reach(model.lr_encoder.head, model.lr_encoder.body)
 
     def encoded(self, core: Box, around: int) -> Region:
         """What rectangles within `core` read, if they look at most `around` LR pixels further."""
-        box = grown(core, around + self.halo, self.inputs.frame, LR_PER_CELL)
+        around = max(around + self.halo, self.trust_halo)
+        box = grown(core, around, self.inputs.frame, LR_PER_CELL)
         window = grown(box, self.encoder_halo, self.inputs.frame, LR_PER_CELL)
         lr_feat = self.model.lr_encoder.encode(self.inputs.part("lr", window))
         return Region(box, cut(lr_feat, within(box, window)))
@@ -75,14 +95,47 @@ class SourceMaker:
     def joined(self, enlarged: Enlarged, window: Box) -> Float[Tensor, "1 wide _ _"]:
         """LR's feature and the two that the centre adds, side by side."""
         near, lr_feat = self._around(window), enlarged.part(window)
+        if self.known.bank is None:
+            nothing = torch.zeros_like(lr_feat)
+            return self.model.fusion.joined(lr_feat, *[nothing] * self.model.num_sources)
         (transferred,) = self.model.sources(*self._transferred(near), None)
         sources = [cut(transferred, scaled(within(window, near), SCALE))]
         if self.model.dictionary is not None and self.known.tokens is not None:
             sources.append(self.model.dictionary.look_up(lr_feat, *self.known.tokens))
         return self.model.fusion.joined(lr_feat, *sources)
 
+    def trusted_detail(self, region: Region, core: Box) -> TrustedDetail | None:
+        """Ref's detail on a rectangle and the share of it that is added; None without a skip."""
+        if self.model.trust is None or self.known.carried is None:
+            return None
+        frame, found = self.inputs.frame, self.known.found
+        near = snapped(grown(core, self.trust_halo, frame), LR_PER_CELL)
+        cells, all_cells = (scaled(box, Fraction(1, LR_PER_CELL)) for box in (near, frame))
+        maps, inside = self.known.carried.on(cells, all_cells, found.weight)
+        confidence = to_pixels(cut(found.confidence, cells)).float()
+        confidence = torch.where(inside, 1.0, confidence)
+        trust = self.model.trust.in_picture(
+            cut(region.lr_feat, within(near, region.box)),
+            self._look(near),
+            confidence,
+            maps,
+            inside,
+        )
+        inner = scaled(within(core, near), SCALE)
+        return TrustedDetail(self.trust * cut(trust, inner), cut(maps[:, :3], inner))
+
+    def _look(self, near: Box) -> Float[Tensor, "1 1 _ _"]:
+        """High-pass of the enlarged LR picture's luma."""
+        around = -(-(self.model.detail_window_px // 2) // SCALE) + BICUBIC_REACH_PX
+        far = grown(near, around, self.inputs.frame)
+        large = luma(bicubic_up(self.inputs.part("lr", far)))
+        return cut(high_pass(large, self.model.detail_window_px), scaled(within(near, far), SCALE))
+
     def to_look_at(self, region: Region, window: Box) -> Sources:
         near, lr_feat = self._around(window), self.enlarged(region, window).lr_feat
+        if self.known.bank is None:
+            nothing = np.zeros(lr_feat.shape[2:], np.float32)
+            return Sources(nothing, None if self.model.dictionary is None else nothing, None)
         _, warped_feat = self._transferred(near)
         warped_feat = cut(warped_feat, scaled(within(window, near), SCALE))
         dict_feat = token_index = None
@@ -104,11 +157,35 @@ class SourceMaker:
         )
         ring = grown(cells, 1, all_cells)
         index = rearrange(found.key_index, "b (y x) -> b 1 y x", y=found.weight.shape[2])
-        warped_feat = transfer_patches(
-            self.known.bank, cut(index, ring).flatten(1), cut(found.weight, ring)
-        )
+        bank = self.known.bank
+        assert bank is not None
+        warped_feat = transfer_patches(bank, cut(index, ring).flatten(1), cut(found.weight, ring))
         inner = scaled(within(cells, ring), SCALE * LR_PER_CELL)
-        return cut(found.confidence, cells), cut(warped_feat, inner)
+        warped_feat = cut(warped_feat, inner)
+        if self.known.carried is not None:
+            self._lay_in_place(warped_feat, cells, bank)
+        return cut(found.confidence, cells), warped_feat
+
+    def _lay_in_place(
+        self, warped_feat: Float[Tensor, "1 c _ _"], cells: Box, bank: CellBank
+    ) -> None:
+        """Overwrite what lies inside the snapped box with Ref's feature at its own place."""
+        assert self.known.carried is not None
+        box = scaled(self.known.carried.inputs.snapped, Fraction(1, CELL))
+        area = overlap(cells, box)
+        if area is None:
+            return
+        y0, y1, x0, x1 = (1 + edge for edge in within(area, box))
+        own = rearrange(bank.cells[:, y0:y1, x0:x1], "b y x p r c -> b c (y p) (x r)")
+        cut(warped_feat, scaled(within(area, cells), CELL)).copy_(own)
+
+
+def _trust_halo(model: SDDuSR) -> int:
+    """LR pixels that the trust in the picture's frame looks around a rectangle."""
+    if model.trust is None or not model.trust.learned:
+        return 0
+    windows = -(-(max(LOOK_PX, MEAN_PX) // 2) // SCALE)
+    return reach(model.trust.of_query) + windows + BILINEAR_REACH_PX
 
 
 def _mean_of_channels(features: Float[Tensor, "1 c h w"]) -> Float32[np.ndarray, "h w"]:

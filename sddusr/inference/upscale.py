@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.data.geometry import align_ref, check_box, crop, to_lr
 from sddusr.inference.allocator import keeping_freed_memory
-from sddusr.inference.frame import Inputs, Knowledge, learn, padded_to_even, search
+from sddusr.inference.carried import DetailInputs
+from sddusr.inference.frame import (
+    Inputs,
+    Knowledge,
+    learn,
+    nothing_found,
+    padded_to_even,
+    search,
+)
 from sddusr.inference.fused import fused_activations
 from sddusr.inference.memory import Plan, plan_memory
 from sddusr.inference.pictures import Pixels, quantize, to_array
@@ -22,6 +30,7 @@ from sddusr.inference.progress import Shares
 from sddusr.inference.reconstruct import Reconstruction
 from sddusr.inference.sources import Sources
 from sddusr.inference.tiles import scaled
+from sddusr.inference.trust_map import TrustMap
 from sddusr.model.fast_search import MatchingMode
 from sddusr.model.matching import Progress, Search
 from sddusr.model.sddusr import SDDuSR
@@ -62,6 +71,10 @@ class Upscaled(NamedTuple):
     """How the picture was cut; less memory can mean half precision and sampled pools."""
     sources: Sources | None = None
     """What the part that was asked for is made from."""
+    trust: Float32[np.ndarray, "hq wq"] | None = None
+    """The share of Ref's detail that was added, for each cell; None without a detail skip."""
+    detail_energy: Float32[np.ndarray, "hq wq"] | None = None
+    """Mean square of the detail of each cell: how much there was to be added."""
 
 
 def super_resolve(
@@ -77,6 +90,8 @@ def super_resolve(
     plan: Plan | None = None,
     progress: Progress | None = None,
     look_at: Box | None = None,
+    trust: float = 1.0,
+    without_ref: bool = False,
     matching: MatchingMode = "exact",
 ) -> Upscaled:
     """Run the model on whole pictures of any size, on the device that holds its weights.
@@ -96,6 +111,10 @@ def super_resolve(
         progress: told the share of the work that is done.
         look_at: HR pixels of a part, on the matching grid, of which `sources` are wanted too; LR is
             then encoded once more.
+        trust: 0 to 1, scales how far Ref's detail and feature are trusted by a network with a
+            detail skip.
+        without_ref: leave Ref out: no detail, and zeros in place of the warped feature and of the
+            dictionary's.
         matching: how keys are searched.
 
     Raises:
@@ -107,7 +126,9 @@ def super_resolve(
     aligned = align_ref(ref, box)
     device = next(model.parameters()).device
     center = crop(lr, to_lr(aligned.box))
-    inputs = Inputs(padded_to_even(lr), center, aligned.ref, device)
+    frame = padded_to_even(lr)
+    detail = None if without_ref else DetailInputs.of(frame, ref, box, aligned.box)
+    inputs = Inputs(frame, center, aligned.ref, device, detail)
     result = np.empty((SCALE * height, SCALE * width, 3), dtype)
     keeping = keeping_freed_memory() if memory_bytes is None else nullcontext()
     with (
@@ -128,33 +149,39 @@ def super_resolve(
                 share=memory_share,
             )
         told = Shares(model, inputs, progress)
-        found = search(model, inputs, told.of("search"), matching, aligned.box)
-        known = learn(
-            model,
-            inputs,
-            found,
-            side=SCALE * plan.center_px,
-            dtype=plan.bank_dtype,
-            progress=told.of("learn"),
-        )
-        _make(result, model, inputs, known, plan, told)
+        if without_ref:
+            known = Knowledge(nothing_found(inputs), None, None)
+        else:
+            found = search(model, inputs, told.of("search"), matching, aligned.box)
+            known = learn(
+                model,
+                inputs,
+                found,
+                side=SCALE * plan.center_px,
+                dtype=plan.bank_dtype,
+                progress=told.of("learn"),
+                trust=trust,
+            )
+        cells = (side // LR_PER_CELL for side in inputs.size)
+        trust_map = None if known.carried is None else TrustMap(*cells)
+        made = Reconstruction(model, inputs, known, trust, trust_map)
+        _fill(result, made, plan, told)
         sources = None
         if look_at is not None:
-            window = scaled(look_at, Fraction(1, SCALE))
-            sources = Reconstruction(model, inputs, known).sources_of(window, plan.region_px)
-    return Upscaled(result, _matches(found, inputs), aligned.box, plan, sources)
+            sources = made.sources_of(scaled(look_at, Fraction(1, SCALE)), plan.region_px)
+    return Upscaled(
+        result,
+        _matches(known.found, inputs),
+        aligned.box,
+        plan,
+        sources,
+        trust_map and trust_map.trust,
+        trust_map and trust_map.energy,
+    )
 
 
-def _make(
-    result: np.ndarray,
-    model: SDDuSR,
-    inputs: Inputs,
-    known: Knowledge,
-    plan: Plan,
-    told: Shares,
-) -> None:
-    """Fill the result, tile by tile."""
-    made = Reconstruction(model, inputs, known)
+def _fill(result: np.ndarray, made: Reconstruction, plan: Plan, told: Shares) -> None:
+    """Write the result, tile by tile."""
     for core, sr in made.pieces(plan.region_px, plan.tile_px, plan.kept_maps, told):
         place = crop(result, scaled(core, SCALE))
         place[:] = _finished(sr, result.dtype)[: place.shape[0], : place.shape[1]]

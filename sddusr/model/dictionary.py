@@ -44,8 +44,8 @@ class TokenDictionary(nn.Module):
         super().__init__()
         self.attention = config.attention
         self.center_tokens = nn.Parameter(torch.randn(config.num_tokens, dim))
-        self.ref_tokens = nn.Parameter(torch.randn(config.num_tokens, dim))
-        self.keep_logit = nn.Parameter(torch.zeros(()))
+        self.ref_tokens = nn.Parameter(config.token_scale * torch.randn(config.num_tokens, dim))
+        self.keep_logit = nn.Parameter(torch.full((), config.keep_logit))
         if config.attention == "cosine":
             self.sharpness = nn.Parameter(torch.tensor(math.log(COSINE_SCALE)))
         # A bias of the keys, or one that all centre tokens share, cancels in the softmax.

@@ -33,6 +33,10 @@ class Transfer(NamedTuple):
     confidence: Float[Tensor, "b 1 hq wq"]
     query_mask: Float[Tensor, "b 1 hq wq"] | None
     key_mask: Bool[Tensor, "b 1 hk wk"] | None
+    key_index: Int[Tensor, "b q"]
+    """For each query cell, the flat index of the key cell whose patch was moved there."""
+    weight: Float[Tensor, "b 1 hq wq"]
+    """1 where a patch was moved, else 0; without gradients."""
 
 
 class Search(NamedTuple):
@@ -103,7 +107,8 @@ class SparseMatching(nn.Module):
         if self.mask_generator is None:
             everything = torch.ones_like(query_feat[:, :1])
             warped = transfer_patches(aligned_feat, index, everything)
-            return Transfer(warped, _as_map(confidence, query_feat), None, None)
+            confidence = _as_map(confidence, query_feat)
+            return Transfer(warped, confidence, None, None, index, everything)
         mask = self.mask_generator.sample(query_feat, self._gumbel(query_feat, seeds))
         warped, confidence = SoftAssignment.apply(
             transfer_patches(aligned_feat, index, mask),
@@ -114,7 +119,8 @@ class SparseMatching(nn.Module):
             mask.detach(),
             self.temperature,
         )
-        return Transfer(warped, _as_map(confidence, query_feat) * mask, mask, None)
+        confidence = _as_map(confidence, query_feat) * mask
+        return Transfer(warped, confidence, mask, None, index, mask.detach())
 
     def search(
         self,
@@ -168,7 +174,9 @@ class SparseMatching(nn.Module):
         found = self.search(query_feat, key_feat)
         warped = transfer_patches(aligned_feat, found.key_index, found.weight)
         query_mask = found.weight if found.is_sparse else None
-        return Transfer(warped, found.confidence, query_mask, found.key_mask)
+        return Transfer(
+            warped, found.confidence, query_mask, found.key_mask, found.key_index, found.weight
+        )
 
     def _keep(self, features: Tensor) -> Bool[Tensor, "b 1 h w"] | None:
         return None if self.mask_generator is None else self.mask_generator.keep(features)

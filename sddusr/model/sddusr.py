@@ -1,19 +1,35 @@
 """The network (Figure 2)."""
 
+from typing import NamedTuple
+
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sddusr.config import LR_PER_CELL, SCALE, ModelConfig
+from sddusr.filters import high_pass, luma
 from sddusr.model.alignment import Alignment
 from sddusr.model.blocks import conv3x3, pass_through
-from sddusr.model.dictionary import TokenDictionary
+from sddusr.model.detail import lay_in_place, to_pixels, twin_cells
 from sddusr.model.encoder import LrEncoder, center_encoder, ref_encoder
+from sddusr.model.evidence import block_maps, measure_evidence, pool_blocks, statistics
 from sddusr.model.fusion import Fusion, picture_head
-from sddusr.model.matching import SparseMatching
-from sddusr.model.warp import CELL
+from sddusr.model.matching import SparseMatching, Transfer
+from sddusr.model.normed_dictionary import make_dictionary
+from sddusr.model.trust import Trust, confidence_of_pixels
+from sddusr.model.warp import CELL, transfer_patches
 from sddusr.resize import bicubic_up
-from sddusr.types import Output
+from sddusr.types import DetailOutput, Output
+
+
+class CarriedDetail(NamedTuple):
+    """What the detail skip knows in Ref's own frame."""
+
+    feature_share: Float[Tensor, "b 1 h w"]
+    """How far Ref's feature is used, 0 to 1."""
+    maps: Float[Tensor, "b 5 h w"]
+    """Detail (3), the centre's look (1) and the logit of the detail's trust (1)."""
 
 
 class SDDuSR(nn.Module):
@@ -29,11 +45,15 @@ class SDDuSR(nn.Module):
         self.alignment = Alignment(dim, config.alignment)
         self.matching = SparseMatching(config.matching, config.mask)
         self.dictionary = (
-            TokenDictionary(dim, config.dictionary) if config.dictionary.enabled else None
+            make_dictionary(dim, config.dictionary) if config.dictionary.enabled else None
         )
         self.confidence_conv = pass_through(conv3x3(1, dim))
-        self.fusion = Fusion(dim, 3 if config.dictionary.enabled else 2, config.fusion)
+        self.num_sources = 2 if config.dictionary.enabled else 1
+        """Features that are fused with LR's: warped, and the dictionary's."""
+        self.fusion = Fusion(dim, 1 + self.num_sources, config.fusion)
         self.head = picture_head(dim, starts_at_zero=config.image_skip)
+        self.detail_window_px = config.detail.window_px
+        self.trust = Trust(dim, config.detail) if config.detail.enabled else None
 
     def forward(
         self,
@@ -41,6 +61,8 @@ class SDDuSR(nn.Module):
         lr_center: Float[Tensor, "b 3 hc wc"],
         ref: Float[Tensor, "b 3 hr wr"],
         seeds: Int[Tensor, "b"] | None = None,
+        center_offset: Int[Tensor, "b 2"] | None = None,
+        has_ref: Bool[Tensor, "b"] | None = None,
     ) -> Output:
         """Pictures are RGB in 0..1 with even sides.
 
@@ -49,23 +71,82 @@ class SDDuSR(nn.Module):
             lr_center: the part of it that the tele picture shows, cut at an even offset.
             ref: the tele picture, twice as high and wide as `lr_center`.
             seeds: in training, one for each sample: its mask's noise. None draws them.
+            center_offset: (y, x) of the centre on the result's grid; the detail skip needs it.
+            has_ref: False leaves Ref out for a sample: no warped feature, no tokens, no detail.
 
         Raises:
-            ValueError: sides that are odd or do not belong together.
+            ValueError: sides that are odd or do not belong together, or no offset.
         """
         _check_sizes(lr, lr_center, ref)
-        lr_feat = self.lr_encoder(lr)
+        encoded = self.lr_encoder.encode(lr)
+        lr_feat = self.lr_encoder.up(encoded)
         center_feat, ref_feat = self.center_encoder(lr_center), self.ref_encoder(ref)
         aligned_feat = self.alignment(lr_center, ref, center_feat, ref_feat)
+        carried = None
+        if self.trust is not None:
+            carried = self._evidence(lr_center, ref, center_feat, aligned_feat)
+            aligned_feat = carried.feature_share.to(aligned_feat.dtype) * aligned_feat
         found = self.matching(lr, lr_center, aligned_feat, seeds)
         dict_feat = None
         if self.dictionary is not None:
             dict_feat = self.dictionary(lr_feat, center_feat, aligned_feat)
+        detail = None
+        if carried is not None:
+            if center_offset is None:
+                raise ValueError("model.detail needs center_offset: where the centre lies in lr")
+            twins = twin_cells(
+                center_offset, _cells(found.confidence), _cells(lr_center, LR_PER_CELL)
+            )
+            detail = self._detail(lr, encoded, found, carried, twins)
+            confidence = torch.where(twins[1], 1.0, found.confidence)
+            warped_feat = lay_in_place(found.warped_feat, aligned_feat, *twins)
+            found = found._replace(confidence=confidence, warped_feat=warped_feat)
+        if has_ref is not None:
+            found, dict_feat, detail = _without_ref(has_ref, found, dict_feat, detail)
         sources = self.sources(found.confidence, found.warped_feat, dict_feat)
         sr = self.picture(lr, self.fusion(lr_feat, *sources))
+        if detail is not None:
+            sr = sr + detail.trust * detail.detail
         return Output(
-            sr, found.confidence, found.query_mask, found.key_mask, found.warped_feat, dict_feat
+            sr,
+            found.confidence,
+            found.query_mask,
+            found.key_mask,
+            found.warped_feat,
+            dict_feat,
+            detail,
         )
+
+    def _evidence(
+        self, lr_center: Tensor, ref: Tensor, center_feat: Tensor, aligned_feat: Tensor
+    ) -> CarriedDetail:
+        """Ref's detail in its own frame, and what the trust makes of it there."""
+        assert self.trust is not None
+        with torch.no_grad():
+            center, ref = bicubic_up(lr_center.float()), ref.float()
+            found = measure_evidence(ref, center, self.detail_window_px)
+            told = statistics(pool_blocks(block_maps(ref, center, self.detail_window_px)))
+        share, logit = self.trust.in_ref(found.evidence, told, center_feat, aligned_feat)
+        return CarriedDetail(share, torch.cat([found.detail, found.look, logit], dim=1))
+
+    def _detail(
+        self,
+        lr: Tensor,
+        encoded: Tensor,
+        found: Transfer,
+        carried: CarriedDetail,
+        twins: tuple[Tensor, Tensor],
+    ) -> DetailOutput:
+        """Ref's detail in the picture's frame: at its own place, or moved by the matches."""
+        assert self.trust is not None
+        with torch.no_grad():
+            look = high_pass(luma(bicubic_up(lr.float())), self.detail_window_px)
+            moved = transfer_patches(carried.maps, found.key_index, found.weight.float())
+        maps = lay_in_place(moved, carried.maps, *twins)
+        inside = to_pixels(twins[1])
+        confidence = confidence_of_pixels(found.confidence.detach().float(), twins[1])
+        trust = self.trust.in_picture(encoded, look, confidence, maps, inside)
+        return DetailOutput(trust, maps[:, :3], inside)
 
     def sources(
         self,
@@ -100,6 +181,28 @@ class SDDuSR(nn.Module):
             self.matching.features.load_vgg(config.matching.vgg_weights)
         if config.alignment.spynet_weights != "none":
             self.alignment.spynet.load(config.alignment.spynet_weights)
+
+
+def _without_ref(
+    has_ref: Bool[Tensor, "b"],
+    found: Transfer,
+    dict_feat: Tensor | None,
+    detail: DetailOutput | None,
+) -> tuple[Transfer, Tensor | None, DetailOutput | None]:
+    """The same with nothing of Ref in the samples that have none."""
+    share = has_ref.to(found.confidence.dtype).view(-1, 1, 1, 1)
+    found = found._replace(
+        confidence=share * found.confidence, warped_feat=share * found.warped_feat
+    )
+    if dict_feat is not None:
+        dict_feat = share.to(dict_feat.dtype) * dict_feat
+    if detail is not None:
+        detail = detail._replace(trust=share * detail.trust)
+    return found, dict_feat, detail
+
+
+def _cells(picture: Tensor, px_per_cell: int = 1) -> tuple[int, int]:
+    return picture.shape[2] // px_per_cell, picture.shape[3] // px_per_cell
 
 
 def _check_sizes(lr: Tensor, lr_center: Tensor, ref: Tensor) -> None:

@@ -15,6 +15,7 @@ from sddusr.checkpoint import HASHES
 from sddusr.data import places
 from sddusr.data.images import MAX_PIXELS, check_output
 from sddusr.data.pairs import PairConfig
+from sddusr.model.fast_search import MatchingMode
 from sddusr.own_pictures.files import PairFiles, bare
 from sddusr.precision import Precision
 from sddusr.types import Box
@@ -49,6 +50,7 @@ class Settings:
     """From `hash_checkpoint`."""
     device: Device = "auto"
     precision: Precision = "float32"
+    matching: MatchingMode = "auto"
     memory_bytes: int | None = None
     """Peak memory of this process; None: the engine decides."""
     memory_share: float = 1.0

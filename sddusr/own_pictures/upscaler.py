@@ -93,6 +93,7 @@ class Upscaler:
                 memory_bytes=settings.memory_bytes,
                 memory_share=settings.memory_share,
                 progress=tell_share,
+                matching=settings.matching,
             )
 
     def _write(self, job: Job, wide: Picture, made: Upscaled) -> None:

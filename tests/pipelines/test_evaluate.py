@@ -14,11 +14,14 @@ from pipelines.evaluate import EvaluateOptions, evaluate
 from sddusr.checkpoint import write_checkpoint
 from sddusr.config import DEMO
 from sddusr.data.images import read_rgb, write_png
+from sddusr.data.manifest import build_manifest, write_manifest
+from sddusr.data.shard_file import write_shard
 from sddusr.data.shards import ShardSet
 from sddusr.evaluation import BICUBIC, EvaluationConfig, Scorer, lpips_note, pair_others, pick_rows
 from sddusr.inference import bicubic, super_resolve, to_8bit, to_tensor
 from sddusr.metrics import PROTOCOLS, score
 from sddusr.model.sddusr import SDDuSR
+from tests.conftest import make_triplet
 
 CONFIG = replace(DEMO, model=replace(DEMO.model, image_skip=False))
 
@@ -170,3 +173,29 @@ def test_evaluate_writes_what_a_direct_computation_gives(tiny_shards, model, tmp
     mean = np.mean([scores.full_psnr for _, method, scores in expected if method == BICUBIC])
     assert logged.data.metrics["test/kedusr-float/bicubic/full_psnr"] == pytest.approx(mean)
     assert logged.info.status == "FINISHED"
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_black_test_picture_is_named_and_nothing_non_finite_is_logged(model, tmp_path, caplog):
+    root = str(tmp_path / "shards")
+    good, night = make_triplet("good", "test"), make_triplet("night", "test")
+    black = {name: np.zeros_like(getattr(night, name)) for name in ("lr", "ref", "hr", "detail")}
+    rows = [good, night._replace(**black)]
+    entry = write_shard(f"{root}/test-00000.parquet", "test", rows, {})
+    write_manifest(root, build_manifest([entry], {}, {}))
+    options = EvaluateOptions(
+        checkpoint=save(model, tmp_path / "run"),
+        data=root,
+        out=str(tmp_path / "out"),
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+        save_pictures=False,
+    )
+    result = evaluate(options)
+    assert "left out of the means, black or of one colour: night (full)" in result.table
+    assert "night (full)" in caplog.text
+    assert "night (full)" in Path(result.page).read_text()
+    alone = evaluate(replace(options, limit=1))
+    assert result.summaries == [each._replace(num_pictures=2) for each in alone.summaries]
+    metrics = tracking.read_run(options.tracking_uri, result.run_id).data.metrics
+    assert metrics
+    assert all(abs(value) < 1000 for value in metrics.values())

@@ -1,5 +1,5 @@
-import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -185,9 +185,20 @@ def test_the_command_answers_bad_input_with_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_foreign_plan_is_refused(dataset, tmp_path):
-    out = tmp_path / "out"
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("manifest.json", '{"name": "a web page"}'),
+        ("plan.json", '{"tasks": []}'),
+        ("plan.json", "[]"),
+        ("train-00000.parquet", "another project's"),
+    ],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_that_are_not_ours_are_never_replaced(dataset, tmp_path, name, content, overwrite):
+    out = tmp_path / "mine"
     out.mkdir()
-    (out / "plan.json").write_text(json.dumps([1]))
-    with pytest.raises(ValueError, match="holds shards made with another"):
-        preprocess(options(dataset, out))
+    (out / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"holds {re.escape(name)}, which no run of ours wrote"):
+        preprocess(options(dataset, out, overwrite=overwrite))
+    assert {path.name: path.read_text() for path in out.iterdir()} == {name: content}

@@ -127,10 +127,34 @@ def test_fresh_deletes_nothing_where_the_new_run_cannot_start(options):
     kept = Path(options.storage, "run", "metrics.jsonl")
     kept.parent.mkdir(parents=True)
     kept.write_text("earlier")
+    kept.with_name("mlflow.json").write_text('{"tracking_uri": "", "key": "k"}')
     config = replace(CONFIG, train=replace(CONFIG.train, init_from="no/such/run"))
     with pytest.raises(FileNotFoundError, match="no/such/run"):
         run_training(replace(options, name="run", fresh=True, config=config))
     assert kept.read_text() == "earlier"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../mine", "mine/", "a:b", "{absolute}"])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_name_that_is_a_path_is_refused_and_deletes_nothing(options, tmp_path, name, fresh):
+    kept = tmp_path / "mine" / "thesis.tex"
+    kept.parent.mkdir()
+    kept.write_text("years of work")
+    name = name.format(absolute=kept.parent)
+    with pytest.raises(ValueError, match=r"--name is .*, need a plain name"):
+        run_training(replace(options, name=name, fresh=fresh))
+    assert kept.read_text() == "years of work"
+    assert not Path(options.storage).exists()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_that_is_no_run_is_left_alone(options, fresh):
+    kept = Path(options.storage, "mine", "thesis.tex")
+    kept.parent.mkdir(parents=True)
+    kept.write_text("years of work")
+    with pytest.raises(ValueError, match=r"holds 'thesis\.tex' and no run of ours"):
+        run_training(replace(options, name="mine", fresh=fresh))
+    assert [path.name for path in kept.parent.iterdir()] == ["thesis.tex"]
 
 
 def test_a_worker_hands_back_what_a_second_try_would_meet_again(options, tiny_shards, tmp_path):

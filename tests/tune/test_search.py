@@ -156,6 +156,18 @@ def test_what_cannot_run_is_refused_before_it_starts(options, changes, message):
     assert not Path(options.storage, "search").exists()
 
 
+@pytest.mark.parametrize("name", ["", "..", "../mine", "{absolute}"])
+def test_a_name_that_is_a_path_is_refused_and_deletes_nothing(options, tmp_path, name):
+    kept = tmp_path / "mine" / "thesis.tex"
+    kept.parent.mkdir()
+    kept.write_text("years of work")
+    with pytest.raises(ValueError, match=r"--name is .*, need a plain name"):
+        run_search(replace(options, name=name.format(absolute=kept.parent), fresh=True))
+    with pytest.raises(ValueError, match=r"holds 'thesis\.tex' and no run of ours"):
+        run_search(replace(options, name="mine", fresh=True))
+    assert [path.name for path in kept.parent.iterdir()] == ["thesis.tex"]
+
+
 def test_without_a_split_val_a_search_would_choose_by_test_pictures(options, tmp_path):
     root = str(tmp_path / "shards")
     groups = {"train": make_triplet(), "test": make_triplet("held", "test")}

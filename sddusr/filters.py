@@ -1,0 +1,45 @@
+"""Small linear filters of pictures; all repeat the border, and none needs a constant on a device."""
+
+from collections.abc import Iterable
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+LUMA = (0.299, 0.587, 0.114)
+SOFT_KERNEL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+"""Ref as the wide lens would see it: a binomial blur of sigma 1 HR px, at any phase of the grid."""
+SOFT_REACH_PX = len(SOFT_KERNEL) // 2
+
+
+def high_pass(x: Float[Tensor, "b c h w"], window_px: int) -> Float[Tensor, "b c h w"]:
+    """x less its mean over a square window."""
+    return x - box_mean(x, window_px)
+
+
+def box_mean(x: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c h w"]:
+    """Mean over a square window around each pixel, the border repeated; one axis at a time."""
+    half = side // 2
+    x = F.avg_pool2d(F.pad(x, (0, 0, half, half), mode="replicate"), (side, 1), 1)
+    return F.avg_pool2d(F.pad(x, (half, half, 0, 0), mode="replicate"), (1, side), 1)
+
+
+def soften(ref: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """A binomial blur of sigma 1."""
+    height, width = ref.shape[2:]
+    half = len(SOFT_KERNEL) // 2
+    padded = F.pad(ref, (0, 0, half, half), mode="replicate")
+    ref = _weighted_sum(padded[:, :, i : i + height] for i in range(len(SOFT_KERNEL)))
+    padded = F.pad(ref, (half, half, 0, 0), mode="replicate")
+    return _weighted_sum(padded[..., i : i + width] for i in range(len(SOFT_KERNEL)))
+
+
+def _weighted_sum(shifted: Iterable[Tensor]) -> Tensor:
+    terms = [weight * x for weight, x in zip(SOFT_KERNEL, shifted, strict=True)]
+    return terms[0] + terms[1] + terms[2] + terms[3] + terms[4]
+
+
+def luma(picture: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """BT.601, full range."""
+    red, green, blue = picture.split(1, dim=1)
+    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue

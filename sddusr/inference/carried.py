@@ -1,0 +1,231 @@
+"""Ref's detail for a whole frame: measured tile by tile, kept in cells, laid where it belongs."""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sddusr.config import SCALE
+from sddusr.data.geometry import crop, whole
+from sddusr.inference.pictures import Pixels, to_tensor
+from sddusr.inference.tiles import cut, grown, overlap, scaled, snapped, tiles, within
+from sddusr.model.evidence import (
+    BLOCK_PX,
+    block_maps,
+    measure_evidence,
+    pool_blocks,
+    reach,
+    statistics,
+)
+from sddusr.model.matching import Search
+from sddusr.model.sddusr import SDDuSR
+from sddusr.model.warp import CELL, CellBank, transfer_patches
+from sddusr.resize import bicubic_up
+from sddusr.types import Box
+
+NUM_MAPS = 5
+"""Detail (3 colours), the centre's look, the logit of the detail's trust."""
+TILE_PX = 512
+"""Side of the tiles in which evidence is measured, HR pixels; a multiple of cells and blocks."""
+BICUBIC_REACH_PX = 2
+"""LR pixels that the bicubic enlargement looks at on each side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetailInputs:
+    """Ref on its box as it was given, and the centre of the wide picture below it."""
+
+    ref: Pixels
+    """At HR density."""
+    center: Pixels
+    """The LR pixels that the box touches."""
+    box: Box
+    """Where Ref lies in the result, at any phase of the grid."""
+    snapped: Box
+    """The part of it on the matching grid."""
+
+    @classmethod
+    def of(cls, lr: Pixels, ref: Pixels, box: Box, snapped_box: Box) -> "DetailInputs":
+        """Args:
+        lr: the whole wide picture.
+        """
+        around = scaled(snapped(box, SCALE), Fraction(1, SCALE))
+        return cls(ref=ref, center=crop(lr, around), box=box, snapped=snapped_box)
+
+    def part(
+        self, window: Box, device: torch.device
+    ) -> tuple[Float[Tensor, "1 3 _ _"], Float[Tensor, "1 3 _ _"]]:
+        """Ref and the enlarged centre on a rectangle of the box, in the box's own pixels."""
+        ref = to_tensor(crop(self.ref, window))[None].to(device)
+        lr_grid = snapped(self.box, SCALE)
+        on_grid = within(window.shifted(self.box.y0, self.box.x0), lr_grid)
+        frame = whole(*self.center.shape[:2])
+        near = scaled(snapped(on_grid, SCALE), Fraction(1, SCALE))
+        near = grown(near, BICUBIC_REACH_PX, frame)
+        large = bicubic_up(to_tensor(crop(self.center, near))[None].to(device))
+        return ref, cut(large, within(on_grid, scaled(near, SCALE)))
+
+
+@dataclass(kw_only=True)
+class CarriedBank:
+    """Detail, look and logit of the box, in cells of the matching grid around it."""
+
+    inputs: DetailInputs
+    outer: Box
+    """The cells that the box touches, in HR pixels."""
+    bank: CellBank
+    statistics: Float[Tensor, "1 8"]
+    key_index: Int[Tensor, "1 q"]
+    """For each query cell, the flat index of its key among the outer cells."""
+    key_shape: tuple[int, int]
+    first_cell: tuple[int, int] = field(init=False)
+    """Row and column of the first key cell among the outer cells."""
+
+    def __post_init__(self) -> None:
+        snapped_box = self.inputs.snapped
+        self.first_cell = (
+            (snapped_box.y0 - self.outer.y0) // CELL,
+            (snapped_box.x0 - self.outer.x0) // CELL,
+        )
+
+    def put_logit(self, logit: Float[Tensor, "1 1 _ _"], core: Box) -> None:
+        """Write the trust's logit of a part of the snapped box, whole cells."""
+        y, x = (
+            1 + first + start // CELL
+            for first, start in zip(self.first_cell, (core.y0, core.x0), strict=True)
+        )
+        cells = rearrange(logit, "1 1 (y p) (x r) -> y x p r", p=CELL, r=CELL)
+        rows, cols = cells.shape[:2]
+        self.bank.cells[0, y : y + rows, x : x + cols, :, :, NUM_MAPS - 1] = cells
+
+    def close(self) -> "CarriedBank":
+        """Repeat the logit in the cells that the snapped box leaves out, and all in the ring."""
+        cells = self.bank.cells[0, 1:-1, 1:-1, :, :, NUM_MAPS - 1]
+        (first_y, first_x), (rows, cols) = self.first_cell, self.key_shape
+        if first_y:
+            cells[0] = cells[1, :, :1]
+        if first_y + rows < cells.shape[0]:
+            cells[-1] = cells[-2, :, -1:]
+        if first_x:
+            cells[:, 0] = cells[:, 1, :, :1]
+        if first_x + cols < cells.shape[1]:
+            cells[:, -1] = cells[:, -2, :, -1:]
+        self.bank.close()
+        return self
+
+    def on(
+        self,
+        cells: Box,
+        all_cells: Box,
+        weight: Float[Tensor, "1 1 _ _"],
+    ) -> tuple[Float[Tensor, "1 5 _ _"], Tensor]:
+        """The maps on some cells of the frame, and which pixels lie inside the box.
+
+        Args:
+            cells: in cells of the frame.
+            weight: of the whole frame: 0 where a cell took no part in the search.
+        """
+        ring = grown(cells, 1, all_cells)
+        index = rearrange(self.key_index, "b (y x) -> b 1 y x", y=all_cells.height)
+        moved = transfer_patches(self.bank, cut(index, ring).flatten(1), cut(weight, ring))
+        moved = cut(moved, scaled(within(cells, ring), CELL)).float()
+        window = scaled(cells, CELL)
+        inside = torch.zeros_like(moved[:, :1], dtype=torch.bool)
+        area = overlap(window, self.inputs.box)
+        if area is not None:
+            place = within(area, window)
+            cut(moved, place).copy_(self._own(area))
+            cut(inside, place).fill_(True)
+        return moved, inside
+
+    def _own(self, area: Box) -> Float[Tensor, "1 5 _ _"]:
+        """The maps at their own place, for a rectangle of HR pixels inside the box."""
+        near = within(snapped(area, CELL), self.outer)
+        y0, y1, x0, x1 = (1 + edge // CELL for edge in near)
+        cells = self.bank.cells[:, y0:y1, x0:x1]
+        maps = rearrange(cells, "b y x p r c -> b c (y p) (x r)")
+        return cut(maps, within(within(area, self.outer), near))
+
+
+def carry_detail(
+    model: SDDuSR, inputs: DetailInputs, found: Search, device: torch.device, dtype: torch.dtype
+) -> CarriedBank:
+    """Measure detail and look on the box as it was given; the logit is to be put in."""
+    outer = snapped(inputs.box, CELL)
+    rows, cols = outer.height // CELL, outer.width // CELL
+    like = torch.empty(0, dtype=dtype, device=device)
+    bank = CellBank.empty(rows, cols, NUM_MAPS, like)
+    bank.cells[..., NUM_MAPS - 1] = 0
+    window_px = model.detail_window_px
+    frame = whole(inputs.box.height, inputs.box.width)
+    place = within(inputs.box, outer)
+    for core in tiles(whole(outer.height, outer.width), TILE_PX, CELL):
+        own = overlap(core, place)
+        assert own is not None  # the outer cells reach less than a cell beyond the box
+        own_in_box = within(own, place)
+        near = grown(own_in_box, reach(window_px), frame)
+        evidence = measure_evidence(*inputs.part(near, device), window_px)
+        maps = torch.cat([evidence.detail, evidence.look], 1)
+        maps = cut(maps, within(own_in_box, near))
+        beyond = own.x0 - core.x0, core.x1 - own.x1, own.y0 - core.y0, core.y1 - own.y1
+        maps = F.pad(maps, beyond, mode="replicate")
+        _put_maps(bank, maps, core.y0 // CELL, core.x0 // CELL)
+    key_shape = inputs.snapped.height // CELL, inputs.snapped.width // CELL
+    return CarriedBank(
+        inputs=inputs,
+        outer=outer,
+        bank=bank,
+        statistics=_statistics(inputs, window_px, device),
+        key_index=_outer_index(found.key_index, inputs, outer, key_shape),
+        key_shape=key_shape,
+    )
+
+
+def _put_maps(bank: CellBank, maps: Float[Tensor, "1 4 _ _"], y: int, x: int) -> None:
+    cells = rearrange(maps, "1 c (y p) (x r) -> y x p r c", p=CELL, r=CELL)
+    rows, cols = cells.shape[:2]
+    bank.cells[0, 1 + y : 1 + y + rows, 1 + x : 1 + x + cols, :, :, : NUM_MAPS - 1] = cells
+
+
+def _outer_index(
+    key_index: Int[Tensor, "1 q"], inputs: DetailInputs, outer: Box, key_shape: tuple[int, int]
+) -> Int[Tensor, "1 q"]:
+    """Key cells of the snapped box as cells of the outer one."""
+    first_y = (inputs.snapped.y0 - outer.y0) // CELL
+    first_x = (inputs.snapped.x0 - outer.x0) // CELL
+    y, x = key_index // key_shape[1] + first_y, key_index % key_shape[1] + first_x
+    return y * (outer.width // CELL) + x
+
+
+def evidence_of(
+    inputs: DetailInputs, window: Box, device: torch.device, window_px: int
+) -> Float[Tensor, "1 4 _ _"]:
+    """The local evidence on a rectangle of the snapped box, in its own pixels."""
+    frame = _snapped_in_box(inputs)
+    place = window.shifted(frame.y0, frame.x0)
+    near = grown(place, reach(window_px), frame)
+    evidence = measure_evidence(*inputs.part(near, device), window_px).evidence
+    return cut(evidence, within(place, near))
+
+
+def _statistics(inputs: DetailInputs, window_px: int, device: torch.device) -> Float[Tensor, "1 8"]:
+    """Of the snapped box."""
+    frame = _snapped_in_box(inputs)
+    size = frame.height // BLOCK_PX * BLOCK_PX, frame.width // BLOCK_PX * BLOCK_PX
+    if not min(size):  # smaller than a block
+        return statistics(pool_blocks(block_maps(*inputs.part(frame, device), window_px)))
+    blocks = []
+    for core in tiles(whole(*size), TILE_PX, BLOCK_PX):
+        place = core.shifted(frame.y0, frame.x0)
+        near = grown(place, reach(window_px), frame)
+        maps = block_maps(*inputs.part(near, device), window_px)
+        blocks.append(pool_blocks(cut(maps, within(place, near))))
+    return statistics(torch.cat(blocks, dim=2))
+
+
+def _snapped_in_box(inputs: DetailInputs) -> Box:
+    return within(inputs.snapped, inputs.box)

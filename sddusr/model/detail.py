@@ -1,0 +1,50 @@
+"""Ref at its own place: inside the centre box a cell's best match is its own twin."""
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sddusr.model.warp import CELL
+
+
+def twin_cells(
+    offset: Int[Tensor, "b 2"], query_shape: tuple[int, int], key_shape: tuple[int, int]
+) -> tuple[Int[Tensor, "b q"], Bool[Tensor, "b 1 hq wq"]]:
+    """The key cell at each query cell's own place, and whether there is one.
+
+    Args:
+        offset: (y, x) of the centre's first pixel on the query picture's 2x grid, multiples of a
+            cell; the centre may reach beyond the picture.
+    """
+    y, x = (
+        torch.arange(length, device=offset.device) - start.unsqueeze(1) // CELL
+        for length, start in zip(query_shape, offset.unbind(1), strict=True)
+    )
+    rows, cols = key_shape
+    inside = ((y >= 0) & (y < rows)).unsqueeze(2) & ((x >= 0) & (x < cols)).unsqueeze(1)
+    index = y.clamp(0, rows - 1).unsqueeze(2) * cols + x.clamp(0, cols - 1).unsqueeze(1)
+    return index.flatten(1), inside.unsqueeze(1)
+
+
+def lay_in_place(
+    moved: Float[Tensor, "b c 4*hq 4*wq"],
+    own: Float[Tensor, "b c 4*hk 4*wk"],
+    index: Int[Tensor, "b q"],
+    inside: Bool[Tensor, "b 1 hq wq"],
+) -> Float[Tensor, "b c 4*hq 4*wq"]:
+    """`own` where the picture shows the centre itself, `moved` elsewhere.
+
+    Args:
+        index, inside: from `twin_cells`.
+    """
+    rows, cols = inside.shape[2:]
+    cells = rearrange(own, "b c (y p) (x r) -> b (y x) (p r c)", p=CELL, r=CELL)
+    twins = cells.gather(1, index.unsqueeze(2).expand(-1, -1, cells.shape[2]))
+    twins = rearrange(twins, "b (y x) (p r c) -> b c (y p) (x r)", y=rows, x=cols, p=CELL, r=CELL)
+    return torch.where(to_pixels(inside), twins.to(moved.dtype), moved)
+
+
+def to_pixels(cells: Tensor) -> Tensor:
+    """A map of cells on the 2x grid."""
+    return repeat(cells, "b c y x -> b c (y p) (x r)", p=CELL, r=CELL)

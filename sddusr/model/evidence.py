@@ -1,0 +1,109 @@
+"""What can be measured of Ref against the centre that it should show: detail and evidence for it.
+
+Everything here is free of parameters and of gradients, looks at most `reach` pixels far and pads by
+repeating the border, so a window of a larger picture gives the same inside its halo.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from sddusr.filters import SOFT_REACH_PX, box_mean, high_pass, luma, soften
+
+MEAN_PX = 7
+"""Side of the windows that differences are averaged over."""
+FINE_PX, CORRELATION_PX = 5, 9
+"""Side of the high-pass, and of the windows, in which detail is correlated with the centre."""
+BLOCK_PX = 8
+"""Side of the blocks in which noise is looked for."""
+FLAT_SHARE = 0.2
+"""Share of the blocks, the flattest ones of the centre, in which Ref's fine band is noise."""
+TINY = 1e-8
+
+NUM_EVIDENCE = 4
+NUM_STATISTICS = 8
+
+
+class RefEvidence(NamedTuple):
+    """Ref's detail and the local evidence for it, on Ref's grid."""
+
+    detail: Float[Tensor, "b 3 h w"]
+    """High-pass of Ref − centre: what is added to the bicubic picture."""
+    look: Float[Tensor, "b 1 h w"]
+    """High-pass of the centre's luma: what a cell looked like before its detail was moved."""
+    evidence: Float[Tensor, "b 4 h w"]
+    """Difference of Ref, softened, to the centre without its low-pass and with it; the detail's
+    strength; its correlation with the centre's own fine band (below 0: Ref takes sharpness away)."""
+
+
+def reach(window_px: int) -> int:
+    """Pixels that `measure_evidence` and `block_maps` look beyond each of their own."""
+    coarse = SOFT_REACH_PX + window_px // 2 + MEAN_PX // 2
+    return max(coarse, FINE_PX // 2 + CORRELATION_PX // 2)
+
+
+def measure_evidence(
+    ref: Float[Tensor, "b 3 h w"], center: Float[Tensor, "b 3 h w"], window_px: int
+) -> RefEvidence:
+    """Compare Ref with the centre, enlarged to Ref's density."""
+    added, soft = ref - center, soften(ref)
+    detail = high_pass(added, window_px)
+    difference = soft - center
+    fine, own = high_pass(added, FINE_PX), high_pass(center, FINE_PX)
+    pairs = torch.cat([fine * fine, own * own, fine * own], 1).unflatten(1, (3, 3)).sum(2)
+    power, own_power, shared = box_mean(pairs, CORRELATION_PX).unbind(1)
+    correlation = shared / (power * own_power + TINY).sqrt()
+    maps = torch.cat(
+        [
+            high_pass(difference, window_px).abs().mean(1, keepdim=True),
+            difference.abs().mean(1, keepdim=True),
+            detail.abs().mean(1, keepdim=True),
+        ],
+        1,
+    )
+    evidence = torch.cat([box_mean(maps, MEAN_PX), correlation.unsqueeze(1)], 1)
+    return RefEvidence(detail, high_pass(luma(center), window_px), evidence)
+
+
+def block_maps(
+    ref: Float[Tensor, "b 3 h w"], center: Float[Tensor, "b 3 h w"], window_px: int
+) -> Float[Tensor, "b 10 h w"]:
+    """What the statistics are means of: products of the fine bands (Ref's detail with itself, the
+    centre with itself, both) and of the coarser high-pass, absolute differences of softened Ref and
+    centre, with and without their low-pass, and the finest bands of Ref and centre."""
+    added, soft = ref - center, soften(ref)
+    fine, own = high_pass(added, FINE_PX), high_pass(center, FINE_PX)
+    seen, known = high_pass(soft, window_px), high_pass(center, window_px)
+    products = [fine * fine, own * own, fine * own, seen * seen, known * known, seen * known]
+    differences = [(soft - center).abs(), (seen - known).abs()]
+    finest = [high_pass(x, 3).abs() for x in (ref, center)]
+    return torch.cat([x.mean(1, keepdim=True) for x in (*products, *differences, *finest)], 1)
+
+
+def pool_blocks(maps: Float[Tensor, "b 10 h w"]) -> Float[Tensor, "b 10 n"]:
+    """Means over blocks of `BLOCK_PX`; pixels beyond the last whole block are left out."""
+    side = min(BLOCK_PX, *maps.shape[2:])
+    return F.avg_pool2d(maps, side).flatten(2)
+
+
+def statistics(blocks: Float[Tensor, "b 10 n"]) -> Float[Tensor, "b 8"]:
+    """Eight numbers that tell whether Ref as a whole is sharp, noisy, alike and in place.
+
+    Correlation of Ref's detail with the centre's fine band (negative: Ref is softer); decorrelation
+    of what both lenses see; differences; energies of the finest band of Ref and centre, over all
+    blocks and over the flattest fifth of them (noise).
+    """
+    means = blocks.mean(2)
+    fine, own, shared, seen, known, both = means[:, :6].unbind(1)
+    sharpens = shared / (fine * own + TINY).sqrt()
+    alike = both / (seen * known + TINY).sqrt()
+    num_flat = max(1, int(blocks.shape[2] * FLAT_SHARE))
+    finest = blocks[:, 8:]
+    flattest = finest[:, 1].topk(num_flat, dim=1, largest=False).indices
+    noise = finest.gather(2, flattest.unsqueeze(1).expand(-1, 2, -1)).mean(2)
+    energies = torch.cat([means[:, 6:], noise], dim=1)
+    both_lenses = torch.stack([3 * sharpens, 4 * (1 - alike).clamp_min(0).sqrt()], dim=1)
+    return torch.cat([both_lenses, (energies + 1e-4).log() + 4], dim=1)

@@ -1,0 +1,230 @@
+"""Token dictionaries behind norms: the paper's equations with features and tokens of one size.
+
+As printed (`TokenDictionary`), features of rms 0.1 meet tokens of norm 5: the logits span ±1, so
+every pixel reads nearly all tokens alike and one constant vector does as well. Here LayerNorm stands
+at the dictionary's door, queries and keys have unit length, a learned sharpness scales their
+product, and several heads look things up side by side.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sddusr.config import DictionaryConfig
+from sddusr.model.dictionary import GPU_PIECE, PIECE, TokenDictionary
+
+SHARPNESS = 5.0
+"""Start of the learned scale of a product of unit vectors, of each head."""
+
+
+class _Running(NamedTuple):
+    """Attention of each head over the pixels seen so far."""
+
+    peak: Float[Tensor, "b heads n 1"]
+    weight: Float[Tensor, "b heads n 1"]
+    center: Float[Tensor, "b heads n c"]
+    aligned: Float[Tensor, "b heads n c"]
+
+
+class NormedDictionary(nn.Module):
+    """Eqs. 6 to 11 on normalised features, with several heads.
+
+    Refined for each picture and never written back, like `TokenDictionary`.
+    """
+
+    def __init__(self, dim: int, config: DictionaryConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.center_tokens = nn.Parameter(torch.randn(config.num_tokens, dim))
+        self.ref_tokens = nn.Parameter(config.token_scale * torch.randn(config.num_tokens, dim))
+        self.keep_logit = nn.Parameter(torch.full((), config.keep_logit))
+        self.lr_norm, self.center_norm, self.aligned_norm, self.token_norm = (
+            nn.LayerNorm(dim) for _ in range(4)
+        )
+        scale = torch.full((config.num_heads, 1, 1), math.log(SHARPNESS))
+        self.update_sharpness = nn.Parameter(scale.clone())
+        self.lookup_sharpness = nn.Parameter(scale.clone())
+        self.update_query, self.update_key = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.update_center_value = nn.Linear(dim, dim)
+        self.update_ref_value = nn.Linear(dim, dim)
+        self.lookup_query, self.lookup_key = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.lookup_value = nn.Linear(dim, dim)
+
+    @property
+    def keep_rate(self) -> Tensor:
+        """s of Eqs. 8 and 9, between 0 and 1."""
+        return torch.sigmoid(self.keep_logit)
+
+    def forward(
+        self,
+        lr_feat: Float[Tensor, "b c h w"],
+        center_feat: Float[Tensor, "b c hr wr"],
+        aligned_feat: Float[Tensor, "b c hr wr"],
+    ) -> Float[Tensor, "b c h w"]:
+        """F^Dict: what the refined dictionaries know about each pixel of the LR picture."""
+        tokens = self.refine_in_pieces([(center_feat, aligned_feat)])
+        return self.look_up(lr_feat, *tokens)
+
+    def refine_in_pieces(
+        self,
+        pieces: Iterable[tuple[Float[Tensor, "b c _ _"], Float[Tensor, "b c _ _"]]],
+    ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n c"]]:
+        """Both dictionaries with this picture's centre written into them (Eqs. 6 to 9).
+
+        A centre may arrive in pieces: sums are rescaled when a larger logit turns up.
+        """
+        with _in_full(self.center_tokens):
+            query = self._heads(self.update_query(self.token_norm(self.center_tokens))[None])
+            query = F.normalize(query, dim=-1) * self.update_sharpness.exp()
+        running = None
+        for center_feat, aligned_feat in pieces:
+            with _in_full(center_feat):
+                center = self.center_norm(_pixels(center_feat).float())
+                aligned = self.aligned_norm(_pixels(aligned_feat).float())
+                for here in zip(_split(center), _split(aligned), strict=True):
+                    key = F.normalize(self._heads(self.update_key(here[0])), dim=-1)
+                    running = _added(running, query @ key.mT, *here)
+        if running is None:
+            raise ValueError("no piece of the centre, need one or more")
+        with _in_full(running.center):
+            keep = self.keep_rate
+            center = self._values(self.update_center_value, running.center / running.weight)
+            aligned = self._values(self.update_ref_value, running.aligned / running.weight)
+            return (
+                keep * self.center_tokens + (1 - keep) * center,
+                keep * self.ref_tokens + (1 - keep) * aligned,
+            )
+
+    def look_up(
+        self,
+        lr_feat: Float[Tensor, "b c h w"],
+        center_tokens: Float[Tensor, "b n c"],
+        ref_tokens: Float[Tensor, "b n c"],
+    ) -> Float[Tensor, "b c h w"]:
+        """Each LR pixel reads the Ref dictionary where it resembles the centre's (Eqs. 10, 11)."""
+        with _in_full(lr_feat):
+            query, key = self._lookup_sides(lr_feat, center_tokens)
+            value = self._heads(self.lookup_value(ref_tokens))
+            found = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        return rearrange(found, "b k (y x) d -> b (k d) y x", y=lr_feat.shape[2])
+
+    def token_of_pixels(
+        self, lr_feat: Float[Tensor, "b c h w"], center_tokens: Float[Tensor, "b n c"]
+    ) -> Int[Tensor, "b h w"]:
+        """The token that each pixel reads most of, over all heads."""
+        query, key = self._lookup_sides(lr_feat, center_tokens)
+        index = [
+            (part @ key.mT).softmax(-1).sum(1).argmax(-1) for part in query.split(PIECE, dim=2)
+        ]
+        return rearrange(torch.cat(index, 1), "b (y x) -> b y x", y=lr_feat.shape[2])
+
+    def lookup_weights(
+        self, lr_feat: Float[Tensor, "b c h w"], center_tokens: Float[Tensor, "b n c"]
+    ) -> Float[Tensor, "b heads p n"]:
+        """A_L of Eq. 10, of each head."""
+        query, key = self._lookup_sides(lr_feat, center_tokens)
+        return (query @ key.mT).softmax(-1)
+
+    def _lookup_sides(
+        self, lr_feat: Tensor, center_tokens: Tensor
+    ) -> tuple[Float[Tensor, "b heads p d"], Float[Tensor, "b heads n d"]]:
+        pixels = self.lr_norm(_pixels(lr_feat).float())
+        query = F.normalize(self._heads(self.lookup_query(pixels)), dim=-1)
+        key = F.normalize(self._heads(self.lookup_key(self.token_norm(center_tokens))), dim=-1)
+        return query * self.lookup_sharpness.exp(), key
+
+    def _heads(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b heads n d"]:
+        return rearrange(x, "b n (k d) -> b k n d", k=self.num_heads)
+
+    def _values(
+        self, project: nn.Linear, pixels: Float[Tensor, "b heads n c"]
+    ) -> Float[Tensor, "b n c"]:
+        """Each head's own part of the projection of what it read."""
+        projected = rearrange(project(pixels), "b k n (l d) -> b n d k l", k=self.num_heads,
+                              l=self.num_heads)  # fmt: skip
+        return rearrange(projected.diagonal(dim1=3, dim2=4), "b n d k -> b n (k d)")
+
+
+class ConstantFeature(nn.Module):
+    """One learned vector in F^Dict's place: what a wider fusion is worth without any token."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.zeros(1, dim, 1, 1))
+
+    def forward(
+        self,
+        lr_feat: Float[Tensor, "b c h w"],
+        center_feat: Float[Tensor, "b c hr wr"],
+        aligned_feat: Float[Tensor, "b c hr wr"],
+    ) -> Float[Tensor, "b c h w"]:
+        return self.vector.to(lr_feat.dtype).expand_as(lr_feat)
+
+    def refine_in_pieces(
+        self, pieces: Iterable[tuple[Tensor, Tensor]]
+    ) -> tuple[Float[Tensor, "1 1 c"], Float[Tensor, "1 1 c"]]:
+        """The vector as the only token; the pieces are read, since they are made on the way."""
+        for _ in pieces:
+            pass
+        token = self.vector.flatten(1).unsqueeze(1)
+        return token, token
+
+    def look_up(
+        self, lr_feat: Float[Tensor, "b c h w"], center_tokens: Tensor, ref_tokens: Tensor
+    ) -> Float[Tensor, "b c h w"]:
+        return self.vector.to(lr_feat.dtype).expand_as(lr_feat)
+
+    def token_of_pixels(
+        self, lr_feat: Float[Tensor, "b c h w"], center_tokens: Tensor
+    ) -> Int[Tensor, "b h w"]:
+        return lr_feat.new_zeros(len(lr_feat), *lr_feat.shape[2:], dtype=torch.long)
+
+
+Dictionary = TokenDictionary | NormedDictionary | ConstantFeature
+
+
+def make_dictionary(dim: int, config: DictionaryConfig) -> Dictionary:
+    """The dictionary that a config names."""
+    if config.constant:
+        return ConstantFeature(dim)
+    return NormedDictionary(dim, config) if config.norm else TokenDictionary(dim, config)
+
+
+def _added(
+    running: _Running | None,
+    logits: Float[Tensor, "b heads n p"],
+    center: Float[Tensor, "b p c"],
+    aligned: Float[Tensor, "b p c"],
+) -> _Running:
+    peak = logits.detach().amax(dim=3, keepdim=True)  # whatever is subtracted cancels
+    if running is not None:
+        peak = torch.maximum(peak, running.peak)
+    share = (logits - peak).exp()
+    sums = (
+        share.sum(dim=3, keepdim=True),
+        share @ center.unsqueeze(1),
+        share @ aligned.unsqueeze(1),
+    )
+    if running is None:
+        return _Running(peak, *sums)
+    fade = (running.peak - peak).exp()
+    return _Running(peak, *(fade * old + new for old, new in zip(running[1:], sums, strict=True)))
+
+
+def _pixels(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
+    return rearrange(features, "b c h w -> b (h w) c")
+
+
+def _split(pixels: Float[Tensor, "b p c"]) -> tuple[Tensor, ...]:
+    return pixels.split(PIECE if pixels.device.type == "cpu" else GPU_PIECE, 1)
+
+
+def _in_full(like: Tensor) -> torch.autocast:
+    """Without autocast: logits that an exponential is taken of."""
+    return torch.autocast(like.device.type, enabled=False)

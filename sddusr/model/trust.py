@@ -1,0 +1,140 @@
+"""Learned trust in Ref, which starts from measured evidence.
+
+Two maps come of it. In Ref's own frame: how far its feature is used, and how far its detail may be
+trusted. In the picture's frame: the share of the moved detail that is added.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from sddusr.config import SCALE, DetailConfig
+from sddusr.filters import box_mean
+from sddusr.model.blocks import activation, conv3x3, zero_start
+from sddusr.model.detail import to_pixels
+from sddusr.model.evidence import MEAN_PX, NUM_EVIDENCE, NUM_STATISTICS
+
+CONFIDENCE_SCALE, CONFIDENCE_CENTER = 12.0, 0.85
+"""Start of the logistic of the matching confidence: a twin (1) gets 0.86, a match of 0.7 gets 0.14."""
+ERROR_SCALES = (20.0, 20.0, 12.0)
+"""Start of what a difference in 0..1 takes off the logit: where a match looks unlike LR, where Ref
+looks unlike the centre, and where its low-pass does."""
+CORRELATION_SCALE = 4.0
+"""Start of what softness takes off: of a correlation below 0."""
+FEATURE_LOGIT = 3.0
+"""Ref's feature starts nearly whole."""
+LOOK_PX = 5
+"""Side of the windows in which a match's look is compared with LR's."""
+EVIDENCE_GAIN, DETAIL_GAIN = 20.0, 10.0
+"""Bring differences of pictures in 0..1 to about 1 for the convolutions."""
+NUM_QUERY_MAPS = 6
+
+
+class Trust(nn.Module):
+    """The evidence's weights and the convolutions that correct what they say."""
+
+    def __init__(self, dim: int, config: DetailConfig) -> None:
+        super().__init__()
+        self.learned, width = config.trust, config.trust_dim
+        self.confidence_scale = nn.Parameter(torch.tensor(math.log(CONFIDENCE_SCALE)))
+        self.confidence_center = nn.Parameter(torch.tensor(CONFIDENCE_CENTER))
+        if not self.learned:
+            return
+        self.error_scales = nn.Parameter(torch.tensor(ERROR_SCALES).log())
+        self.correlation_scale = nn.Parameter(torch.tensor(math.log(CORRELATION_SCALE)))
+        self.of_picture = nn.Sequential(
+            nn.Linear(NUM_STATISTICS, 24), activation(), nn.Linear(24, NUM_STATISTICS)
+        )
+        self.of_ref = _head(2 * dim + NUM_EVIDENCE + NUM_STATISTICS, width, 2)
+        self.of_query = _head(dim + NUM_QUERY_MAPS, width, 1)
+
+    def in_ref(
+        self,
+        evidence: Float[Tensor, "b 4 h w"],
+        statistics: Float[Tensor, "b 8"],
+        center_feat: Float[Tensor, "b c h w"],
+        aligned_feat: Float[Tensor, "b c h w"],
+    ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
+        """On Ref's grid: the share of its feature that is used, and the logit of its detail."""
+        if not self.learned:
+            nothing = evidence.new_zeros(()).expand_as(evidence[:, :1])
+            return nothing + 1, nothing
+        unlike, unlike_low, strength, correlation = evidence.split(1, dim=1)
+        inputs = [
+            EVIDENCE_GAIN * evidence[:, :3],
+            correlation,
+            self.of_picture(statistics)[..., None, None].expand(-1, -1, *evidence.shape[2:]),
+        ]
+        parts = [center_feat, aligned_feat, *(x.to(center_feat.dtype) for x in inputs)]
+        feature, detail = self.of_ref(torch.cat(parts, 1)).float().split(1, dim=1)
+        _, weigh_unlike, weigh_low = self.error_scales.exp().unbind()
+        prior = self.correlation_scale.exp() * correlation.clamp_max(0)
+        prior = prior - weigh_unlike * unlike - weigh_low * unlike_low
+        return torch.sigmoid(FEATURE_LOGIT + feature), prior + detail
+
+    def in_picture(
+        self,
+        lr_encoded: Float[Tensor, "b c h w"],
+        lr_look: Float[Tensor, "b 1 2*h 2*w"],
+        confidence: Float[Tensor, "b 1 2*h 2*w"],
+        moved: Float[Tensor, "b 5 2*h 2*w"],
+        inside: Bool[Tensor, "b 1 2*h 2*w"],
+    ) -> Float[Tensor, "b 1 2*h 2*w"]:
+        """The share of the moved detail that is added, 0 to 1.
+
+        Args:
+            lr_encoded: LR's feature on its own grid.
+            lr_look: high-pass of the enlarged LR picture's luma.
+            confidence: of the match, 1 inside the box.
+            moved: Ref's detail, look and logit at the picture's places.
+            inside: where the centre box is.
+        """
+        logit = self.confidence_scale.exp() * (confidence - self.confidence_center)
+        if not self.learned:
+            return torch.sigmoid(logit)
+        detail, look, ref_logit = moved.split([3, 1, 1], dim=1)
+        unlike = box_mean((look - lr_look).abs(), LOOK_PX)
+        own = box_mean(lr_look.abs(), MEAN_PX)
+        logit = logit + ref_logit - self.error_scales[0].exp() * unlike
+        maps = torch.cat(
+            [
+                confidence,
+                EVIDENCE_GAIN * unlike,
+                EVIDENCE_GAIN * own,
+                ref_logit / 4,
+                DETAIL_GAIN * detail.abs().mean(1, keepdim=True),
+                inside.to(confidence.dtype),
+            ],
+            1,
+        )
+        maps = F.avg_pool2d(maps, SCALE).to(lr_encoded.dtype)
+        correction = self.of_query(torch.cat([lr_encoded, maps], 1)).float()
+        return torch.sigmoid(logit + enlarge(correction))
+
+
+def enlarge(x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 2*h 2*w"]:
+    """Bilinear, twice as large."""
+    return F.interpolate(x, scale_factor=SCALE, mode="bilinear", align_corners=False)
+
+
+def confidence_of_pixels(
+    confidence: Float[Tensor, "b 1 hq wq"], inside: Bool[Tensor, "b 1 hq wq"] | None
+) -> Float[Tensor, "b 1 4*hq 4*wq"]:
+    """On the 2x grid; a cell inside the box is its own twin."""
+    if inside is not None:
+        confidence = torch.where(inside, torch.ones_like(confidence), confidence)
+    return to_pixels(confidence)
+
+
+def _head(dim_in: int, width: int, dim_out: int) -> nn.Sequential:
+    """Three convolutions that say nothing to begin with."""
+    return nn.Sequential(
+        conv3x3(dim_in, width),
+        activation(),
+        conv3x3(width, width),
+        activation(),
+        zero_start(conv3x3(width, dim_out)),
+    )

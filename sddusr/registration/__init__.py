@@ -1,0 +1,1 @@
+"""Registration of a tele picture to the wide picture's centre."""
