@@ -13,12 +13,12 @@ import torch
 from _timing import Worker
 
 from sddusr.checkpoint import load_model
-from sddusr.data.geometry import align_ref, crop, to_lr
-from sddusr.data.shards import ShardSet
+from sddusr.data.dataset import ShardSet
+from sddusr.geometry.box import align_ref, crop, to_lr
 from sddusr.inference import super_resolve
-from sddusr.inference.frame import Inputs, padded_to_even, search
+from sddusr.inference.precompute import Inputs, padded_to_even, search
+from sddusr.model.precision import Precision
 from sddusr.model.sddusr import SDDuSR
-from sddusr.precision import Precision
 from sddusr.types import Triplet
 
 ROUNDS = 3

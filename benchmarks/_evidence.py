@@ -9,8 +9,8 @@ import pandas as pd
 from _variants import Variant
 from matplotlib.figure import Figure
 
-from sddusr.evaluation import BICUBIC
-from sddusr.metrics import Interval, crossed_bootstrap
+from sddusr.evaluation.metrics import Interval, crossed_bootstrap
+from sddusr.evaluation.scoring import BICUBIC
 
 REGIONS = ("full", "center", "corner")
 BLUE, GREY, ORANGE = "#1f6fb4", "#9a9a9a", "#e07b00"

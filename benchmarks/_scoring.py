@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from pipelines import cli
+from sddusr import storage
 from sddusr.checkpoint import load_model, read_checkpoint
-from sddusr.data import places
-from sddusr.data.shards import ShardSet
-from sddusr.evaluation import BICUBIC, score_triplet
+from sddusr.cli import command_line
+from sddusr.data.dataset import ShardSet
+from sddusr.evaluation.metrics import Lpips, Protocol
+from sddusr.evaluation.results import ImageScores
+from sddusr.evaluation.scoring import BICUBIC, score_triplet
 from sddusr.inference import bicubic, blind_ref, super_resolve
-from sddusr.metrics import Lpips, Protocol
+from sddusr.model.precision import Precision
 from sddusr.model.sddusr import num_parameters
-from sddusr.precision import Precision
-from sddusr.results import ImageScores
 
 SCORES = "scores-{name}.json"
 
@@ -74,13 +74,13 @@ def score_run(
         variant: what the rows are called; a row of bicubic enlargement goes with each.
         search_all_keys: leave the key mask out.
     """
-    cli.log_lines()
+    command_line.log_lines()
     sets = [ShardSet(place) for place in scoring.tests]
     checkpoint = read_checkpoint(folder).place
     asked = {"checkpoint": checkpoint, "how": asdict(scoring), "data": _hashes(sets)}
-    place = places.join(folder, SCORES.format(name=variant))
-    if places.exists(place):
-        before = places.read_json(place)
+    place = storage.join(folder, SCORES.format(name=variant))
+    if storage.exists(place):
+        before = storage.read_json(place)
         if before["asked"] == json.loads(json.dumps(asked)):
             return before["rows"]
     model = load_model(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -106,7 +106,7 @@ def score_run(
                 about = (name, seed, kept, seconds, num_parameters(model))
                 from_ref = image.scores.center_psnr - without if image.method == variant else 0.0
                 rows.append(asdict(_scored(image, *about, from_ref)))
-    places.write_atomic(place, json.dumps({"asked": asked, "rows": rows}).encode())
+    storage.write_atomic(place, json.dumps({"asked": asked, "rows": rows}).encode())
     return rows
 
 

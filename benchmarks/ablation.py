@@ -28,15 +28,17 @@ from _evidence import (
 from _scoring import Scoring, score_run
 from _variants import Study, Variant, variants
 
-from pipelines import cli, tracking
-from pipelines.lasting import lasting
-from pipelines.readiness import samples_shards
+from pipelines import tracking
+from pipelines.ray_runtime import cluster
+from pipelines.ray_runtime.persistent_paths import lasting
+from pipelines.ray_runtime.preflight import samples_shards
 from pipelines.train import TrainOptions, run_training
+from sddusr import storage as places
+from sddusr.cli import command_line
 from sddusr.config import DEMO, PRESETS, Config, flatten, to_dict
-from sddusr.data import places
-from sddusr.data.shards import ShardSet
-from sddusr.metrics import Lpips, Protocol
-from sddusr.precision import Precision
+from sddusr.data.dataset import ShardSet
+from sddusr.evaluation.metrics import Lpips, Protocol
+from sddusr.model.precision import Precision
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +127,7 @@ def run_ablation(options: AblationOptions) -> str:
     chosen = _chosen(options)
     for place in options.tests:
         ShardSet(place).close()
-    cli.init_ray()
+    cluster.init_ray()
     parent = tracking.open_run(
         options.tracking_uri,
         name=f"ablation {options.study} {options.preset}",
@@ -192,7 +194,7 @@ def _jobs(chosen: Sequence[Variant], seeds: Sequence[int]) -> list[Job]:
 
 def _run_all(options: AblationOptions, jobs: Sequence[Job], parent: str) -> list[dict[str, Any]]:
     """Some trainings at a time; the scores of them all, in the jobs' order."""
-    cores = cli.cores_for_each(options.concurrent, "--concurrent")
+    cores = cluster.cores_for_each(options.concurrent, "--concurrent")
     scoring = _scoring(options)
     train = ray.remote(num_cpus=0, max_retries=0)(train_and_score)
     waiting, running = list(jobs), {}
@@ -266,7 +268,7 @@ def train_and_score(
     options: TrainOptions, job: Job, scoring: Scoring, cores: int
 ) -> tuple[list[dict[str, Any]], str]:
     """A Ray task that waits for Ray Train, then for a task that scores; rows, or what is wrong."""
-    cli.log_lines()
+    command_line.log_lines()
     score = ray.remote(num_cpus=cores)(score_run)
     rows = []
     try:
@@ -278,7 +280,7 @@ def train_and_score(
         run = tracking.follow_run(str(options.tracking_uri), folder)
         run.log_metrics(_metrics(rows, job.trained.name), options.config.train.num_steps)
         run.leave()
-    except cli.USER_ERRORS as error:
+    except command_line.USER_ERRORS as error:
         return [], str(error)
     return rows, ""
 
@@ -375,7 +377,7 @@ def command() -> None:
     kind = tyro.extras.subcommand_type_from_defaults(
         presets, {name: PRESETS[name][0] for name in presets}
     )
-    cli.run(main, kind, args=args, description=AblationOptions.__doc__)
+    command_line.run(main, kind, args=args, description=AblationOptions.__doc__)
 
 
 if __name__ == "__main__":

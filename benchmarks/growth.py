@@ -25,8 +25,8 @@ from _network import network
 from _timing import Prepare, Worker, arguments
 
 from sddusr.inference import super_resolve
-from sddusr.model.search import CERTAIN
-from sddusr.precision import native_precision
+from sddusr.model.matching.nearest_key import CERTAIN
+from sddusr.model.precision import native_precision
 
 SIZES_MP = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.3, 12.2)
 """Of LR; each has about twice the pixels of the one before."""

@@ -13,9 +13,9 @@ import torch
 from _network import network, network_operations, textured
 from _timing import arguments, compare, finish, measured_rates
 
-from sddusr.data.geometry import centered, whole
+from sddusr.geometry.box import centered, whole
 from sddusr.inference import super_resolve, to_tensor
-from sddusr.precision import Precision, computes_bfloat16
+from sddusr.model.precision import Precision, computes_bfloat16
 
 FULL, LARGE, QUICK = (448, 896), (1280, 1792), (96, 192)
 

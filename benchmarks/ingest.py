@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from sddusr.config import PAPER
+from sddusr.data.dataset import ShardSet
 from sddusr.data.detail import detail_map, detail_quantiles
-from sddusr.data.geometry import whole
 from sddusr.data.manifest import build_manifest, write_manifest
-from sddusr.data.shard_file import write_shard
-from sddusr.data.shards import ShardSet
+from sddusr.data.shard import write_shard
 from sddusr.data.stream import Stream
+from sddusr.geometry.box import whole
 from sddusr.inference.memory import MEGABYTE, held_bytes, peak_bytes
 from sddusr.types import Batch, Triplet
 

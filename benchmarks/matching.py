@@ -15,9 +15,9 @@ from _network import network, textured
 from _timing import Row, arguments, compare, finish, measured_rates
 from torch import Tensor
 
-from sddusr.model.matching import sparse_match
-from sddusr.model.search import CERTAIN, PROBABLE
-from sddusr.model.warp import transfer_patches
+from sddusr.model.matching.matcher import sparse_match
+from sddusr.model.matching.nearest_key import CERTAIN, PROBABLE
+from sddusr.model.matching.transfer import transfer_patches
 
 FULL, QUICK = (448, 896), (144, 288)
 """Height and width of LR; its centre has half of both."""

@@ -20,13 +20,13 @@ import pyarrow as pa
 from _network import textured
 from _timing import Measured, Row, Worker, arguments, compare, finish, row_of
 
-from pipelines import cli
 from pipelines.preprocess import PreprocessOptions, preprocess
+from pipelines.ray_runtime import cluster
 from sddusr.data.detail import detail_map, detail_quantiles
-from sddusr.data.images import read_rgb
 from sddusr.data.layouts import find
 from sddusr.data.prepare import make_shard, plan_shards, triplets_of
-from sddusr.data.records import to_record, update_digest
+from sddusr.data.schema import to_record, update_digest
+from sddusr.imaging.images import read_rgb
 from sddusr.types import Triplet
 
 HR_PX = 1024
@@ -140,7 +140,7 @@ def through_ray(num_processes: int, few: str, many: str, folder: Path) -> Measur
 
 
 def _begun(num_processes: int, few: str, many: str, folder: Path) -> Callable[[], Any]:
-    cli.init_ray(num_cpus=num_processes)
+    cluster.init_ray(num_cpus=num_processes)
     _preprocessed(few, folder)
     return partial(_preprocessed, many, folder)
 

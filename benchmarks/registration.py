@@ -16,10 +16,11 @@ import cv2
 import numpy as np
 import skimage
 
-from sddusr.data.geometry import corner_points, crop, resizing, transform
-from sddusr.data.images import read_rgb
-from sddusr.data.pairs import PreparedPair, prepare_pair
-from sddusr.data.registration import NotRegistered
+from sddusr.geometry.box import crop
+from sddusr.geometry.homography import corner_points, resizing, transform
+from sddusr.imaging.images import read_rgb
+from sddusr.registration.pairing import PreparedPair, prepare_pair
+from sddusr.registration.register import NotRegistered
 
 MAX_SIDE = 2400
 ZOOMS = 1.3, 5.0

@@ -18,8 +18,8 @@ from _timing import arguments, compare, finish, measured_rates
 from torch import Tensor
 
 from sddusr.config import PRESETS
-from sddusr.learner import Learner
-from sddusr.losses import charbonnier
+from sddusr.training.learner import Learner
+from sddusr.training.losses import charbonnier
 from sddusr.types import Batch
 
 FULL, QUICK = (4, 128), (1, 64)

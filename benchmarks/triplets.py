@@ -26,10 +26,9 @@ import cv2
 import numpy as np
 
 from sddusr.data.degradation import Lens, rng_of, to_uint8
-from sddusr.data.geometry import HR_PER_CELL, centered, crop, snap_box, whole
-from sddusr.data.images import EXTENSIONS, read_rgb, write_png
-from sddusr.data.samples import degrade, tele_view
-from sddusr.types import Box
+from sddusr.data.sample_images import degrade, tele_view
+from sddusr.geometry.box import HR_PER_CELL, Box, centered, crop, snap_box, whole
+from sddusr.imaging.images import EXTENSIONS, read_rgb, write_png
 
 LENSES: tuple[Lens, ...] = ("camera", "phone")
 PHOTO_SETS: dict[Lens, str] = {"camera": "photos", "phone": "photos-phone"}

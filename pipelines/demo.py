@@ -11,10 +11,12 @@ from typing import Annotated
 
 import tyro
 
-from pipelines import cli, tracking
+from pipelines import tracking
 from pipelines.evaluate import EvaluateOptions, EvaluationResult, evaluate
 from pipelines.preprocess import PreprocessOptions, preprocess
+from pipelines.ray_runtime import cluster
 from pipelines.train import TrainOptions, run_training
+from sddusr.cli import command_line
 from sddusr.config import DEMO, Config
 
 SHOWN = "coffee"
@@ -38,7 +40,7 @@ def run_demo(options: DemoOptions) -> int:
     """Run the chain; 1 if the network is not better than bicubic on the held-out pictures."""
     started = time.monotonic()
     out = Path(options.out).absolute()
-    cli.init_ray()
+    cluster.init_ray()
     preprocess(PreprocessOptions(layout="samples", out=str(out / "shards"), overwrite=True))
     trained = run_training(
         TrainOptions(
@@ -92,4 +94,4 @@ def worse_than_bicubic(result: EvaluationResult) -> list[str]:
 if __name__ == "__main__":
     from pipelines import demo as this
 
-    cli.run(this.run_demo, this.DemoOptions)
+    command_line.run(this.run_demo, this.DemoOptions)

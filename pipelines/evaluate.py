@@ -14,23 +14,15 @@ from typing import Any, NamedTuple, cast
 
 import ray
 
-from pipelines import cli, tracking
-from pipelines.lasting import lasting
+from pipelines import tracking
+from pipelines.ray_runtime import cluster
+from pipelines.ray_runtime.persistent_paths import lasting
 from pipelines.report import ReportOptions, write_report
+from sddusr import storage
 from sddusr.checkpoint import Checkpoint, read_checkpoint
-from sddusr.data import places
-from sddusr.data.shards import Row, ShardSet
-from sddusr.evaluation import (
-    BICUBIC,
-    COMPARISONS,
-    LPIPS_MEASURED,
-    EvaluationConfig,
-    Scorer,
-    lpips_note,
-    pair_others,
-    pick_rows,
-)
-from sddusr.results import (
+from sddusr.cli import command_line
+from sddusr.data.dataset import Row, ShardSet
+from sddusr.evaluation.results import (
     Gain,
     ImageScores,
     Summary,
@@ -39,6 +31,16 @@ from sddusr.results import (
     summarize,
     to_text,
     write_tables,
+)
+from sddusr.evaluation.scoring import (
+    BICUBIC,
+    COMPARISONS,
+    LPIPS_MEASURED,
+    EvaluationConfig,
+    Scorer,
+    lpips_note,
+    pair_others,
+    pick_rows,
 )
 
 PAGE = "page.html"
@@ -102,7 +104,7 @@ class ScorerActor:
         index = item["index"]
         try:
             images = self.scorer.evaluate(self.rows[index], compare=index < self.num_comparisons)
-        except cli.USER_ERRORS as error:
+        except command_line.USER_ERRORS as error:
             return {"error": str(error), "images": "[]"}
         return {"error": "", "images": json.dumps([image.as_row() for image in images])}
 
@@ -129,7 +131,9 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     about = _about(options, checkpoint, note) | ({"means": left_out} if left_out else {})
     files = write_tables(options.out, images, summaries, differences, table, about)
     page = write_report(
-        ReportOptions(results=(options.out,), out=places.join(options.out, PAGE), seed=options.seed)
+        ReportOptions(
+            results=(options.out,), out=storage.join(options.out, PAGE), seed=options.seed
+        )
     )
     run_id = _track(options, summaries, [*files, page], checkpoint, shards.content_hash)
     return EvaluationResult(images, summaries, differences, table, options.out, page, run_id)
@@ -151,7 +155,7 @@ def _with_absolute_places(options: EvaluateOptions) -> EvaluateOptions:
     given = {name: getattr(options, name) for name in ("data", "out", "checkpoint", "sr_dir")}
     absolute = {name: place and lasting(place, f"--{name}") for name, place in given.items()}
     if options.lpips_weights != "imagenet":
-        absolute["lpips_weights"] = places.absolute(options.lpips_weights)
+        absolute["lpips_weights"] = storage.absolute(options.lpips_weights)
     return replace(options, **absolute)
 
 
@@ -159,12 +163,12 @@ def _scores(
     options: EvaluateOptions, rows: Sequence[Row], others: Mapping[str, str], lpips: bool
 ) -> Iterator[ImageScores]:
     """Every picture's scores, in the order of the rows."""
-    cli.init_ray()
+    cluster.init_ray()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # its lines would bury ours
-    num_cpus = cli.cores_for_each(options.num_actors, "--num-actors")
+    num_cpus = cluster.cores_for_each(options.num_actors, "--num-actors")
     num_gpus = min(1.0, ray.cluster_resources().get("GPU", 0) / options.num_actors)
     items = [{"index": index} for index in range(len(rows))]
     scored = ray.data.from_items(items, override_num_blocks=len(items)).map(
@@ -212,12 +216,12 @@ def _track(
             if value is not None and math.isfinite(value)  # MLflow makes 1.8e308 of inf
         }
         run.log_metrics(known, step=progress.get("step", 0))
-    if places.is_local(options.out):
+    if storage.is_local(options.out):
         folder = f"evaluation/{options.split}"
         for place in files:
             run.log_artifact(place, folder)
         if options.save_pictures and options.num_comparisons:
-            run.log_artifact(places.join(options.out, COMPARISONS), f"{folder}/{COMPARISONS}")
+            run.log_artifact(storage.join(options.out, COMPARISONS), f"{folder}/{COMPARISONS}")
     run.finish()
     return run.run_id
 
@@ -244,4 +248,4 @@ if __name__ == "__main__":
     from pipelines.evaluate import EvaluateOptions as Options
     from pipelines.evaluate import main as imported_main
 
-    cli.run(imported_main, Options)
+    command_line.run(imported_main, Options)

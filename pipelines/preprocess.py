@@ -16,18 +16,16 @@ from typing import Any, Literal
 
 import tyro
 
-from pipelines import cli
-from pipelines.lasting import lasting
-from pipelines.preview import preview
-from pipelines.ray_tasks import run_tasks
+from pipelines.ray_runtime.persistent_paths import lasting
+from pipelines.ray_runtime.tasks import run_tasks
+from pipelines.reporting.preview import preview
+from sddusr import storage
+from sddusr.cli import command_line
 from sddusr.config import LR_PER_CELL, DataConfig
-from sddusr.data import places
 from sddusr.data.degradation import Degradation
-from sddusr.data.images import MAX_PIXELS, MOST_PIXELS
 from sddusr.data.layouts import REGISTERED, Found, Layout, find, hold_out
 from sddusr.data.loading import Job, Pairing
 from sddusr.data.manifest import MANIFEST, Manifest, build_manifest, write_manifest
-from sddusr.data.pairs import PairConfig
 from sddusr.data.prepare import (
     SHARD_NAME,
     Recipe,
@@ -36,6 +34,8 @@ from sddusr.data.prepare import (
     make_shard,
     plan_shards,
 )
+from sddusr.imaging.images import MAX_PIXELS, MOST_PIXELS
+from sddusr.registration.pairing import PairConfig
 from sddusr.registration.residual import RefRegistration
 
 logger = logging.getLogger(__name__)
@@ -213,8 +213,8 @@ def preprocess(options: PreprocessOptions) -> dict[str, Any]:
 
 def _claim(out: str, plan: dict[str, Any], overwrite: bool) -> None:
     """Refuse a folder that another run began, and take back its manifest until we are done."""
-    place = places.join(out, PLAN)
-    before = places.read_json(place) if places.exists(place) else {}
+    place = storage.join(out, PLAN)
+    before = storage.read_json(place) if storage.exists(place) else {}
     if not isinstance(before, dict) or not before.keys() >= OF_A_PLAN:
         _check_holds_nothing_of_others(out)
     elif before != plan and not overwrite:
@@ -223,9 +223,9 @@ def _claim(out: str, plan: dict[str, Any], overwrite: bool) -> None:
             f"{out}: holds shards made with another {' and '.join(differing)}; choose another "
             "--out or pass --overwrite"
         )
-    places.remove(places.join(out, MANIFEST))
-    places.remove_temporaries(out)
-    places.write_atomic(place, json.dumps(plan, indent=1, sort_keys=True).encode())
+    storage.remove(storage.join(out, MANIFEST))
+    storage.remove_temporaries(out)
+    storage.write_atomic(place, json.dumps(plan, indent=1, sort_keys=True).encode())
 
 
 def _check_holds_nothing_of_others(out: str) -> None:
@@ -234,7 +234,7 @@ def _check_holds_nothing_of_others(out: str) -> None:
     Raises:
         ValueError: it does.
     """
-    names = places.list_files(out) if places.exists(out) else {}
+    names = storage.list_files(out) if storage.exists(out) else {}
     for name in names:
         if name in (PLAN, MANIFEST) or SHARD_NAME.fullmatch(name):
             raise ValueError(
@@ -278,10 +278,10 @@ def _manifest(options: PreprocessOptions, found: Found, reports: list[ShardRepor
 def _sweep(out: str, names: set[str]) -> None:
     """Remove what no reader sees but takes space: shards of an earlier plan, and what a worker
     that was killed left half written."""
-    places.remove_temporaries(out)
-    for name, place in places.list_files(out).items():
+    storage.remove_temporaries(out)
+    for name, place in storage.list_files(out).items():
         if name not in names and SHARD_NAME.fullmatch(name):
-            places.remove(place)
+            storage.remove(place)
 
 
 def _log_summary(manifest: Manifest, out: str, seconds: float) -> None:
@@ -305,4 +305,4 @@ if __name__ == "__main__":
     # By name, so that Ray sends the tasks by reference and not as a copy of this script.
     from pipelines import preprocess as this
 
-    cli.run(this.main, this.PreprocessOptions)
+    command_line.run(this.main, this.PreprocessOptions)

@@ -14,12 +14,12 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from pipelines import cli
-from pipelines.report_page import Page, Pair, render
-from sddusr.data import places
-from sddusr.evaluation import BICUBIC
-from sddusr.results import ImageScores, read_tables
-from sddusr.views import REF, TRUTH, view_place
+from pipelines.reporting.page import Page, Pair, render
+from sddusr import storage
+from sddusr.cli import command_line
+from sddusr.evaluation.results import ImageScores, read_tables
+from sddusr.evaluation.scoring import BICUBIC
+from sddusr.visualization.web_view import REF, TRUTH, view_place
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def write_report(options: ReportOptions) -> str:
         num_pictures=len({image.id for image in reference.images}),
         seed=options.seed,
     )
-    places.write_atomic(options.out, render(page).encode())
+    storage.write_atomic(options.out, render(page).encode())
     log.info("%s: %d of %d pictures have a slider", options.out, len(views), page.num_pictures)
     return options.out
 
@@ -200,9 +200,9 @@ def _views(
 def _view(evaluation: Evaluation, id: str) -> dict[str, Any] | None:
     """A picture's view under the page's names."""
     place = view_place(evaluation.folder, id)
-    if not places.exists(place):
+    if not storage.exists(place):
         return None
-    view = places.read_json(place)
+    view = storage.read_json(place)
     for frame in view["frames"]:
         frame["layers"] = {
             evaluation.names.get(name, name): uri for name, uri in frame["layers"].items()
@@ -233,4 +233,4 @@ def main(options: ReportOptions) -> None:
 if __name__ == "__main__":
     from pipelines import report as this
 
-    cli.run(this.main, this.ReportOptions)
+    command_line.run(this.main, this.ReportOptions)

@@ -14,30 +14,22 @@ from typing import Annotated, Any, Literal, NamedTuple
 import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pipelines import cli
-from pipelines.lasting import lasting
-from pipelines.super_resolve_worker import make_all, make_here
-from sddusr import shipped
+from pipelines.ray_runtime.persistent_paths import lasting
+from pipelines.ray_runtime.upscaling import make_all, make_here
+from sddusr import pretrained, storage
 from sddusr.checkpoint import resolve
-from sddusr.data import places
-from sddusr.data.color import ColorConfig
-from sddusr.data.images import MAX_PIXELS, MOST_PIXELS
+from sddusr.cli import command_line
 from sddusr.data.layouts import read_boxes
-from sddusr.data.pairs import PairConfig
-from sddusr.data.registration import RegistrationConfig
-from sddusr.model.fast_search import MatchingMode
-from sddusr.own_pictures.files import FoundPairs, are_files, find_pairs
-from sddusr.own_pictures.jobs import (
-    Device,
-    Job,
-    Placement,
-    Settings,
-    hash_checkpoint,
-    result_places,
-)
-from sddusr.own_pictures.record import is_finished
-from sddusr.precision import Precision
-from sddusr.types import Box
+from sddusr.geometry.box import Box
+from sddusr.imaging.images import MAX_PIXELS, MOST_PIXELS
+from sddusr.model.matching.fast_search import MatchingMode
+from sddusr.model.precision import Precision
+from sddusr.photos.find_pairs import FoundPairs, are_files, find_pairs
+from sddusr.photos.jobs import Device, Job, Placement, Settings, hash_checkpoint, result_places
+from sddusr.photos.sidecar import is_finished
+from sddusr.registration.color_match import ColorConfig
+from sddusr.registration.pairing import PairConfig
+from sddusr.registration.register import RegistrationConfig
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +50,7 @@ class SuperResolveOptions:
     pattern, paired by what the wildcards stand for."""
     checkpoint: str | None = None
     """The trained network: a training run's folder (its best checkpoint) or one checkpoint. Left
-    out: the small one that ships, whose card is sddusr/shipped/compact/CARD.md."""
+    out: the small one that ships, whose card is sddusr/pretrained/compact/CARD.md."""
     out: str = "sr.png"
     """The result; its extension is its format. Or a folder, where results are named like the wide
     pictures."""
@@ -124,7 +116,7 @@ def main(options: SuperResolveOptions) -> int:
     """
     _check(options)
     settings = _settings(options)
-    single = are_files(*(places.absolute(place) for place in (options.wide, options.tele)))
+    single = are_files(*(storage.absolute(place) for place in (options.wide, options.tele)))
     plan = _plan(options, settings)
     for job in plan.finished:
         log.info("%s: finished before, --overwrite makes it anew", job.out)
@@ -157,15 +149,17 @@ def _check(options: SuperResolveOptions) -> None:
 
 def _settings(options: SuperResolveOptions) -> Settings:
     if options.checkpoint is None:
-        log.info("no --checkpoint: the network that ships, see sddusr/shipped/compact/CARD.md")
-    checkpoint = resolve(places.absolute(options.checkpoint or shipped.COMPACT))
+        log.info("no --checkpoint: the network that ships, see sddusr/pretrained/compact/CARD.md")
+    checkpoint = resolve(storage.absolute(options.checkpoint or pretrained.COMPACT))
     return Settings(
         checkpoint=checkpoint,
         checkpoint_hash=hash_checkpoint(checkpoint),
         device=options.device,
         precision=options.precision,
         matching=options.matching,
-        memory_bytes=cli.parse_bytes(options.memory, "--memory") if options.memory else None,
+        memory_bytes=command_line.parse_bytes(options.memory, "--memory")
+        if options.memory
+        else None,
         max_pixels=round(options.max_megapixels * 1e6),
         quality=options.quality,
         strip_metadata=options.strip_metadata,
@@ -179,7 +173,7 @@ def _settings(options: SuperResolveOptions) -> Settings:
 
 def _plan(options: SuperResolveOptions, settings: Settings) -> Plan:
     """Pair the pictures and set aside what is finished, or cannot be done."""
-    wide, tele = places.absolute(options.wide), places.absolute(options.tele)
+    wide, tele = storage.absolute(options.wide), storage.absolute(options.tele)
     found, single = find_pairs(wide, tele), are_files(wide, tele)
     if (options.boxes if single else options.box) is not None:
         raise ValueError("--box y0 y1 x0 x1 goes with two files, --boxes FILE with many")
@@ -191,7 +185,7 @@ def _plan(options: SuperResolveOptions, settings: Settings) -> Plan:
     for job in _jobs(options, found, boxes, outs):
         try:
             finished = is_finished(job, settings) and not options.overwrite
-        except cli.USER_ERRORS as error:
+        except command_line.USER_ERRORS as error:
             if single:
                 raise
             plan.failures[job.name] = str(error)
@@ -221,7 +215,7 @@ def _make_one(todo: Sequence[Job], settings: Settings, raises: bool) -> dict[str
     for job in todo:
         try:
             _log_made(job, make_here(job, settings))
-        except cli.USER_ERRORS as error:
+        except command_line.USER_ERRORS as error:
             if raises:
                 raise
             failures[job.name] = str(error)
@@ -258,4 +252,4 @@ if __name__ == "__main__":
     # By name, so that Ray pickles jobs and settings by reference.
     from pipelines import super_resolve as this
 
-    cli.run(this.main, this.SuperResolveOptions)
+    command_line.run(this.main, this.SuperResolveOptions)

@@ -13,23 +13,25 @@ import tyro
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from pipelines import cli, lasting, tracking
-from pipelines.own_folders import check_run_folder, check_run_name, delete_run
-from pipelines.process_group import LastingGroup
-from pipelines.readiness import (
+from pipelines import tracking
+from pipelines.ray_runtime import cluster, persistent_paths
+from pipelines.ray_runtime.backend import LastingGroup
+from pipelines.ray_runtime.capacity import WorkerOptions, scaling
+from pipelines.ray_runtime.preflight import (
     check_data,
     check_shared,
     check_weights,
     samples_shards,
     with_absolute_weights,
 )
-from pipelines.train_worker import Outcome, store_of, train_worker
-from pipelines.workers import WorkerOptions, scaling
+from pipelines.ray_runtime.worker import Outcome, store_of, train_worker
+from sddusr import storage as places
 from sddusr.checkpoint import resolve
+from sddusr.cli import command_line
 from sddusr.config import DEMO, PRESETS, Config, flatten, to_dict
-from sddusr.data import places
-from sddusr.data.shards import ShardSet
-from sddusr.training import NonFiniteError, Progress, check_same_run
+from sddusr.data.dataset import ShardSet
+from sddusr.runs.own_folders import check_run_folder, check_run_name, delete_run
+from sddusr.training.loop import NonFiniteError, Progress, check_same_run
 
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 
@@ -141,9 +143,9 @@ def _places(options: TrainOptions) -> tuple[str, str, str | None]:
     Raises:
         ValueError: one of them is relative to a folder that will be deleted.
     """
-    data = lasting.lasting(options.data, "--data") if options.data else None
+    data = persistent_paths.lasting(options.data, "--data") if options.data else None
     uri = tracking.tracking_uri(options.tracking_uri)
-    return lasting.storage_folder(options.storage), uri, data
+    return persistent_paths.storage_folder(options.storage), uri, data
 
 
 def _workers(options: TrainOptions) -> ScalingConfig:
@@ -152,8 +154,8 @@ def _workers(options: TrainOptions) -> ScalingConfig:
     Raises:
         ValueError: the cluster has no room for that, or no place that all its nodes see.
     """
-    cli.init_ray()
-    lasting.check_is_named(options.storage, "--storage", "a folder or URI")
+    cluster.init_ray()
+    persistent_paths.check_is_named(options.storage, "--storage", "a folder or URI")
     return scaling(options, options.config.train.batch_size)
 
 
@@ -303,11 +305,11 @@ def command() -> None:
     told = {name: description for name, (description, _) in PRESETS.items()}
     args = sys.argv[1:]
     if args and not args[0].startswith("-") and args[0] not in presets:
-        cli.refuse(f"no preset is named {args[0]!r}, need one of {', '.join(presets)}")
+        command_line.refuse(f"no preset is named {args[0]!r}, need one of {', '.join(presets)}")
     if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help", *COMPLETION)):
         args = ["demo", *args]
     kind = tyro.extras.subcommand_type_from_defaults(presets, told)
-    cli.run(main, kind, args=args, description=HELP)
+    command_line.run(main, kind, args=args, description=HELP)
 
 
 if __name__ == "__main__":

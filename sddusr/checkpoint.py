@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from sddusr import storage
 from sddusr.config import Config, from_dict, to_dict
-from sddusr.data import places
 from sddusr.model.sddusr import SDDuSR
 
 MODEL, TRAIN_STATE, CONFIG, HASHES = (
@@ -82,11 +82,11 @@ def write_checkpoint(
         buffer = io.BytesIO()
         torch.save(train_state, buffer)
         files[TRAIN_STATE] = buffer.getvalue()
-    places.remove(places.join(place, HASHES))
+    storage.remove(storage.join(place, HASHES))
     for name, content in files.items():
-        places.write_atomic(places.join(place, name), content)
+        storage.write_atomic(storage.join(place, name), content)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    places.write_atomic(places.join(place, HASHES), json.dumps(hashes, indent=1).encode())
+    storage.write_atomic(storage.join(place, HASHES), json.dumps(hashes, indent=1).encode())
 
 
 def read_checkpoint(place: str) -> Checkpoint:
@@ -97,7 +97,7 @@ def read_checkpoint(place: str) -> Checkpoint:
         ValueError: a file that does not have its hash, or one that is none of ours.
     """
     place = resolve(place)
-    hashes = places.read_json(places.join(place, HASHES))
+    hashes = storage.read_json(storage.join(place, HASHES))
     required, known = {MODEL, CONFIG}, {MODEL, CONFIG, TRAIN_STATE}
     if not isinstance(hashes, dict) or not required <= set(hashes) <= known:
         raise ValueError(f"{place}: {HASHES} is damaged, use another checkpoint")
@@ -128,7 +128,7 @@ def _unpickled(place: str, content: bytes) -> dict[str, Any]:
 
 
 def _checked(place: str, name: str, sha256: str) -> bytes:
-    content = places.read_bytes(places.join(place, name))
+    content = storage.read_bytes(storage.join(place, name))
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(
             f"{place}: {name} does not have the SHA-256 that {HASHES} names; "
@@ -143,19 +143,19 @@ def resolve(place: str) -> str:
     Raises:
         FileNotFoundError: none of these.
     """
-    if places.exists(places.join(place, HASHES)):
+    if storage.exists(storage.join(place, HASHES)):
         return place
-    for folder in (places.join(place, "checkpoints"), place):
-        if places.exists(places.join(folder, BEST)):
-            note = places.read_json(places.join(folder, BEST))
+    for folder in (storage.join(place, "checkpoints"), place):
+        if storage.exists(storage.join(folder, BEST)):
+            note = storage.read_json(storage.join(folder, BEST))
             name = note.get("folder") if isinstance(note, dict) else None
             if not isinstance(name, str):
                 raise ValueError(f"{folder}: {BEST} names no folder; give a checkpoint's own")
-            return places.member(folder, name)
+            return storage.member(folder, name)
         whole = [name for name in _step_folders(folder)
-                 if places.exists(places.join(folder, name, HASHES))]  # fmt: skip
+                 if storage.exists(storage.join(folder, name, HASHES))]  # fmt: skip
         if whole:
-            return places.join(folder, whole[-1])
+            return storage.join(folder, whole[-1])
     raise FileNotFoundError(
         f"{place}: no checkpoint there; give a run's folder or one of its checkpoints/step-*"
     )
@@ -163,9 +163,9 @@ def resolve(place: str) -> str:
 
 def _step_folders(folder: str) -> list[str]:
     """Names of the checkpoints' folders, oldest first."""
-    if not places.exists(folder):
+    if not storage.exists(folder):
         return []
-    return [name for name in places.list_folders(folder) if FOLDER.fullmatch(name)]
+    return [name for name in storage.list_folders(folder) if FOLDER.fullmatch(name)]
 
 
 def load_model(place: str) -> SDDuSR:
@@ -199,7 +199,7 @@ class CheckpointStore:
     ) -> str:
         """Write the checkpoint of `progress["step"]` and drop those no longer kept."""
         name = f"step-{progress['step']:08d}"
-        place = places.join(self.folder, name)
+        place = storage.join(self.folder, name)
         write_checkpoint(
             place,
             config=config,
@@ -208,9 +208,9 @@ class CheckpointStore:
             train_state=train_state,
         )
         best = f"step-{progress['best_step']:08d}"
-        if progress["best_step"] and places.exists(places.join(self.folder, best, HASHES)):
+        if progress["best_step"] and storage.exists(storage.join(self.folder, best, HASHES)):
             note = {"folder": best, "score": progress["best_score"]}
-            places.write_atomic(places.join(self.folder, BEST), json.dumps(note).encode())
+            storage.write_atomic(storage.join(self.folder, BEST), json.dumps(note).encode())
         self._drop_old(best)
         return place
 
@@ -218,7 +218,7 @@ class CheckpointStore:
         """The newest whole checkpoint; damaged ones are named in the log and passed over."""
         for name in reversed(_step_folders(self.folder)):
             try:
-                return read_checkpoint(places.join(self.folder, name))
+                return read_checkpoint(storage.join(self.folder, name))
             except (ValueError, FileNotFoundError) as error:
                 log.warning("CHECKPOINT PASSED OVER: %s", error)
         return None
@@ -227,5 +227,5 @@ class CheckpointStore:
         names = _step_folders(self.folder)
         for name in set(names[: -self.keep]) - {best}:
             # Its hashes go first: what is half deleted is no checkpoint.
-            places.remove(places.join(self.folder, name, HASHES))
-            places.remove_folder(places.join(self.folder, name))
+            storage.remove(storage.join(self.folder, name, HASHES))
+            storage.remove_folder(storage.join(self.folder, name))

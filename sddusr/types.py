@@ -12,26 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 
-
-class Box(NamedTuple):
-    """A rectangle in HR pixels, ends excluded; the order of the datasets' coordinate files."""
-
-    y0: int
-    y1: int
-    x0: int
-    x1: int
-
-    @property
-    def height(self) -> int:
-        return self.y1 - self.y0
-
-    @property
-    def width(self) -> int:
-        return self.x1 - self.x0
-
-    def shifted(self, dy: int, dx: int) -> "Box":
-        """The same rectangle, moved."""
-        return Box(self.y0 + dy, self.y1 + dy, self.x0 + dx, self.x1 + dx)
+from sddusr.geometry.box import Box
 
 
 class Triplet(NamedTuple):

@@ -18,13 +18,13 @@ import torch
 from hypothesis import settings
 from torchvision.models import vgg19
 
-from pipelines import cli
+from pipelines.ray_runtime import cluster
+from sddusr.data.dataset import ShardSet
 from sddusr.data.detail import detail_map, detail_quantiles
-from sddusr.data.geometry import crop, whole
 from sddusr.data.manifest import build_manifest, write_manifest
-from sddusr.data.shard_file import write_shard
-from sddusr.data.shards import ShardSet
-from sddusr.types import Box, Triplet
+from sddusr.data.shard import write_shard
+from sddusr.geometry.box import Box, crop, whole
+from sddusr.types import Triplet
 
 # The pictures are small: on a busy machine more threads would only wait for each other.
 torch.set_num_threads(1)
@@ -118,6 +118,6 @@ def vgg19_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One small cluster of our own for all tests that need Ray, whoever else's runs here."""
-    cli.init_ray(num_cpus=2)
+    cluster.init_ray(num_cpus=2)
     yield
     ray.shutdown()

@@ -17,9 +17,9 @@ import pytest
 
 from pipelines import tracking
 from pipelines.report import ReportOptions, write_report
-from sddusr.data.shards import ShardSet
-from sddusr.evaluation import EvaluationConfig, Scorer
-from sddusr.results import gains, summarize, write_tables
+from sddusr.data.dataset import ShardSet
+from sddusr.evaluation.results import gains, summarize, write_tables
+from sddusr.evaluation.scoring import EvaluationConfig, Scorer
 from tests.runs import CONFIG, Notebook, train_in
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -5,9 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sddusr.data.pairs import PairConfig
-from sddusr.data.registration import RegistrationConfig
-from sddusr.types import Box
+from sddusr.geometry.box import Box
+from sddusr.registration.pairing import PairConfig
+from sddusr.registration.register import RegistrationConfig
 from tests.conftest import textured
 
 QUICK = PairConfig(registration=RegistrationConfig(working_px=320 * 400, max_keypoints=600))

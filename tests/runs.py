@@ -7,8 +7,8 @@ import torch
 
 from sddusr.checkpoint import CheckpointStore, load_model
 from sddusr.config import Config, DataConfig, OptimConfig, TrainConfig
-from sddusr.interrupts import go_on
-from sddusr.training import train
+from sddusr.training.loop import train
+from sddusr.training.signals import go_on
 from tests.tiny import TINY
 
 CPU = torch.device("cpu")

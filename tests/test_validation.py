@@ -2,7 +2,7 @@
 
 import math
 
-from sddusr.validation import _means
+from sddusr.training.validation import _means
 
 
 def test_an_infinite_score_of_a_black_picture_makes_no_checkpoint_the_best():

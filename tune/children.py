@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipelines import tracking
 from sddusr.config import Config, flatten, to_dict
 from tune.ledger import Ledger, Trial
-from tune.spaces import Space
+from tune.space import Space
 
 BEST_TAG = "sddusr.best"
 

@@ -14,8 +14,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
+from sddusr import storage
 from sddusr.checkpoint import resolve
-from sddusr.data import places
 
 PROPOSAL, PROGRESS, OUTCOME, CLOSED = (
     "proposal.json",
@@ -93,14 +93,14 @@ class Ledger:
         self.folder = folder
 
     def trial_folder(self, number: int) -> str:
-        return places.join(self.folder, TRIALS, f"{number:04d}")
+        return storage.join(self.folder, TRIALS, f"{number:04d}")
 
     def trials(self) -> list[Trial]:
         """All that were proposed, by number."""
-        root = places.join(self.folder, TRIALS)
-        if not places.exists(root):
+        root = storage.join(self.folder, TRIALS)
+        if not storage.exists(root):
             return []
-        numbers = [int(name) for name in places.list_folders(root) if name.isdigit()]
+        numbers = [int(name) for name in storage.list_folders(root) if name.isdigit()]
         return [self.trial(number) for number in numbers if self._has(number, PROPOSAL)]
 
     def trial(self, number: int) -> Trial:
@@ -110,7 +110,7 @@ class Ledger:
         return Trial(
             number=number,
             folder=self.trial_folder(number),
-            values=_hashable(places.read_json(self._place(number, PROPOSAL))),
+            values=_hashable(storage.read_json(self._place(number, PROPOSAL))),
             status=outcome.get("status", "open"),
             reason=outcome.get("reason", ""),
             progress=Progress(curve=curve, **told),
@@ -137,19 +137,19 @@ class Ledger:
     def reopen(self, number: int) -> None:
         """Let a trial go on that was over."""
         for name in (CLOSED, OUTCOME):
-            places.remove(self._place(number, name))
+            storage.remove(self._place(number, name))
 
     def _place(self, number: int, name: str) -> str:
-        return places.join(self.trial_folder(number), name)
+        return storage.join(self.trial_folder(number), name)
 
     def _has(self, number: int, name: str) -> bool:
-        return places.exists(self._place(number, name))
+        return storage.exists(self._place(number, name))
 
     def _read(self, number: int, name: str) -> dict[str, Any] | None:
-        return places.read_json(self._place(number, name)) if self._has(number, name) else None
+        return storage.read_json(self._place(number, name)) if self._has(number, name) else None
 
     def _write(self, number: int, name: str, content: Any) -> None:
-        places.write_atomic(self._place(number, name), json.dumps(content).encode())
+        storage.write_atomic(self._place(number, name), json.dumps(content).encode())
 
 
 def _hashable(values: dict[str, Any]) -> dict[str, Any]:

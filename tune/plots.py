@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from tune.ledger import Trial
 from tune.results import importances
-from tune.spaces import Choices, Range, Space
+from tune.space import Choices, Range, Space
 
 PSNR = "PSNR on val (dB)"
 BLUE, GREY, ORANGE = "#1f6fb4", "#9a9a9a", "#e07b00"

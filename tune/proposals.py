@@ -18,7 +18,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune.ledger import Trial
-from tune.spaces import Choices, Range, Space, Values
+from tune.space import Choices, Range, Space, Values
 
 Algorithm = Literal["optuna", "random", "grid"]
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from sddusr.data import places
+from sddusr import storage
 from tune.ledger import Trial
 from tune.proposals import study_of
-from tune.spaces import Space
+from tune.space import Space
 
 MIN_TRIALS = 6
 """Finished trials below which nothing is said about what matters."""
@@ -151,7 +151,7 @@ def write_results(
         **{f"{name.replace(' ', '_')}.png": png for name, png in figures.items()},
     }
     for name, content in files.items():
-        places.write_atomic(places.join(folder, name), content)
+        storage.write_atomic(storage.join(folder, name), content)
     return files
 
 

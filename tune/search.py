@@ -7,19 +7,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipelines import cli, tracking
-from pipelines.own_folders import SEARCH, check_run_folder, check_run_name, delete_run
-from pipelines.readiness import check_shared, check_weights
+from pipelines import tracking
+from pipelines.ray_runtime import cluster
+from pipelines.ray_runtime.preflight import check_shared, check_weights
+from sddusr import storage
 from sddusr.config import flatten
-from sddusr.data import places
+from sddusr.runs.own_folders import SEARCH, check_run_folder, check_run_name, delete_run
 from tune import children
-from tune.concluding import SearchResult, conclude, is_done, result_of
-from tune.hosting import run_trials
+from tune.finalize import SearchResult, conclude, is_done, result_of
 from tune.ledger import Ledger
 from tune.options import SearchOptions
-from tune.planning import Plan, make_plan
-from tune.shares import share_of_cluster
+from tune.plan import Plan, make_plan
+from tune.scheduler import run_trials
 from tune.trial import Setting
+from tune.trial_resources import share_of_cluster
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +33,13 @@ def run_search(options: SearchOptions) -> SearchResult:
     """
     if options.name is not None:
         check_run_name(options.name)
-    cli.init_ray()
+    cluster.init_ray()
     plan = make_plan(options)
     check_run_folder(plan.folder, is_search=True)
     ledger = Ledger(plan.folder)
     if options.fresh:
         delete_run(plan.folder, is_search=True)
-    is_new = not places.exists(places.join(plan.folder, SEARCH))
+    is_new = not storage.exists(storage.join(plan.folder, SEARCH))
     if not is_new:
         _check_same(plan)
         if is_done(plan) and not options.retry_failed:
@@ -54,7 +55,7 @@ def run_search(options: SearchOptions) -> SearchResult:
 def _search(options: SearchOptions, plan: Plan, ledger: Ledger) -> SearchResult:
     share, scaling = share_of_cluster(options, plan.config)
     identity = json.dumps(plan.identity, indent=1).encode()
-    places.write_atomic(places.join(plan.folder, SEARCH), identity)
+    storage.write_atomic(storage.join(plan.folder, SEARCH), identity)
     if options.retry_failed:
         for trial in ledger.trials():
             if trial.status == "failed":
@@ -91,7 +92,7 @@ def _check_same(plan: Plan) -> None:
     Raises:
         ValueError: what differs.
     """
-    before = flatten(places.read_json(places.join(plan.folder, SEARCH)))
+    before = flatten(storage.read_json(storage.join(plan.folder, SEARCH)))
     now = flatten(plan.identity)
     changed = [
         f"{key} was {before.get(key, 'not there')}, is {now.get(key, 'not there')}"

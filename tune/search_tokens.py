@@ -4,7 +4,8 @@ import sys
 
 import tyro
 
-from pipelines import cli, tracking
+from pipelines import tracking
+from sddusr.cli import command_line
 from sddusr.config import PRESETS
 from tune.options import SearchOptions
 from tune.search import run_search
@@ -32,7 +33,7 @@ def command() -> None:
     args = sys.argv[1:]
     if not args or (args[0] not in presets and args[0] not in ("-h", "--help")):
         args = ["demo", *args]
-    cli.run(main, tyro.extras.subcommand_type_from_defaults(presets, told), args=args)
+    command_line.run(main, tyro.extras.subcommand_type_from_defaults(presets, told), args=args)
 
 
 if __name__ == "__main__":

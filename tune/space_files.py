@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from sddusr.config import Config, flatten, to_dict
-from tune.spaces import (
+from tune.space import (
     ATTENTION,
     DIMENSIONS,
     LAMBDA_1,

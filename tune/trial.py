@@ -11,20 +11,20 @@ import torch
 from ray import tune
 from ray.train import ScalingConfig
 
+from pipelines.ray_runtime.worker import store_of
 from pipelines.train import TrainOptions, fit_workers
-from pipelines.train_worker import store_of
+from sddusr import storage
 from sddusr.checkpoint import CheckpointStore
 from sddusr.config import Config
-from sddusr.data import places
-from sddusr.data.shards import ShardSet
+from sddusr.data.dataset import ShardSet
 from sddusr.inference.memory import peak_bytes
-from sddusr.interrupts import Wish
-from sddusr.meter import log_line
 from sddusr.model.sddusr import SDDuSR, num_parameters
-from sddusr.training import SCORE, train
+from sddusr.training.loop import SCORE, train
+from sddusr.training.signals import Wish
+from sddusr.training.throughput import log_line
 from tune import children
 from tune.ledger import Ledger, Point, Progress, Trial
-from tune.spaces import Space, with_values
+from tune.space import Space, with_values
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +98,8 @@ def _step_of(store: CheckpointStore) -> int:
 
 
 class TrialReporter:
-    """Matches `sddusr.training.Reporter`: to MLflow, the log and the ledger; and to Tune, where a
-    scheduler decides by scores.
+    """Matches `sddusr.training.loop.Reporter`: to MLflow, the log and the ledger; and to Tune,
+    where a scheduler decides by scores.
 
     A score goes to Tune from between two steps, so that a trial that is to stop early can leave as
     any other: with a checkpoint, and with all that it logged delivered.
@@ -191,8 +191,8 @@ def train_in_workers(setting: Setting, ledger: Ledger, trial: Trial, config: Con
 
 def _curve_of(folder: str) -> list[tuple[int, float]]:
     """Step and score of a run's validations; none where its folder is a URI."""
-    place = places.join(folder, "metrics.jsonl")
-    if not (places.is_local(folder) and places.exists(place)):
+    place = storage.join(folder, "metrics.jsonl")
+    if not (storage.is_local(folder) and storage.exists(place)):
         return []
-    rows = map(json.loads, places.read_bytes(place).splitlines())
+    rows = map(json.loads, storage.read_bytes(place).splitlines())
     return sorted({row["step"]: row[SCORE] for row in rows if SCORE in row}.items())

@@ -11,7 +11,8 @@ from sddusr.config.model import (
     ModelConfig,
 )
 from sddusr.config.presets import BASELINE, COMPACT, DEMO, PAPER, PRESETS, SFM
-from sddusr.config.run import (
+from sddusr.config.serialization import flatten, from_dict, to_dict
+from sddusr.config.training import (
     LR_PER_CELL,
     MIN_FULL_CROP_PX,
     Config,
@@ -21,7 +22,6 @@ from sddusr.config.run import (
     RefsConfig,
     TrainConfig,
 )
-from sddusr.config.tree import flatten, from_dict, to_dict
 
 SCALE = 2
 """HR pixels per LR pixel; the network's pixel shuffles and the matching grid are built for it."""

@@ -15,7 +15,7 @@ from sddusr.config.model import (
     MatchingConfig,
     ModelConfig,
 )
-from sddusr.config.run import (
+from sddusr.config.training import (
     Config,
     DataConfig,
     LossConfig,

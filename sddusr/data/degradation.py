@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from sddusr.resize import bicubic_down
+from sddusr.imaging.resize import bicubic_down
 
 Lens = Literal["camera", "phone"]
 Degradation = Literal["bicubic", Lens]

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 
-from sddusr.data.geometry import HR_PER_CELL
-from sddusr.resize import bicubic_down, bicubic_up
+from sddusr.geometry.box import HR_PER_CELL
+from sddusr.imaging.resize import bicubic_down, bicubic_up
 
 PERCENTS = np.arange(101)
 

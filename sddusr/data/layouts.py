@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from sddusr.data import places, samples
-from sddusr.data.images import EXTENSIONS
+from sddusr import storage
+from sddusr.data import sample_images
 from sddusr.data.manifest import SPLITS
-from sddusr.types import Box
+from sddusr.geometry.box import Box
+from sddusr.imaging.images import EXTENSIONS
 
 Layout = Literal["dusr-real", "folders", "samples", "pairs", "camerafusion"]
 
@@ -86,9 +87,9 @@ def hold_out(sources: list[Source], num_scenes: int) -> list[Source]:
 
 def _samples(_: str) -> Found:
     sources = []
-    for split in samples.PICTURES:
+    for split in sample_images.PICTURES:
         box: BoxRule = "whole" if split == "train" else "center"
-        for name, path in samples.find(split).items():
+        for name, path in sample_images.find(split).items():
             stem = _stem(name)
             sources.append(Source(id=stem, scene=stem, split=split, hr=path, box=box))
     return Found(sources, {})
@@ -134,7 +135,7 @@ def _camerafusion(root: str) -> Found:
     """
     found = []
     for top in _tops(root):
-        has_hr = "hr" in map(str.lower, places.list_folders(top.place))
+        has_hr = "hr" in map(str.lower, storage.list_folders(top.place))
         found.append(_registered(top, ["HR"] if has_hr else ["LR", "x1"], ["Ref", "x1"]))
     return _joined(*found)
 
@@ -162,7 +163,7 @@ class _Top(NamedTuple):
 
 def _tops(root: str) -> list[_Top]:
     """A folder for each split there is; without any, all is `train`."""
-    below = {name.lower(): place for name, place in places.list_folders(root).items()}
+    below = {name.lower(): place for name, place in storage.list_folders(root).items()}
     found = [_Top(split, f"{split}-", below[split]) for split in SPLITS if split in below]
     return found or [_Top("train", "", root)]
 
@@ -204,7 +205,7 @@ def _pair(
 
 def _folder(top: str, name: str) -> str:
     """A folder by its name, whatever the case."""
-    folders = places.list_folders(top)
+    folders = storage.list_folders(top)
     matches = [place for found, place in folders.items() if found.lower() == name.lower()]
     if not matches:
         raise FileNotFoundError(f"{top}: no folder {name}; found {sorted(folders)}")
@@ -216,7 +217,7 @@ def _folder(top: str, name: str) -> str:
 def pictures_by_stem(folder: str) -> dict[str, str]:
     """Stem -> place of the pictures in a folder."""
     found: dict[str, str] = {}
-    for name, place in places.list_files(folder).items():
+    for name, place in storage.list_files(folder).items():
         if name.startswith(".") or not name.lower().endswith(EXTENSIONS):
             continue
         stem = _stem(name)
@@ -232,7 +233,7 @@ def _stem(name: str) -> str:
 
 
 def _json_files(folder: str) -> list[str]:
-    files = places.list_files(folder).items()
+    files = storage.list_files(folder).items()
     return [place for name, place in files if name.endswith(".json") and name[0] != "."]
 
 
@@ -240,7 +241,7 @@ def read_boxes(files: list[str]) -> dict[str, Box]:
     """Stem -> centre box; the file's keys are stems or file names."""
     if len(files) > 1:
         raise ValueError(f"{files[0]}: {len(files)} JSON files beside it; keep the one with boxes")
-    tree = places.read_json(files[0])
+    tree = storage.read_json(files[0])
     if not isinstance(tree, dict):
         raise ValueError(f"{files[0]}: need an object of name: [y0, y1, x0, x1] in HR pixels")
     return {_stem(key): _box(value, f"{files[0]}: {key}") for key, value in tree.items()}

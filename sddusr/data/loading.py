@@ -8,18 +8,18 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sddusr.config import SCALE
-from sddusr.data import samples
+from sddusr.data import sample_images
 from sddusr.data.degradation import Degradation, halve
 from sddusr.data.detail import detail_map, detail_quantiles
-from sddusr.data.geometry import HR_PER_CELL, centered, check_box, crop, snap_box, whole
-from sddusr.data.images import Picture, read_rgb
 from sddusr.data.layouts import Source
-from sddusr.data.pairs import PairConfig, PreparedPair, prepare_pair, zoom_guess
 from sddusr.data.plausibility import check_belongs_together
-from sddusr.data.records import check_sizes
-from sddusr.data.registration import NotRegistered
+from sddusr.data.schema import check_sizes
+from sddusr.geometry.box import HR_PER_CELL, Box, centered, check_box, crop, snap_box, whole
+from sddusr.imaging.images import Picture, read_rgb
+from sddusr.registration.pairing import PairConfig, PreparedPair, prepare_pair, zoom_guess
+from sddusr.registration.register import NotRegistered
 from sddusr.registration.residual import RefRegistration, register_ref
-from sddusr.types import Box, Triplet
+from sddusr.types import Triplet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ def _read(source: Source, job: Job) -> _Members:
 
 def _synthesize(source: Source, job: Job) -> _Members:
     photo = read_rgb(source.hr, job.max_pixels)
-    lr, ref, hr, box, record = samples.degrade(
+    lr, ref, hr, box, record = sample_images.degrade(
         photo.pixels, source.id, full_ref=source.box == "whole"
     )
     provenance = _files_record(source, job, {"hr": photo}) | {"degradation": record}

@@ -5,8 +5,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sddusr import storage
 from sddusr.config import from_dict
-from sddusr.data import places
 
 SCHEMA_VERSION = 2
 """Of shards and manifest; raised when a reader of the older one would go wrong, or when the same
@@ -77,7 +77,7 @@ def build_manifest(
 
 def write_manifest(root: str, manifest: Manifest) -> None:
     text = json.dumps(asdict(manifest), indent=1, sort_keys=True)
-    places.write_atomic(places.join(root, MANIFEST), text.encode())
+    storage.write_atomic(storage.join(root, MANIFEST), text.encode())
 
 
 def read_manifest(root: str) -> Manifest:
@@ -87,12 +87,12 @@ def read_manifest(root: str) -> Manifest:
         FileNotFoundError: there is none: not a data folder, or its preprocessing has not ended.
         ValueError: it is not one of ours, or of another schema version.
     """
-    place = places.join(root, MANIFEST)
-    if not places.exists(place):
+    place = storage.join(root, MANIFEST)
+    if not storage.exists(place):
         raise FileNotFoundError(
             f"{place}: no such file; run pipelines/preprocess.py to the end with --out {root}"
         )
-    tree = places.read_json(place)
+    tree = storage.read_json(place)
     version = tree.get("schema_version") if isinstance(tree, dict) else None
     if version != SCHEMA_VERSION:
         raise ValueError(

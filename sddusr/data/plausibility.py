@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from sddusr.types import Box
+from sddusr.geometry.box import Box
 
 MIN_LR_CORRELATION = 0.7
 """Of LR with halved HR. Good triplets have 0.98 or more, wrong ones up to 0.27."""

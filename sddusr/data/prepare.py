@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 
-from sddusr.data import places
+from sddusr import storage
 from sddusr.data.layouts import Source
 from sddusr.data.loading import Job, Pairing, files_of, load_triplet
 from sddusr.data.manifest import SCHEMA_VERSION, SPLITS, ShardEntry
-from sddusr.data.shard_file import Shard, write_shard
+from sddusr.data.shard import Shard, write_shard
 from sddusr.data.windows import cut_windows
 from sddusr.registration.residual import RefRegistration
 from sddusr.types import Triplet
@@ -53,7 +53,7 @@ class ShardPlan:
             [place.removeprefix(root), found.size, found.mtime_ns]
             for source in self.sources
             for place in files_of(source).values()
-            for found in [places.info(place)]
+            for found in [storage.info(place)]
         ]
         plan = asdict(self)
         plan["sources"] = [[s.id, s.scene, s.split, s.box] for s in self.sources]
@@ -149,13 +149,13 @@ def _made(plan: ShardPlan, job: Job, metadata: dict[str, str]) -> ShardReport:
         yield from triplets_of(plan, job, quarantined)
         metadata["quarantined"] = json.dumps(quarantined, sort_keys=True)
 
-    entry = write_shard(places.join(job.out, plan.name), plan.split, rows(), metadata)
+    entry = write_shard(storage.join(job.out, plan.name), plan.split, rows(), metadata)
     return ShardReport(name=plan.name, entry=entry, quarantined=quarantined)
 
 
 def _finished(plan: ShardPlan, job: Job, metadata: dict[str, str]) -> ShardReport | None:
     try:
-        with closing(Shard(places.join(job.out, plan.name))) as shard:
+        with closing(Shard(storage.join(job.out, plan.name))) as shard:
             before = shard.metadata
             if any(before.get(key) != metadata[key] for key in ("plan_sha256", "checked")):
                 return None

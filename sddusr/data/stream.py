@@ -17,8 +17,8 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from sddusr.config import DataConfig
-from sddusr.data.cutting import Sample, cut_sample
-from sddusr.data.shards import ShardSet
+from sddusr.data.crops import Sample, cut_sample
+from sddusr.data.dataset import ShardSet
 from sddusr.types import Batch
 
 

@@ -6,7 +6,7 @@ libjpeg fills what is missing with grey and warns; neither Pillow nor OpenCV pas
 import re
 from collections.abc import Iterator
 
-from sddusr.data.containers import jpeg_segments
+from sddusr.imaging.containers import jpeg_segments
 
 _NOT_DAMAGED = ("subsampling", "colorspace", "color transform", "progression sequence", "CMYK")
 """Words of messages about unusual kinds of JPEG, whose data may be whole."""

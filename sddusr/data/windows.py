@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from sddusr.config import LR_PER_CELL, SCALE
-from sddusr.data.geometry import align_ref, crop, to_lr, whole
-from sddusr.types import Box, Triplet
+from sddusr.geometry.box import Box, align_ref, crop, to_lr, whole
+from sddusr.types import Triplet
 
 
 def offsets(length_px: int, window_px: int, stride_px: int) -> list[int]:

@@ -4,7 +4,7 @@ What a picture needs once (matches, the aligned Ref feature, the refined diction
 over the frame) is computed for the frame; the rest runs in tiles. The model knows of neither.
 """
 
-from sddusr.inference.pictures import bicubic, blind_ref, quantize, to_8bit, to_array, to_tensor
+from sddusr.inference.conversion import bicubic, blind_ref, quantize, to_8bit, to_array, to_tensor
 from sddusr.inference.sources import Sources
 from sddusr.inference.upscale import Matches, Upscaled, super_resolve
 

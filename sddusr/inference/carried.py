@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sddusr.config import SCALE
-from sddusr.data.geometry import crop, whole
-from sddusr.inference.pictures import Pixels, to_tensor
+from sddusr.geometry.box import Box, crop, whole
+from sddusr.imaging.resize import bicubic_up
+from sddusr.inference.conversion import Pixels, to_tensor
 from sddusr.inference.tiles import cut, grown, overlap, scaled, snapped, tiles, within
 from sddusr.model.evidence import (
     BLOCK_PX,
@@ -21,11 +22,9 @@ from sddusr.model.evidence import (
     reach,
     statistics,
 )
-from sddusr.model.matching import Search
+from sddusr.model.matching.matcher import Search
+from sddusr.model.matching.transfer import CELL, CellBank, transfer_patches
 from sddusr.model.sddusr import SDDuSR
-from sddusr.model.warp import CELL, CellBank, transfer_patches
-from sddusr.resize import bicubic_up
-from sddusr.types import Box
 
 NUM_MAPS = 5
 """Detail (3 colours), the centre's look, the logit of the detail's trust."""

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from sddusr.inference.replaced import replaced
+from sddusr.inference.overrides import replaced
 
 Activation = nn.ReLU | nn.LeakyReLU
 

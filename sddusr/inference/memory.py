@@ -15,11 +15,11 @@ import torch
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.inference import sample
-from sddusr.inference.frame import ALIGNMENT_HALO_PX, ALIGNMENT_SIDE, FEATURE_SIDE, Inputs
-from sddusr.inference.reconstruct import DECODER_TILES, gated_halo
+from sddusr.inference.precompute import ALIGNMENT_HALO_PX, ALIGNMENT_SIDE, FEATURE_SIDE, Inputs
+from sddusr.inference.regions import DECODER_TILES, gated_halo
 from sddusr.inference.tiles import reach
-from sddusr.model import search, shortlist
-from sddusr.model.matching import STRIP
+from sddusr.model.matching import nearest_key, shortlist
+from sddusr.model.matching.matcher import STRIP
 from sddusr.model.sddusr import SDDuSR
 
 MEGABYTE = 10**6
@@ -170,7 +170,7 @@ class Cost:
         patches = 9 * dim * (2 * num_keys + 3 * STRIP)
         scores = max(
             min(by.QUERY_BLOCK * by.KEY_BLOCK, self.num_cells * num_keys)
-            for by in (search, shortlist)
+            for by in (nearest_key, shortlist)
         )
         return FLOAT_BYTES * (dim * (self.num_cells + num_keys) + max(vgg, patches + scores))
 

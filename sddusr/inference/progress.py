@@ -6,8 +6,8 @@ from typing import TypeVar
 from torch import nn
 
 from sddusr.config import LR_PER_CELL, SCALE
-from sddusr.inference.frame import Inputs
-from sddusr.model.matching import Progress
+from sddusr.inference.precompute import Inputs
+from sddusr.model.matching.matcher import Progress
 from sddusr.model.sddusr import SDDuSR, num_parameters
 
 Item = TypeVar("Item")

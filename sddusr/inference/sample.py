@@ -2,7 +2,7 @@
 is measured on them."""
 
 from sddusr.config import LR_PER_CELL
-from sddusr.types import Box
+from sddusr.geometry.box import Box
 
 GRID = 8
 """Rows and columns of windows."""

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.filters import high_pass, luma
+from sddusr.geometry.box import Box
+from sddusr.imaging.resize import bicubic_up
 from sddusr.inference.carried import BICUBIC_REACH_PX
-from sddusr.inference.frame import Inputs, Knowledge
+from sddusr.inference.precompute import Inputs, Knowledge
 from sddusr.inference.tiles import cut, grown, lr_reach, overlap, reach, scaled, snapped, within
 from sddusr.model.detail import to_pixels
 from sddusr.model.evidence import MEAN_PX
+from sddusr.model.matching.transfer import CELL, CellBank, transfer_patches
 from sddusr.model.sddusr import SDDuSR
 from sddusr.model.trust import LOOK_PX
-from sddusr.model.warp import CELL, CellBank, transfer_patches
-from sddusr.resize import bicubic_up
-from sddusr.types import Box
 
 BILINEAR_REACH_PX = 1
 """LR pixels that the trust's enlargement looks at."""

@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from sddusr.config import SCALE
-from sddusr.types import Box
+from sddusr.geometry.box import Box
 
 
 def tiles(frame: Box, side: int, unit: int) -> Iterator[Box]:

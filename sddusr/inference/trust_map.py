@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import Float32
 
 from sddusr.config import LR_PER_CELL
+from sddusr.geometry.box import Box
 from sddusr.inference.sources import TrustedDetail
-from sddusr.model.warp import CELL
-from sddusr.types import Box
+from sddusr.model.matching.transfer import CELL
 
 
 class TrustMap:

@@ -12,10 +12,13 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 
 from sddusr.config import LR_PER_CELL, SCALE
-from sddusr.data.geometry import align_ref, check_box, crop, to_lr
+from sddusr.geometry.box import Box, align_ref, check_box, crop, to_lr
 from sddusr.inference.allocator import keeping_freed_memory
 from sddusr.inference.carried import DetailInputs
-from sddusr.inference.frame import (
+from sddusr.inference.conversion import Pixels, quantize, to_array
+from sddusr.inference.fused import fused_activations
+from sddusr.inference.memory import Plan, plan_memory
+from sddusr.inference.precompute import (
     Inputs,
     Knowledge,
     learn,
@@ -23,19 +26,15 @@ from sddusr.inference.frame import (
     padded_to_even,
     search,
 )
-from sddusr.inference.fused import fused_activations
-from sddusr.inference.memory import Plan, plan_memory
-from sddusr.inference.pictures import Pixels, quantize, to_array
 from sddusr.inference.progress import Shares
-from sddusr.inference.reconstruct import Reconstruction
+from sddusr.inference.regions import Reconstruction
 from sddusr.inference.sources import Sources
 from sddusr.inference.tiles import scaled
 from sddusr.inference.trust_map import TrustMap
-from sddusr.model.fast_search import MatchingMode
-from sddusr.model.matching import Progress, Search
+from sddusr.model.matching.fast_search import MatchingMode
+from sddusr.model.matching.matcher import Progress, Search
+from sddusr.model.precision import Precision
 from sddusr.model.sddusr import SDDuSR
-from sddusr.precision import Precision
-from sddusr.types import Box
 
 
 class Matches(NamedTuple):

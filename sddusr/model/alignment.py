@@ -19,8 +19,8 @@ from sddusr.model.deformable import (
     exact_planes,
     operator_inputs,
 )
-from sddusr.model.warp import warp_by_flow
-from sddusr.weights import Normalize, fetch_spynet, in_layer_order, load_state
+from sddusr.model.matching.transfer import warp_by_flow
+from sddusr.model.pretrained_weights import Normalize, fetch_spynet, in_layer_order, load_state
 
 FLOW_DIM = 2
 

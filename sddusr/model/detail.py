@@ -5,7 +5,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sddusr.model.warp import CELL
+from sddusr.model.matching.transfer import CELL
 
 
 def twin_cells(

@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from sddusr.config import LR_PER_CELL, SCALE, ModelConfig
 from sddusr.filters import high_pass, luma
+from sddusr.imaging.resize import bicubic_up
 from sddusr.model.alignment import Alignment
 from sddusr.model.blocks import conv3x3, pass_through
 from sddusr.model.detail import lay_in_place, to_pixels, twin_cells
 from sddusr.model.encoder import LrEncoder, center_encoder, ref_encoder
 from sddusr.model.evidence import block_maps, measure_evidence, pool_blocks, statistics
 from sddusr.model.fusion import Fusion, picture_head
-from sddusr.model.matching import SparseMatching, Transfer
+from sddusr.model.matching.matcher import SparseMatching, Transfer
+from sddusr.model.matching.transfer import CELL, transfer_patches
 from sddusr.model.normed_dictionary import make_dictionary
 from sddusr.model.trust import Trust, confidence_of_pixels
-from sddusr.model.warp import CELL, transfer_patches
-from sddusr.resize import bicubic_up
 from sddusr.types import DetailOutput, Output
 
 

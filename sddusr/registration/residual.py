@@ -13,9 +13,11 @@ import torch
 from jaxtyping import Bool, Float32, UInt8, UInt16
 
 from sddusr.config import SCALE
-from sddusr.data.color import ColorConfig, ColorMap, fit_color
-from sddusr.data.geometry import Homography, crop
-from sddusr.data.overlap import (
+from sddusr.geometry.box import Box, crop
+from sddusr.geometry.homography import Homography
+from sddusr.imaging.resize import bicubic_up
+from sddusr.registration.color_match import ColorConfig, ColorMap, fit_color
+from sddusr.registration.overlap import (
     Flow,
     Grey,
     Overlap,
@@ -24,10 +26,8 @@ from sddusr.data.overlap import (
     resized,
     walk,
 )
-from sddusr.data.parallax import Parallax, estimate_parallax
+from sddusr.registration.parallax import Parallax, estimate_parallax
 from sddusr.registration.visible import visible_mask
-from sddusr.resize import bicubic_up
-from sddusr.types import Box
 
 Pixels = UInt8[np.ndarray, "_ _ 3"] | UInt16[np.ndarray, "_ _ 3"]
 RefRegistration = Literal["auto", "homography", "none"]

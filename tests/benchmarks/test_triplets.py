@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import triplets
 
-from sddusr.data.images import read_rgb, write_png
 from sddusr.data.layouts import find
+from sddusr.imaging.images import read_rgb, write_png
 from tests.conftest import textured
 
 PHOTOS = ("apple", "berry", "cherry")

@@ -10,7 +10,7 @@ import click
 import pytest
 from ray.scripts.scripts import cli as ray_cli
 
-from pipelines import cli
+from sddusr.cli import command_line
 from tests.cluster.manifests import (
     JOBS,
     ROOT,
@@ -72,9 +72,9 @@ def test_entrypoints_parse(words: list[str], monkeypatch: pytest.MonkeyPatch):
     def parse(
         _main: Any, options: Any, *, args: list[str] | None = None, description: str | None = None
     ) -> None:
-        parsed.append(cli.parse(options, args, description))
+        parsed.append(command_line.parse(options, args, description))
 
-    monkeypatch.setattr(cli, "run", parse)
+    monkeypatch.setattr(command_line, "run", parse)
     monkeypatch.setattr(sys, "argv", words)
     runpy.run_path(str(script), run_name="__main__")
     assert len(parsed) == 1

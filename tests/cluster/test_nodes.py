@@ -18,10 +18,10 @@ from moto.server import ThreadedMotoServer
 from ray.cluster_utils import Cluster
 
 from pipelines.train import TrainOptions, run_training
+from sddusr import storage as places
 from sddusr.checkpoint import CheckpointStore, read_checkpoint
 from sddusr.config import OptimConfig
-from sddusr.data import places
-from sddusr.training import train
+from sddusr.training.loop import train
 from tests.faults.loop import CONFIG, CPU, StepFile, training_processes
 
 NODE = {"num_cpus": 2, "object_store_memory": 100 * 2**20}

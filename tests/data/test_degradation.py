@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import torch
 
-from sddusr.data import samples
+from sddusr.data import sample_images
 from sddusr.data.degradation import halve
-from sddusr.resize import bicubic_down
+from sddusr.imaging.resize import bicubic_down
 from tests.conftest import textured
 
 HR = textured(64, 80, 1)
@@ -40,7 +40,7 @@ def test_a_phone_is_drawn_from_wider_ranges():
         assert low <= min(values) < low + (high - low) / 3
         assert high - (high - low) / 3 < max(values) <= high
     assert {record["kind"] for record in records} == {"phone"}
-    sample = samples.degrade(HR, "0", full_ref=True, lens="phone")
+    sample = sample_images.degrade(HR, "0", full_ref=True, lens="phone")
     np.testing.assert_array_equal(sample.lr, halve(HR, "phone", "0").lr)
 
 
@@ -54,7 +54,7 @@ def test_all_leave_places_and_colours_where_they_are(kind):
 
 
 def test_a_sample_is_made_by_the_same_camera():
-    sample = samples.degrade(HR, "a", full_ref=True)
+    sample = sample_images.degrade(HR, "a", full_ref=True)
     made = halve(HR, "camera", "a")
     np.testing.assert_array_equal(sample.lr, made.lr)
     assert sample.record.items() >= {k: v for k, v in made.record.items() if k != "kind"}.items()

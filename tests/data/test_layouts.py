@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
-from sddusr.data import samples
-from sddusr.data.images import read_rgb
+from sddusr.data import sample_images
 from sddusr.data.layouts import Found, Source, find, hold_out
 from sddusr.data.loading import Job, load_triplet
 from sddusr.data.prepare import Recipe, ShardPlan, ShardReport, make_shard, plan_shards
-from sddusr.data.records import check_sizes
-from sddusr.types import Box
+from sddusr.data.schema import check_sizes
+from sddusr.geometry.box import Box
+from sddusr.imaging.images import read_rgb
 from tests.conftest import textured
 
 RECIPE = Recipe(window_px=16, stride_px=8)
@@ -264,7 +264,7 @@ def psnr(left: np.ndarray, right: np.ndarray) -> float:
 
 
 def test_samples_that_are_gone_are_said(monkeypatch):
-    monkeypatch.setitem(samples.PICTURES, "val", {"gone.png": ("skimage", "data")})
+    monkeypatch.setitem(sample_images.PICTURES, "val", {"gone.png": ("skimage", "data")})
     with pytest.raises(FileNotFoundError, match=r"skimage has no data/gone\.png"):
         find("samples", "")
 

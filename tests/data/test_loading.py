@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 
 from sddusr.data.detail import detail_map
-from sddusr.data.geometry import crop
-from sddusr.data.images import read_rgb
 from sddusr.data.layouts import find
 from sddusr.data.loading import Job, Pairing, load_triplet
-from sddusr.data.pairs import PairConfig
 from sddusr.data.prepare import Recipe, make_shard, plan_shards
-from sddusr.data.registration import RegistrationConfig
-from sddusr.data.shard_file import Shard
-from sddusr.types import Box
+from sddusr.data.shard import Shard
+from sddusr.geometry.box import Box, crop
+from sddusr.imaging.images import read_rgb
+from sddusr.registration.pairing import PairConfig
+from sddusr.registration.register import RegistrationConfig
 from tests.phone import QUICK, VIEW, save, save_pair, scene, wide_of
 
 PAIRING = Pairing(pair=QUICK)

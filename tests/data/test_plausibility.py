@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from pipelines.preprocess import PreprocessOptions, preprocess
-from sddusr.data import samples
-from sddusr.data.images import read_rgb, write_png
+from sddusr.data import sample_images
 from sddusr.data.plausibility import check_belongs_together
+from sddusr.imaging.images import read_rgb, write_png
 from tests.conftest import textured
 
 NAMES = {"lr": "LR.png", "ref": "Ref.png", "hr": "HR.png"}
@@ -28,7 +28,7 @@ def scene(seed):
 
 
 def triplet(seed=0, full_ref=True):
-    made = samples.degrade(scene(seed), str(seed), full_ref=full_ref)
+    made = sample_images.degrade(scene(seed), str(seed), full_ref=full_ref)
     return {"lr": made.lr, "ref": made.ref, "hr": made.hr, "box": made.box}
 
 
@@ -43,9 +43,9 @@ def test_good_triplets_are_taken(seed, full_ref):
 
 
 def test_the_photographs_of_the_demo_are_taken():
-    for split in samples.PICTURES:
-        for name, path in samples.find(split).items():
-            made = samples.degrade(read_rgb(path).pixels, name, full_ref=split == "train")
+    for split in sample_images.PICTURES:
+        for name, path in sample_images.find(split).items():
+            made = sample_images.degrade(read_rgb(path).pixels, name, full_ref=split == "train")
             check(lr=made.lr, ref=made.ref, hr=made.hr, box=made.box)
 
 

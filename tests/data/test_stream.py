@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sddusr.config import DataConfig
-from sddusr.data.cutting import cut_sample, draw_span
+from sddusr.data.crops import cut_sample, draw_span
+from sddusr.data.dataset import ShardSet
 from sddusr.data.detail import mask_label
-from sddusr.data.shards import ShardSet
 from sddusr.data.stream import Stream, sample_at, seed_at, share
-from sddusr.types import Batch, Box
+from sddusr.geometry.box import Box
+from sddusr.types import Batch
 from tests.conftest import make_triplet
 
 CONFIG = DataConfig(crop_px=16, shift_px=(4, 12), read_ahead=2)

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sddusr.config import DataConfig
-from sddusr.data.cutting import cut_sample
-from sddusr.data.geometry import crop, snap_box, to_lr
-from sddusr.data.records import from_record, max_crop_px, to_record
+from sddusr.data.crops import cut_sample
+from sddusr.data.schema import from_record, max_crop_px, to_record
 from sddusr.data.windows import cut_windows, window_boxes
-from sddusr.types import Box, Triplet
+from sddusr.geometry.box import Box, crop, snap_box, to_lr
+from sddusr.types import Triplet
 from tests.conftest import make_triplet
 
 WINDOW_PX, CROP_PX, SHIFT_PX = 32, 16, (4, 12)

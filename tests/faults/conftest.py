@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sddusr.data.shards import ShardSet
+from sddusr.data.dataset import ShardSet
 from tests.faults.loop import run, together
 
 

@@ -12,11 +12,11 @@ import torch.distributed as dist
 
 from sddusr.checkpoint import CheckpointStore
 from sddusr.config import Config, DataConfig, OptimConfig, TrainConfig
-from sddusr.data.shards import ShardSet
+from sddusr.data.dataset import ShardSet
 from sddusr.data.stream import Stream
-from sddusr.interrupts import Sigterm, Wish
-from sddusr.learner import Learner
-from sddusr.training import train
+from sddusr.training.learner import Learner
+from sddusr.training.loop import train
+from sddusr.training.signals import Sigterm, Wish
 from tests.tiny import TINY, without_zero_starts
 
 CONFIG = Config(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import cli
 from pipelines.preprocess import PreprocessOptions, main
 from sddusr.checkpoint import CheckpointStore, read_checkpoint
-from sddusr.training import train
+from sddusr.cli import command_line
+from sddusr.training.loop import train
 from tests.faults.loop import CONFIG, CPU, StepFile
 
 TOLD = (
@@ -75,7 +75,7 @@ def test_a_shard_that_does_not_fit_ends_the_command_and_leaves_the_others(
     place = small_disk(6_000_000)
     given = ["samples", "--out", f"{place}/shards", "--pictures-per-shard", "1"]
     with pytest.raises(SystemExit) as left:
-        cli.run(main, PreprocessOptions, args=given)
+        command_line.run(main, PreprocessOptions, args=given)
     assert left.value.code == 2
     check_told(capfd.readouterr().err, place, alone=False)
     assert leftovers(place) == []

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from pipelines.preprocess import PreprocessOptions, preprocess
-from sddusr.data.shard_file import Shard
+from sddusr.data.shard import Shard
 from tests.conftest import textured
 from tests.faults.loop import CONTEXT
 

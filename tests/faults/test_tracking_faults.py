@@ -15,8 +15,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from pipelines import courier, tracking
-from pipelines.tracking import MlflowClient, open_run
+from pipelines import tracking
+from pipelines.tracking import MlflowClient, courier, open_run
 from tests.conftest import textured
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ import torch
 
 from sddusr.checkpoint import CheckpointStore, read_checkpoint
 from sddusr.config import OptimConfig, TrainConfig
-from sddusr.learner import NonFiniteError
-from sddusr.training import train
+from sddusr.training.learner import NonFiniteError
+from sddusr.training.loop import train
 from tests.faults.loop import CONFIG, StepFile, num_steps_done, start
 
 LAST = f"step-{CONFIG.train.num_steps:08d}"

@@ -13,10 +13,10 @@ import pytest
 import ray.train
 from ray.train import PreemptionInfo
 
-from pipelines import train_worker
+from pipelines.ray_runtime import worker as train_worker
 from pipelines.tracking import MlflowClient
 from pipelines.train import TrainOptions, run_training
-from sddusr.interrupts import Wish
+from sddusr.training.signals import Wish
 from tests.faults.loop import CONFIG, CONTEXT, together, training_processes
 
 STEPS_BEFORE = 5

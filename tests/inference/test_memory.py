@@ -9,12 +9,12 @@ import torch
 
 from sddusr.config import PAPER
 from sddusr.inference import memory
-from sddusr.inference.frame import Inputs, Knowledge
 from sddusr.inference.memory import MEGABYTE, held_bytes, plan_memory
-from sddusr.inference.reconstruct import Reconstruction
-from sddusr.model.matching import Search
+from sddusr.inference.precompute import Inputs, Knowledge
+from sddusr.inference.regions import Reconstruction
+from sddusr.model.matching.matcher import Search
+from sddusr.model.matching.transfer import CellBank
 from sddusr.model.sddusr import SDDuSR
-from sddusr.model.warp import CellBank
 
 CPU = torch.device("cpu")
 

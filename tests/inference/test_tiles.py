@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from sddusr.geometry.box import Box
 from sddusr.inference.tiles import grown, in_tiles, reach, scaled, tiles, within
 from sddusr.model.sddusr import SDDuSR
-from sddusr.types import Box
 from tests.tiny import TINY, without_zero_starts
 
 sides = st.integers(1, 40)

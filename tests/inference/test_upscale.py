@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sddusr.config import DEMO
-from sddusr.data.geometry import align_ref, crop, to_lr
-from sddusr.inference import bicubic, frame, reconstruct, sample, super_resolve, to_8bit, to_tensor
+from sddusr.evaluation.metrics import as_protocol
+from sddusr.geometry.box import Box, align_ref, crop, to_lr
+from sddusr.inference import bicubic, regions, sample, super_resolve, to_8bit, to_tensor
+from sddusr.inference import precompute as frame
 from sddusr.inference.memory import Plan
-from sddusr.metrics import as_protocol
+from sddusr.model.matching.transfer import CELL
 from sddusr.model.sddusr import SDDuSR
-from sddusr.model.warp import CELL
-from sddusr.types import Box
 from tests.conftest import textured
 from tests.tiny import TINY
 
@@ -110,7 +110,7 @@ def test_without_held_pools_tiles_would_differ(strong_model, monkeypatch):
     box = Box(10, 100, 6, 90)
     lr, ref = pair(64, 60, box, 0)
     whole = untiled(strong_model, lr, ref, box)
-    monkeypatch.setattr(reconstruct.RunningPool, "values", lambda *_: {})
+    monkeypatch.setattr(regions.RunningPool, "values", lambda *_: {})
     made = super_resolve(strong_model, lr, ref, box, plan=Plan(64, 32, 32, torch.float32))
     assert np.abs(made.sr - whole).max() > 1e-2
     assert 0.2 < made.matches.query_mask.mean() < 0.8

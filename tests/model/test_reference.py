@@ -7,9 +7,9 @@ import torch
 
 from benchmarks import reference
 from sddusr.config import MaskConfig
-from sddusr.model.matching import sparse_match
+from sddusr.model.matching.matcher import sparse_match
+from sddusr.model.matching.transfer import transfer_patches
 from sddusr.model.sddusr import SDDuSR
-from sddusr.model.warp import transfer_patches
 from tests.tiny import TINY, pictures, without_zero_starts
 
 DENSE = replace(TINY, mask=MaskConfig(enabled=False))

@@ -9,9 +9,9 @@ from sddusr.config import (
     PAPER,
     SFM,
 )
+from sddusr.imaging.resize import bicubic_up
+from sddusr.model.matching.transfer import CELL
 from sddusr.model.sddusr import SDDuSR, num_parameters
-from sddusr.model.warp import CELL
-from sddusr.resize import bicubic_up
 from tests.tiny import TINY, pictures, without_zero_starts
 
 

@@ -13,13 +13,20 @@ from pipelines import tracking
 from pipelines.evaluate import EvaluateOptions, evaluate
 from sddusr.checkpoint import write_checkpoint
 from sddusr.config import DEMO
-from sddusr.data.images import read_rgb, write_png
+from sddusr.data.dataset import ShardSet
 from sddusr.data.manifest import build_manifest, write_manifest
-from sddusr.data.shard_file import write_shard
-from sddusr.data.shards import ShardSet
-from sddusr.evaluation import BICUBIC, EvaluationConfig, Scorer, lpips_note, pair_others, pick_rows
+from sddusr.data.shard import write_shard
+from sddusr.evaluation.metrics import PROTOCOLS, score
+from sddusr.evaluation.scoring import (
+    BICUBIC,
+    EvaluationConfig,
+    Scorer,
+    lpips_note,
+    pair_others,
+    pick_rows,
+)
+from sddusr.imaging.images import read_rgb, write_png
 from sddusr.inference import bicubic, super_resolve, to_8bit, to_tensor
-from sddusr.metrics import PROTOCOLS, score
 from sddusr.model.sddusr import SDDuSR
 from tests.conftest import make_triplet
 

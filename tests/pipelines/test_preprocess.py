@@ -11,10 +11,10 @@ import pytest
 from pipelines import preprocess as pipeline
 from pipelines.preprocess import PreprocessOptions, preprocess
 from sddusr.config import DataConfig
-from sddusr.data.color import ColorConfig
-from sddusr.data.pairs import PairConfig
-from sddusr.data.shards import ShardSet
+from sddusr.data.dataset import ShardSet
 from sddusr.data.stream import Stream
+from sddusr.registration.color_match import ColorConfig
+from sddusr.registration.pairing import PairConfig
 from tests.conftest import textured
 from tests.phone import QUICK, save_pair
 

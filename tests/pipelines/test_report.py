@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from pipelines.report import ReportOptions, write_report
-from pipelines.report_page import TEMPLATES
-from sddusr.evaluation import score_triplet
+from pipelines.reporting.page import TEMPLATES
+from sddusr.evaluation.results import gains, summarize, write_tables
+from sddusr.evaluation.scoring import score_triplet
+from sddusr.geometry.box import Box
 from sddusr.inference import bicubic, to_8bit
-from sddusr.results import gains, summarize, write_tables
-from sddusr.types import Box
-from sddusr.views import make_view, view_place
+from sddusr.visualization.web_view import make_view, view_place
 from tests.conftest import make_triplet
 
 EVIL = '<img src=x onerror="alert(1)">&</script>'

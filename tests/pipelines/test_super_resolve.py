@@ -12,21 +12,21 @@ import ray
 import torch
 from PIL import Image
 
-from pipelines import cli
 from pipelines import super_resolve as command
-from pipelines import super_resolve_worker as worker
+from pipelines.ray_runtime import upscaling as worker
 from pipelines.super_resolve import SuperResolveOptions
+from sddusr import storage
 from sddusr.checkpoint import write_checkpoint
+from sddusr.cli import command_line
 from sddusr.config import DEMO
-from sddusr.data import places
-from sddusr.data.images import Metadata, read_picture, read_rgb, write_picture, write_png
-from sddusr.data.registration import NotRegistered
+from sddusr.imaging.images import Metadata, read_picture, read_rgb, write_picture, write_png
+from sddusr.imaging.resize import bicubic_up
 from sddusr.inference import super_resolve, to_8bit
 from sddusr.model.sddusr import SDDuSR
-from sddusr.own_pictures import upscaler
-from sddusr.own_pictures.jobs import Job, Settings
-from sddusr.own_pictures.upscaler import enlarge
-from sddusr.resize import bicubic_up
+from sddusr.photos import upscaler
+from sddusr.photos.jobs import Job, Settings
+from sddusr.photos.upscaler import enlarge
+from sddusr.registration.register import NotRegistered
 from tests.phone import VIEW, save_pair
 from tests.tiny import TINY
 
@@ -89,7 +89,7 @@ def maker_of(place: str) -> str | None:
 def exit_code(options: SuperResolveOptions) -> int:
     """As the shell sees it."""
     with pytest.raises(SystemExit) as exit:
-        cli.run(command.main, SuperResolveOptions, args=as_flags(options))
+        command_line.run(command.main, SuperResolveOptions, args=as_flags(options))
     return exit.value.code
 
 
@@ -349,7 +349,7 @@ def test_a_finished_result_is_made_again_only_for_other_inputs_weights_or_option
 
 
 def test_a_result_whose_record_was_not_written_is_not_finished(options, monkeypatch):
-    write = places.write_atomic
+    write = storage.write_atomic
 
     def dies_before_the_record(place, content):
         if str(place).endswith(".json"):
@@ -357,7 +357,7 @@ def test_a_result_whose_record_was_not_written_is_not_finished(options, monkeypa
         write(place, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(places, "write_atomic", dies_before_the_record)
+        patch.setattr(storage, "write_atomic", dies_before_the_record)
         with pytest.raises(OSError, match="killed"):
             command.main(options)
     before = Path(options.out).stat().st_mtime_ns
@@ -432,10 +432,10 @@ def test_the_limit_reaches_the_engine(options, monkeypatch):
     ],
 )
 def test_sizes_are_read_as_people_write_them(text, size):
-    assert cli.parse_bytes(text, "--memory") == size
+    assert command_line.parse_bytes(text, "--memory") == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "4 apples", "1iB", "1e9", "1.GB"])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ValueError, match="need a size such as 4GB"):
-        cli.parse_bytes(text, "--memory")
+        command_line.parse_bytes(text, "--memory")

@@ -9,9 +9,9 @@ import pytest
 
 from pipelines import train as pipeline
 from pipelines.evaluate import EvaluateOptions, evaluate
+from pipelines.ray_runtime.worker import Outcome
 from pipelines.tracking import MlflowClient, read_run
 from pipelines.train import TrainOptions, run_training
-from pipelines.train_worker import Outcome
 from sddusr.checkpoint import read_checkpoint
 from sddusr.config import Config, DataConfig, OptimConfig, TrainConfig
 from tests.tiny import TINY
@@ -84,7 +84,7 @@ def test_the_chain_runs_through_ray_and_its_mlflow_run_reads_back(
         assert any(f"val~val-0~{name}+step+4" in picture for picture in pictures)
 
     with monkeypatch.context() as without:  # the same command: nothing to do, the same run
-        without.delattr(pipeline.cli, "init_ray")
+        without.delattr(pipeline.cluster, "init_ray")
         assert run_training(options) == result
     assert len(client.get_metric_history(result.run_id, "train/total")) == 2
     other = replace(CONFIG, optim=OptimConfig(lr=2e-3))

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines import courier, tracking_store
+from pipelines.tracking import courier, store
 from sddusr.config import OptimConfig
 from tests.faults.fake_mlflow import FakeServer
 from tests.runs import CONFIG
 from tune.children import Home
 from tune.ledger import Ledger
-from tune.spaces import Choices, Space
+from tune.space import Choices, Space
 from tune.trial import Setting
 
 TOKENS = "model.dictionary.num_tokens"
@@ -29,7 +29,7 @@ OF_SIX = replace(
 @pytest.fixture
 def server(monkeypatch, tmp_path) -> FakeServer:
     server = FakeServer()
-    monkeypatch.setattr(tracking_store, "MlflowClient", server.client)
+    monkeypatch.setattr(store, "MlflowClient", server.client)
     monkeypatch.setattr(courier, "POLL_S", 0.02)
     monkeypatch.setattr(courier, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(courier, "LONGEST_WAIT_S", 0.02)

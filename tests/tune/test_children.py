@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pipelines import tracking
-from sddusr.training import SCORE
+from sddusr.training.loop import SCORE
 from tests.tune.conftest import OF_SIX, SMALL, SPACE
 from tune import children
 from tune.ledger import Point, Progress

@@ -6,7 +6,7 @@ import pytest
 
 from tune.ledger import Point, Progress, Trial
 from tune.proposals import NUM_RANDOM, Proposer
-from tune.spaces import Choices, Range, Space
+from tune.space import Choices, Range, Space
 
 FINITE = Space({"n": Choices((64, 128, 192, 256)), "kind": Choices(("none", "cosine"))})
 ENDLESS = Space({"weight": Range(1e-4, 1e-1, log=True), "kind": Choices(("none", "cosine"))})

@@ -17,14 +17,15 @@ from ray.util.state import list_placement_groups
 from pipelines.tracking import MlflowClient, noted_run
 from sddusr.checkpoint import load_model
 from sddusr.data.manifest import build_manifest, write_manifest
-from sddusr.data.shard_file import write_shard
+from sddusr.data.shard import write_shard
 from tests.conftest import make_triplet
 from tests.runs import CONFIG, run
 from tests.tune import driver
-from tune import planning, shares
+from tune import plan as planning
+from tune import trial_resources
 from tune.ledger import Ledger
 from tune.search import run_search
-from tune.spaces import with_values
+from tune.space import with_values
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -181,7 +182,7 @@ def test_without_a_split_val_a_search_would_choose_by_test_pictures(options, tmp
 
 
 def test_a_cluster_that_is_taken_is_named_rather_than_waited_for(options, monkeypatch):
-    monkeypatch.setattr(shares, "FREE_WAIT_S", 0.0)
+    monkeypatch.setattr(trial_resources, "FREE_WAIT_S", 0.0)
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 0.5})
     with pytest.raises(ValueError, match=r"a trial needs 1 CPU, 0\.5 are free now; .*placement-g"):
         run_search(options)

@@ -15,7 +15,7 @@ from tests.tune.conftest import SMALL, SPACE, TOKENS, TOO_LARGE
 from tune.ledger import Point, Progress, Trial
 from tune.plots import draw_all
 from tune.results import best_of, importances, ranked, rows_of, to_markdown, write_results
-from tune.spaces import Choices, Range, Space
+from tune.space import Choices, Range, Space
 
 WIDE = Space({"n": Choices((64, 128)), "weight": Range(1e-4, 1e-2, log=True)})
 

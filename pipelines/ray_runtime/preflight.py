@@ -1,0 +1,97 @@
+"""What must be right before workers start: data, weights, and places that every node sees."""
+
+import logging
+from dataclasses import replace
+
+from pipelines import tracking
+from pipelines.ray_runtime import persistent_paths
+from sddusr import storage as places
+from sddusr.config import Config
+from sddusr.data.dataset import ShardSet
+from sddusr.data.manifest import MANIFEST
+from sddusr.model.sddusr import SDDuSR
+from sddusr.training.loop import load_start
+from sddusr.training.losses import load_vgg19
+
+log = logging.getLogger(__name__)
+
+
+def check_shared(storage: str, data: str, uri: str) -> None:
+    """Every node of the cluster sees all three.
+
+    Raises:
+        ValueError: which node does not see what.
+    """
+    folders = {"--storage": storage}
+    if database := tracking.local_database(uri):
+        folders["--tracking-uri"] = str(database.parent)
+    persistent_paths.check_seen_by_all(
+        files={"--data": places.join(data, MANIFEST)}, folders=folders
+    )
+
+
+def samples_shards(storage: str) -> str:
+    """Shards of the embedded pictures, made once."""
+    from pipelines.preprocess import PreprocessOptions, preprocess
+
+    out = places.join(storage, "samples")
+    preprocess(PreprocessOptions(layout="samples", out=out))
+    return out
+
+
+def check_data(shards: ShardSet, config: Config) -> None:
+    num_rows, fits = len(shards.rows("train")), shards.max_crop_px("train")
+    if num_rows == 0:
+        raise ValueError(f"{shards.root}: no training windows; preprocess pictures with HR")
+    if config.data.crop_px > fits:
+        raise ValueError(
+            f"{shards.root}: the smallest window holds a crop of {fits} px, the config wants "
+            f"{config.data.crop_px}; lower --data.crop-px or preprocess larger windows"
+        )
+    registered = str(shards.manifest.parameters.get("register_ref", "none"))
+    if registered != config.data.register_ref:
+        raise ValueError(
+            f"{shards.root}: Ref was registered by {registered!r}, the config wants "
+            f"{config.data.register_ref!r}; preprocess with --register-ref "
+            f"{config.data.register_ref}, or say --data.register-ref {registered} to train on it"
+        )
+    if not shards.rows("val"):
+        log.warning(
+            "%s: no split val, so no checkpoint is chosen as the best and the newest counts; "
+            "preprocess with --hold-out to set training scenes aside",
+            shards.root,
+        )
+
+
+def with_absolute_weights(config: Config) -> Config:
+    """Workers have working folders of their own; a name (`imagenet`, `none`) stays a name."""
+
+    def absolute(source: str) -> str:
+        return source if source in ("", "imagenet", "sintel", "none") else places.absolute(source)
+
+    model = replace(
+        config.model,
+        matching=replace(
+            config.model.matching, vgg_weights=absolute(config.model.matching.vgg_weights)
+        ),
+        alignment=replace(
+            config.model.alignment, spynet_weights=absolute(config.model.alignment.spynet_weights)
+        ),
+    )
+    return replace(
+        config,
+        model=model,
+        losses=replace(config.losses, vgg_weights=absolute(config.losses.vgg_weights)),
+        train=replace(config.train, init_from=absolute(config.train.init_from)),
+    )
+
+
+def check_weights(config: Config) -> None:
+    """Load all that a new run starts from, so that a missing file is said before workers start.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or does not fit.
+    """
+    load_start(SDDuSR(config.model), config)
+    if config.losses.stage == "full":
+        load_vgg19(config.losses.vgg_weights)

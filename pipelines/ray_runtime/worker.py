@@ -1,0 +1,173 @@
+"""A rank of a training run: what happens inside a worker of Ray Train."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import get_device
+
+from pipelines import tracking
+from sddusr import storage
+from sddusr.checkpoint import CheckpointStore
+from sddusr.cli import command_line
+from sddusr.config import Config, from_dict
+from sddusr.data.dataset import ShardSet
+from sddusr.training import distributed
+from sddusr.training.loop import NonFiniteError, train
+from sddusr.training.signals import Sigterm, Wish
+from sddusr.training.throughput import log_line
+
+NOTICE_EVERY = 5
+"""Steps between two questions to Ray, each of which is a barrier of all workers (6 ms)."""
+
+SIGTERM = Sigterm()
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a rank hands back. Errors that a second try would meet again come back as data: Ray
+    Train would start the workers anew for an exception."""
+
+    progress: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    non_finite: bool = False
+
+    def raise_error(self) -> None:
+        if self.error:
+            raise (NonFiniteError if self.non_finite else ValueError)(self.error)
+
+
+def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
+    """One rank; runs in a process of Ray Train's, which has set up torch.distributed."""
+    command_line.log_lines()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(is_not_of_a_report)
+    config = from_dict(Config, settings["config"])
+    reporter = RayReporter(settings)
+    try:
+        with sigterm_caught():
+            progress = train(
+                config,
+                ShardSet(settings["data"]),
+                store_of(settings["folder"], config),
+                reporter,
+                get_device(),
+                settings["run_id"],
+                Notices(),
+            )
+    except NonFiniteError as error:
+        reporter.close()
+        return asdict(Outcome(error=str(error), non_finite=True))
+    except command_line.USER_ERRORS as error:
+        if distributed.world_size() > 1:
+            raise  # the other ranks may wait for this one; Ray Train ends them
+        return asdict(Outcome(error=str(error)))
+    if progress.step < config.train.num_steps:
+        # A clean return would end the run; after an error Ray Train starts the workers anew.
+        raise RuntimeError(f"asked to end; saved after step {progress.step}, to be resumed")
+    reporter.close()
+    return asdict(Outcome(progress=asdict(progress)))
+
+
+def is_not_of_a_report(record: logging.LogRecord) -> bool:
+    """Ray tells each report of each rank, at length; the log's own lines say the same."""
+    return not str(record.msg).startswith("Reporting training result")
+
+
+def _catch_sigterm(_worker: Any) -> None:
+    SIGTERM.install()
+
+
+def _leave_sigterm(_worker: Any) -> None:
+    SIGTERM.uninstall()
+
+
+@contextmanager
+def sigterm_caught() -> Iterator[None]:
+    """SIGTERM asks for a stop. Only a process's main thread may say so, and Ray Train trains in
+    another one; the worker's other calls run in the main thread."""
+    worker = ray.get_runtime_context().current_actor
+    ray.get(worker.__ray_call__.remote(_catch_sigterm))
+    try:
+        yield
+    finally:
+        ray.get(worker.__ray_call__.remote(_leave_sigterm))
+
+
+class Notices:
+    """What a worker is told about its end: SIGTERM, and Ray's notice that a node will be taken.
+
+    After a notice Ray Train itself moves the workers when the time has come, and does not count it
+    as a failure; so a checkpoint is written at once and training goes on until then.
+    """
+
+    def __init__(self) -> None:
+        self._num_asked = 0
+        self._known: Any = None
+
+    def __call__(self) -> Wish:
+        self._num_asked += 1
+        if self._num_asked % NOTICE_EVERY:
+            return SIGTERM()
+        notice = ray.train.get_preemption_info()
+        is_new = notice is not None and notice != self._known
+        self._known = notice
+        return max(SIGTERM(), Wish.SAVE if is_new else Wish.GO_ON)
+
+
+class RayReporter:
+    """Rank 0 writes to MLflow and the log, and to `metrics.jsonl` where the run's folder is local;
+    all ranks meet in `report`."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        config = settings["config"]
+        self._num_steps = config["train"]["num_steps"]
+        self._batch_size = config["train"]["batch_size"]
+        self._folder = settings["folder"]
+        self._is_first = ray.train.get_context().get_world_rank() == 0
+        self._run = None
+        if self._is_first:
+            self._run = tracking.follow_run(settings["tracking_uri"], settings["folder"])
+            self._wait_s = settings["tracking_wait_s"]
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._run is not None:
+            self._run.log_metrics(metrics, step)
+        self._append({"step": step, **metrics})
+        log.info(log_line(step, self._num_steps, metrics, self._batch_size))
+
+    def show(self, step: int, pictures: Mapping[str, Any]) -> None:
+        for key, picture in pictures.items():
+            if self._run is not None:
+                self._run.log_picture(key, picture, step)
+
+    def keep_file(self, path: str) -> None:
+        if self._run is not None:
+            self._run.log_artifact(path, "profile", copy=True)
+
+    def milestone(self, step: int, metrics: Mapping[str, float]) -> None:
+        ray.train.report({"step": step, **metrics})
+
+    def close(self) -> None:
+        """Deliver to MLflow what only this process can."""
+        if self._run is not None:
+            self._run.leave(self._wait_s)
+
+    def _append(self, row: Mapping[str, float]) -> None:
+        if storage.is_local(self._folder):
+            os.makedirs(self._folder, exist_ok=True)
+            with open(storage.join(self._folder, "metrics.jsonl"), "a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def store_of(folder: str, config: Config) -> CheckpointStore:
+    """The checkpoints of the run in `folder`."""
+    return CheckpointStore(storage.join(folder, "checkpoints"), config.train.keep_checkpoints)

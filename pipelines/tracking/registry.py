@@ -1,0 +1,114 @@
+"""A checkpoint as a version of an MLflow registered model."""
+
+import tempfile
+import warnings
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+import pipelines
+import sddusr
+from sddusr import storage
+from sddusr.checkpoint import CONFIG, MODEL
+
+LOADER = "sddusr.export.registered_model"
+
+PACKAGES = (
+    "einops",
+    "jaxtyping",
+    "lpips",
+    "numpy",
+    "opencv-python",
+    "pillow",
+    "psutil",
+    "pyarrow",
+    "safetensors",
+    "torch",
+    "torchvision",
+    "tqdm",
+)
+"""What the code in a registered model imports."""
+
+_PICTURE, _EDGES = np.dtype(np.uint8), np.dtype(np.int64)
+
+SIGNATURE = ModelSignature(
+    inputs=Schema(
+        [
+            TensorSpec(_PICTURE, (-1, -1, 3), "wide"),
+            TensorSpec(_PICTURE, (-1, -1, 3), "tele"),
+            TensorSpec(_EDGES, (4,), "box"),
+        ]
+    ),
+    outputs=Schema([TensorSpec(_PICTURE, (-1, -1, 3))]),
+)
+"""RGB pictures of any size; the box of `tele` in the result: y0, y1, x0, x1."""
+
+
+def register_model(client: MlflowClient, run_id: str, record: dict[str, Any]) -> None:
+    """Log the checkpoint `record["checkpoint"]` of a run as an MLflow model and register it as a
+    version of `record["name"]`; what is there already stays as it is."""
+    name, tags = record["name"], record["tags"]
+    logged = _logged(client, run_id, name, tags)
+    if str(logged.status) != "READY":
+        with tempfile.TemporaryDirectory() as folder:
+            _save(Path(folder), record["checkpoint"], run_id, logged.model_id)
+            client.log_model_artifacts(logged.model_id, str(Path(folder, "model")))
+        client.finalize_logged_model(logged.model_id, "READY")
+    _create_once(client, name)
+    versions = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+    if all(version.tags != version.tags | tags for version in versions):
+        client.create_model_version(
+            name, logged.artifact_location, run_id, tags=tags, model_id=logged.model_id
+        )
+
+
+def _logged(client: MlflowClient, run_id: str, name: str, tags: dict[str, str]) -> LoggedModel:
+    """The run's model with these tags, made where there is none."""
+    experiment_id = client.get_run(run_id).info.experiment_id
+    found = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+    for model in found:
+        if model.name == name and model.tags == model.tags | tags:
+            return model
+    return client.create_logged_model(experiment_id, name, run_id, tags)
+
+
+def _create_once(client: MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _save(folder: Path, checkpoint: str, run_id: str, model_id: str) -> None:
+    """Write the model's folder: two files of the checkpoint, and the code that reads them."""
+    data = folder / "sddusr"
+    data.mkdir()
+    for name in (MODEL, CONFIG):
+        (data / name).write_bytes(storage.read_bytes(storage.join(checkpoint, name)))
+    with warnings.catch_warnings():
+        # On import: type hints of MLflow's own; on saving: no example, the signature is given.
+        warnings.simplefilter("ignore", UserWarning)
+        from mlflow import pyfunc
+
+        pyfunc.save_model(
+            str(folder / "model"),
+            loader_module=LOADER,
+            data_path=str(data),
+            code_paths=[str(Path(module.__path__[0])) for module in (sddusr, pipelines)],
+            signature=SIGNATURE,
+            pip_requirements=[f"{name}=={_version(name)}" for name in PACKAGES],
+            mlflow_model=Model(run_id=run_id, model_id=model_id),
+        )
+
+
+def _version(package: str) -> str:
+    """Without the local part, such as torch's `+cpu`, which no index knows."""
+    return metadata.version(package).partition("+")[0]

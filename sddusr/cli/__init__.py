@@ -1,0 +1,1 @@
+"""Command lines: typed flags, one clear line for bad input, exit codes."""

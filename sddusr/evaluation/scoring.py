@@ -1,0 +1,249 @@
+"""What an evaluation measures, and how it scores one row; where it runs is not its business."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from sddusr import storage
+from sddusr.checkpoint import load_model
+from sddusr.data.dataset import Row, ShardSet
+from sddusr.data.layouts import pictures_by_stem
+from sddusr.evaluation.metrics import PROTOCOLS, Lpips, Protocol, score
+from sddusr.evaluation.results import BICUBIC, ImageScores
+from sddusr.imaging.images import read_rgb, write_png
+from sddusr.inference import (
+    Matches,
+    Upscaled,
+    bicubic,
+    blind_ref,
+    super_resolve,
+    to_8bit,
+    to_tensor,
+)
+from sddusr.model.matching.fast_search import MatchingMode
+from sddusr.model.precision import Precision, warn_if_emulated
+from sddusr.types import Triplet
+from sddusr.visualization.comparison import comparison
+from sddusr.visualization.web_view import make_view, view_place
+
+PICTURES, COMPARISONS = "pictures", "comparisons"
+"""Folders below `EvaluationConfig.out`."""
+
+LPIPS_MEASURED = "AlexNet v0.1 on whole pictures, protocol png8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Which pictures of which methods are compared with the truth, and how."""
+
+    data: str
+    """Folder or URI that pipelines/preprocess.py wrote."""
+    checkpoint: str | None = None
+    """A checkpoint, or a training run's folder (its best checkpoint)."""
+    sr_dir: str | None = None
+    """Another method's pictures, named like the rows, with or without the split before it."""
+    name: str = "SDDuSR"
+    """What tables call the checkpoint; the pictures of sr_dir are called like their folder."""
+    split: str = "test"
+    """Which pictures: `test`, `val` or `train`."""
+    limit: int | None = None
+    """Only the first few pictures."""
+    out: str = "runs/evaluation"
+    """Folder or URI for tables and pictures; on several machines, one that all of them reach."""
+    protocols: tuple[Protocol, ...] = PROTOCOLS
+    """How pictures are compared."""
+    lpips_weights: str = "imagenet"
+    """AlexNet of LPIPS: `imagenet` (by name, needs internet once) or a path to a state dict of
+    torchvision's alexnet."""
+    precision: Precision = "float32"
+    """Number format of the network."""
+    matching: MatchingMode = "exact"
+    """How keys are searched: the paper's figures need exact; fast is for large pictures, auto takes
+    it there."""
+    without_ref: bool = False
+    """Score the checkpoint a second time with a Ref that shows no more than LR does: what is lost
+    is what the network takes from Ref."""
+    save_pictures: bool = True
+    """Write the checkpoint's pictures as 8-bit PNG, what the page shows of each picture, and
+    comparisons of the first few."""
+    num_comparisons: int = 4
+    """How many rows are drawn beside LR, Ref and HR."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is None and self.sr_dir is None:
+            raise ValueError("nothing to score; give --checkpoint DIR, --sr-dir DIR or both")
+        names = [BICUBIC, self.name, self.blind_name, *([self.other_name] if self.sr_dir else [])]
+        if len(set(names)) < len(names):
+            raise ValueError(f"methods are named {names}, need distinct names; give --name")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit is {self.limit}, need 1 or more")
+        if not self.protocols:
+            raise ValueError(f"--protocols is empty, need some of {', '.join(PROTOCOLS)}")
+
+    @property
+    def blind_name(self) -> str:
+        """What tables call the checkpoint without Ref."""
+        return f"{self.name} without Ref"
+
+    @property
+    def other_name(self) -> str:
+        """What tables call the pictures of `sr_dir`: their folder's name."""
+        return str(self.sr_dir).rstrip("/").rsplit("/", 1)[-1]
+
+
+class Scorer:
+    """Holds the weights and scores one row after the other.
+
+    Args:
+        others: row's id -> picture in `sr_dir`, from `pair_others`.
+        with_lpips: whether `lpips_note` said that it can be measured.
+        memory_share: of what is free, where several processes score.
+    """
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        others: Mapping[str, str],
+        with_lpips: bool,
+        memory_share: float = 1.0,
+    ) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.config, self.others, self.memory_share = config, others, memory_share
+        self.shards = ShardSet(config.data)
+        self.model = None
+        if config.checkpoint:
+            warn_if_emulated(config.precision, torch.device(device))
+            self.model = load_model(config.checkpoint).to(device)
+        self.lpips = Lpips(config.lpips_weights, device) if with_lpips else None
+
+    def evaluate(self, row: Row, compare: bool = False) -> list[ImageScores]:
+        """Make, save and score every method's picture; `compare` also draws them side by side.
+
+        Raises:
+            ValueError: a damaged row, or a picture of `sr_dir` that cannot be read or compared.
+        """
+        triplet = self.shards.read(row)
+        pictures, matches = self._pictures(triplet)
+        if self.config.save_pictures:
+            shown = {name: to_8bit(picture) for name, picture in pictures.items()}
+            self._keep(triplet, shown, matches)
+            if compare:
+                panels = shown | {"HR": triplet.hr}
+                drawing = comparison(triplet.lr, triplet.ref, triplet.center_box, panels)
+                self._save(COMPARISONS, triplet.id, drawing)
+        return score_triplet(triplet, pictures, self.config.protocols, self.lpips)
+
+    def _pictures(self, triplet: Triplet) -> tuple[dict[str, np.ndarray], Matches | None]:
+        """Method -> its picture, and what the checkpoint's network matched."""
+        pictures, matches = {BICUBIC: bicubic(triplet.lr)}, None
+        if self.config.sr_dir:
+            other = read_rgb(self.others[triplet.id]).pixels
+            _check_size(triplet, self.others[triplet.id], other)
+            pictures[self.config.other_name] = other.astype(np.float32) / 255
+        if self.model is not None:
+            if self.config.without_ref:
+                blind = self._super_resolve(triplet, blind_ref(triplet.lr, triplet.center_box))
+                pictures[self.config.blind_name] = blind.sr
+            made = self._super_resolve(triplet, triplet.ref)
+            pictures[self.config.name], matches = made.sr, made.matches
+        return pictures, matches
+
+    def _super_resolve(self, triplet: Triplet, ref: np.ndarray) -> Upscaled:
+        assert self.model is not None
+        return super_resolve(
+            self.model,
+            triplet.lr,
+            ref,
+            triplet.center_box,
+            self.config.precision,
+            memory_share=self.memory_share,
+            matching=self.config.matching,
+        )
+
+    def _keep(
+        self, triplet: Triplet, shown: Mapping[str, np.ndarray], matches: Matches | None
+    ) -> None:
+        """Write the checkpoint's picture, and the view that the page is made of."""
+        if self.config.name in shown:
+            self._save(PICTURES, triplet.id, shown[self.config.name])
+        view = make_view(triplet, shown, matches)
+        storage.write_atomic(view_place(self.config.out, triplet.id), json.dumps(view).encode())
+
+    def _save(self, kind: str, id: str, picture: np.ndarray) -> None:
+        write_png(storage.member(storage.join(self.config.out, kind), f"{id}.png"), picture)
+
+
+def score_triplet(
+    triplet: Triplet,
+    pictures: Mapping[str, Float32[np.ndarray, "height width 3"]],
+    protocols: Sequence[Protocol],
+    lpips: Lpips | None = None,
+) -> list[ImageScores]:
+    """Score every method's picture of one triplet under every protocol."""
+    hr, images = to_tensor(triplet.hr), []
+    for method, picture in pictures.items():
+        sr = torch.from_numpy(picture).permute(2, 0, 1)
+        for protocol in protocols:
+            scores = score(sr, hr, triplet.center_box, protocol)
+            distance = lpips(sr, hr) if lpips and protocol == "png8" else None
+            images.append(ImageScores(triplet.id, method, protocol, scores, distance))
+    return images
+
+
+def pick_rows(config: EvaluationConfig, shards: ShardSet) -> list[Row]:
+    """The rows to score.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if rows := shards.rows(config.split)[: config.limit]:
+        return rows
+    raise ValueError(
+        f"{config.data}: split {config.split!r} has no rows, the splits have "
+        f"{shards.manifest.counts}; give another --split"
+    )
+
+
+def pair_others(config: EvaluationConfig, ids: Sequence[str]) -> dict[str, str]:
+    """Row's id -> picture of `sr_dir`; empty without one.
+
+    Raises:
+        FileNotFoundError: no such folder, or a picture is missing.
+    """
+    if config.sr_dir is None:
+        return {}
+    found, prefix = pictures_by_stem(config.sr_dir), f"{config.split}-"
+    stems = {id: id if id in found else id.removeprefix(prefix) for id in ids}
+    if missing := [id for id, stem in stems.items() if stem not in found]:
+        raise FileNotFoundError(
+            f"{config.sr_dir}: no picture for {len(missing)} of {len(ids)} rows: "
+            f"{', '.join(missing[:5])}; name them like the rows, with or without {prefix}"
+        )
+    return {id: found[stem] for id, stem in stems.items()}
+
+
+def lpips_note(config: EvaluationConfig) -> str:
+    """`LPIPS_MEASURED`, or why it cannot be.
+
+    Raises:
+        FileNotFoundError, ValueError: the user named a file that holds no weights.
+    """
+    if "png8" not in config.protocols:
+        return "not measured, it belongs to the protocol png8"
+    try:
+        Lpips(config.lpips_weights)
+    except FileNotFoundError as error:
+        if config.lpips_weights != "imagenet":
+            raise
+        return f"not available: {error}"
+    return LPIPS_MEASURED
+
+
+def _check_size(triplet: Triplet, place: str, picture: np.ndarray) -> None:
+    (rows, cols), (height, width) = picture.shape[:2], triplet.hr.shape[:2]
+    if (rows, cols) != (height, width):
+        raise ValueError(f"{place}: {rows}x{cols}, need {height}x{width} as {triplet.id}'s HR")

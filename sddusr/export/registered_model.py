@@ -1,0 +1,54 @@
+"""How MLflow loads a registered model: safetensors and JSON into the network, no pickle.
+
+MLflow calls `_load_pyfunc` of the copy that lies in the model's own folder.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from sddusr.checkpoint import CONFIG, MODEL
+from sddusr.config import Config, from_dict
+from sddusr.geometry.box import Box
+from sddusr.inference import super_resolve
+from sddusr.model.sddusr import SDDuSR
+
+
+class RegisteredModel:
+    """The network behind MLflow's `predict`."""
+
+    def __init__(self, model: SDDuSR) -> None:
+        self.model = model
+
+    def predict(self, inputs: Mapping[str, np.ndarray], params: Any = None) -> np.ndarray:
+        """A picture twice as large, uint8 RGB.
+
+        Args:
+            inputs: `wide` and `tele`, uint8 RGB (h, w, 3); `box`, where `tele` lies in the
+                result: y0, y1, x0, x1.
+
+        Raises:
+            ValueError: the box leaves the result, or `tele` does not have its size.
+        """
+        del params  # none are known
+        box = Box(*(int(edge) for edge in np.ravel(inputs["box"])))
+        wide, tele = (np.ascontiguousarray(inputs[name], np.uint8) for name in ("wide", "tele"))
+        return super_resolve(self.model, wide, tele, box, dtype=np.uint8).sr
+
+
+def load_network(folder: str | Path) -> SDDuSR:
+    """The network of a checkpoint's two readable files, ready for inference."""
+    described = json.loads(Path(folder, CONFIG).read_text())
+    model = SDDuSR(from_dict(Config, described["config"]).model)
+    model.load_state_dict(load_file(Path(folder, MODEL)))
+    return model.eval().requires_grad_(False)
+
+
+def _load_pyfunc(path: str) -> RegisteredModel:
+    model = load_network(path)
+    return RegisteredModel(model.to("cuda" if torch.cuda.is_available() else "cpu"))

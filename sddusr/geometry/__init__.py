@@ -1,0 +1,1 @@
+"""Boxes and homographies in pixels."""

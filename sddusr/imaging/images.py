@@ -1,0 +1,125 @@
+"""Pictures from files and to files, of 8 or 16 bits; sizes known before a pixel is decoded."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8, UInt16
+
+from sddusr import storage
+from sddusr.imaging import exif
+from sddusr.imaging.decoding import EXTENSIONS, MOST_PIXELS, decode
+from sddusr.imaging.encoding import check_output, encode, encode_png
+
+__all__ = [
+    "EXTENSIONS",
+    "MAX_PIXELS",
+    "MOST_PIXELS",
+    "NO_METADATA",
+    "Metadata",
+    "Picture",
+    "check_output",
+    "encode_png",
+    "focal_length_35mm",
+    "read_picture",
+    "read_rgb",
+    "write_picture",
+    "write_png",
+]
+
+MAX_PIXELS = 100_000_000
+"""A picture larger than this is refused unless the user raises the limit."""
+
+_ROUND_TO_8_BITS = ((np.arange(65_536, dtype=np.uint32) + 128) // 257).astype(np.uint8)
+
+
+class Metadata(NamedTuple):
+    """What goes from a picture to what is made of it; empty, none of it does."""
+
+    exif: bytes = b""
+    """The EXIF block, from its byte order on; it says that the pixels are upright."""
+    icc: bytes = b""
+    """The profile of the RGB colours."""
+
+
+NO_METADATA = Metadata()
+
+
+class Picture(NamedTuple):
+    pixels: UInt8[np.ndarray, "rows cols 3"] | UInt16[np.ndarray, "rows cols 3"]
+    """RGB, upright."""
+    sha256: str
+    """Of the file; a flipped bit in a JPEG decodes without complaint."""
+    alpha: UInt8[np.ndarray, "rows cols"] | UInt16[np.ndarray, "rows cols"] | None = None
+    """None where all is opaque."""
+    metadata: Metadata = NO_METADATA
+
+
+def read_picture(place: str, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read a picture as RGB in its own depth; grey becomes three equal channels.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no picture, larger than `max_pixels`, damaged, several frames, or colours that
+            are not RGB or grey of at most 16 bits.
+    """
+    data = storage.read_bytes(place)
+    channels, block, icc = decode(data, place, max_pixels)
+    height, width = channels.shape[:2]
+    pixels, alpha = channels, None
+    if channels.shape[2] == 4:
+        pixels, alpha = channels[..., :3].copy(), channels[..., 3].copy()
+        if (alpha == np.iinfo(alpha.dtype).max).all():
+            alpha = None
+    metadata = Metadata(exif.describe_pixels(block, height, width), icc)
+    return Picture(pixels, hashlib.sha256(data).hexdigest(), alpha, metadata)
+
+
+def read_rgb(place: str, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read a picture as 8-bit RGB: 16 bits are rounded, alpha is dropped.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_picture`.
+    """
+    picture = read_picture(place, max_pixels)
+    if picture.pixels.dtype == np.uint16:
+        picture = picture._replace(pixels=_ROUND_TO_8_BITS[picture.pixels])
+    return picture._replace(alpha=None)
+
+
+def write_picture(
+    place: str,
+    pixels: UInt8[np.ndarray, "rows cols 3"] | UInt16[np.ndarray, "rows cols 3"],
+    *,
+    alpha: UInt8[np.ndarray, "rows cols"] | UInt16[np.ndarray, "rows cols"] | None = None,
+    metadata: Metadata = NO_METADATA,
+    quality: int = 95,
+) -> None:
+    """Write a picture, atomically, in the format of its extension.
+
+    PNG and TIFF lose nothing; JPEG, WebP and HEIC go by `quality` (1 to 100). A JPEG leaves out an
+    EXIF block of more than 64 KB, which it cannot hold, and a TIFF a damaged one.
+
+    Raises:
+        ValueError: see `check_output`; or alpha of another size or depth than the pixels.
+        OSError: see `places.write_atomic`.
+    """
+    height, width = pixels.shape[:2]
+    check_output(place, height, width, pixels.dtype, alpha is not None, quality)
+    if alpha is not None and (alpha.dtype, alpha.shape) != (pixels.dtype, pixels.shape[:2]):
+        raise ValueError(
+            f"{place}: alpha is {alpha.dtype} {alpha.shape}, need {pixels.dtype} {height}x{width}"
+        )
+    channels = pixels if alpha is None else np.dstack([pixels, alpha])
+    block = exif.describe_pixels(metadata.exif, height, width)
+    storage.write_atomic(place, encode(place, channels, block, metadata.icc, quality))
+
+
+def write_png(place: str, pixels: UInt8[np.ndarray, "rows cols 3"]) -> None:
+    """Write RGB to a PNG file, atomically."""
+    storage.write_atomic(place, encode_png(pixels))
+
+
+def focal_length_35mm(metadata: Metadata) -> float | None:
+    """Focal length in mm as if the sensor's long side were 36 mm; None if unknown or absurd."""
+    return exif.focal_length_35mm(metadata.exif)

@@ -1,0 +1,249 @@
+"""What all tiles of a picture share, computed once for the frame."""
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sddusr.config import LR_PER_CELL, SCALE
+from sddusr.geometry.box import HR_PER_CELL, Box, crop, whole
+from sddusr.inference.carried import CarriedBank, DetailInputs, carry_detail, evidence_of
+from sddusr.inference.conversion import Pixels, to_tensor
+from sddusr.inference.tiles import cut, grown, in_tiles, reach, scaled, tiles, within
+from sddusr.model.deformable import exact_planes
+from sddusr.model.matching.fast_search import MatchingMode
+from sddusr.model.matching.matcher import Progress, Search
+from sddusr.model.matching.transfer import CELL, CellBank
+from sddusr.model.matching.twins import CenterPlace
+from sddusr.model.sddusr import SDDuSR
+
+FEATURE_SIDE = 512
+"""LR pixels of a piece that the matching features are computed in. It does not follow the memory:
+a rounding that differs could turn a near tie of two keys, and so move a patch."""
+
+ALIGNMENT_SIDE = 256
+"""Pixels of the 2x grid a side of a tile of the alignment."""
+
+ALIGNMENT_HALO_PX = 32
+"""Of the 2x grid: what the alignment of a part of the centre may read around it; where the flow
+asks for more, the part is cut smaller."""
+
+FLOW_SIDE = 512
+"""The same for SpyNet, on the grid of each of its levels."""
+
+
+class Inputs(NamedTuple):
+    """The network's three pictures, sides even, on the processor."""
+
+    lr: Pixels
+    center: Pixels
+    ref: Pixels
+    """On the 2x grid of `center`."""
+    device: torch.device
+    detail: DetailInputs | None = None
+    """Ref on its box as it was given; None without Ref."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frame, LR pixels."""
+        return self.lr.shape[0], self.lr.shape[1]
+
+    @property
+    def frame(self) -> Box:
+        return whole(*self.size)
+
+    def part(self, name: str, box: Box) -> Float[Tensor, "1 3 _ _"]:
+        """A rectangle of a picture as the network reads it."""
+        return to_tensor(crop(getattr(self, name), box))[None].to(self.device)
+
+    def whole(self, name: str) -> Float[Tensor, "1 3 _ _"]:
+        return to_tensor(getattr(self, name))[None].to(self.device)
+
+
+class Knowledge(NamedTuple):
+    """What the centre tells about the rest of the picture."""
+
+    found: Search
+    bank: CellBank | None
+    """The aligned Ref feature; None without Ref."""
+    tokens: tuple[Tensor, Tensor] | None
+    """The refined dictionaries."""
+    carried: CarriedBank | None = None
+    """Ref's detail; None where the network has no detail skip."""
+
+
+def search(
+    model: SDDuSR,
+    inputs: Inputs,
+    progress: Progress,
+    mode: MatchingMode = "exact",
+    box: Box | None = None,
+) -> Search:
+    """Masks, matches and confidences of the whole frame.
+
+    Args:
+        box: where the centre was cut out of LR, HR pixels; None: not known.
+    """
+    reach_px = reach(model.matching.features)
+    cells = Fraction(1, HR_PER_CELL)
+    place = box and CenterPlace(scaled(box, cells), math.ceil(reach_px / LR_PER_CELL))
+
+    def features(name: str) -> Float[Tensor, "1 d _ _"]:
+        compute = model.matching.features
+        return in_tiles(
+            lambda window: compute(inputs.part(name, window)).float(),
+            whole(*getattr(inputs, name).shape[:2]),
+            FEATURE_SIDE,
+            reach_px,
+            Fraction(1, LR_PER_CELL),
+        )
+
+    found = model.matching.search(features("lr"), features("center"), progress)
+    if model.trust is not None and inputs.detail is not None:
+        cells = scaled(inputs.detail.snapped, Fraction(1, CELL))
+        cut(found.confidence, cells).fill_(1)  # a cell of the centre is its own twin
+    return found
+
+
+def nothing_found(inputs: Inputs) -> Search:
+    """A search that found nothing, as there is no Ref."""
+    rows, cols = (side // LR_PER_CELL for side in inputs.size)
+    nothing = torch.zeros(1, 1, rows, cols, device=inputs.device)
+    index = torch.zeros(1, rows * cols, dtype=torch.long, device=inputs.device)
+    return Search(index, nothing, nothing, is_sparse=False, key_mask=None)
+
+
+def learn(
+    model: SDDuSR,
+    inputs: Inputs,
+    found: Search,
+    *,
+    side: int,
+    dtype: torch.dtype,
+    progress: Progress,
+    trust: float = 1.0,
+) -> Knowledge:
+    """Align Ref, refine the dictionaries and measure Ref's detail, tile by tile.
+
+    Args:
+        trust: scales how far Ref's feature is used, where the network has a detail skip.
+        side: of a part of the centre whose features are held at once, pixels of the 2x grid, a
+            multiple of a cell.
+        dtype: what the aligned feature is kept in.
+    """
+    rows, cols = (length // CELL for length in inputs.ref.shape[:2])
+    like = torch.empty(0, dtype=dtype, device=inputs.device)
+    bank = CellBank.empty(rows, cols, model.dim, like)
+    carried = None
+    if model.trust is not None and inputs.detail is not None:
+        carried = carry_detail(model, inputs.detail, found, inputs.device, dtype)
+    pieces = _aligned_pieces(model, inputs, bank, side, progress, carried, trust)
+    if model.dictionary is not None:
+        tokens = model.dictionary.refine_in_pieces(pieces)
+    else:
+        tokens = None
+        for _ in pieces:
+            pass
+    return Knowledge(found, bank.close(), tokens, carried and carried.close())
+
+
+def _aligned_pieces(
+    model: SDDuSR,
+    inputs: Inputs,
+    bank: CellBank,
+    side: int,
+    progress: Progress,
+    carried: CarriedBank | None,
+    trust: float,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Centre feature and aligned Ref feature, tile by tile; the latter is put into the bank."""
+    flow = model.alignment.flow(
+        inputs.whole("center"),
+        inputs.whole("ref"),
+        lambda level, x: in_tiles(
+            lambda window: level(cut(x, window)), whole(*x.shape[2:]), FLOW_SIDE, reach(level)
+        ),
+    )
+    frame = whole(*inputs.ref.shape[:2])
+    halo = max(reach(model.ref_encoder), SCALE * reach(model.center_encoder))
+    told = None if carried is None else carried.statistics
+    done = 0
+    for region, around in _alignment_regions(model, flow, frame, side):
+        near = grown(region, around, frame, SCALE)
+        far = grown(near, halo, frame, SCALE)
+        center_feat, ref_feat = (
+            cut(encode(inputs.part(name, scaled(far, factor))), within(near, far))
+            for encode, name, factor in (
+                (model.center_encoder, "center", Fraction(1, SCALE)),
+                (model.ref_encoder, "ref", Fraction(1)),
+            )
+        )
+        ref_feat = exact_planes(ref_feat)
+        for core in tiles(region, ALIGNMENT_SIDE, CELL):
+            judged = grown(core, _trust_reach(model), frame)
+            window = grown(judged, _hint_reach(model), frame)
+            place = within(window, near)
+            aligned_feat = model.alignment.align(
+                cut(flow, window), cut(center_feat, place), ref_feat, (place.y0, place.x0)
+            )
+            aligned_feat = cut(aligned_feat, within(judged, window))
+            if model.trust is not None and told is not None and carried is not None:
+                share, logit = model.trust.in_ref(
+                    evidence_of(carried.inputs, judged, inputs.device, model.detail_window_px),
+                    told,
+                    cut(center_feat, within(judged, near)),
+                    aligned_feat,
+                )
+                aligned_feat = (trust * share).to(aligned_feat.dtype) * aligned_feat
+                carried.put_logit(cut(logit, within(core, judged)), core)
+            aligned_feat = cut(aligned_feat, within(core, judged))
+            bank.put(aligned_feat, core.y0 // CELL, core.x0 // CELL)
+            yield cut(center_feat, within(core, near)), aligned_feat
+            done += core.height * core.width
+            progress(done / (frame.height * frame.width))
+
+
+def _alignment_regions(
+    model: SDDuSR, flow: Float[Tensor, "1 2 h w"], frame: Box, side: int
+) -> Iterator[tuple[Box, int]]:
+    """Parts of the centre whose features are held at once, and how far around them their tiles
+    read. No window is larger than a calm part's, as far as it goes."""
+    for core in tiles(frame, side, CELL):
+        around = _alignment_reach(model, flow, core, frame)
+        room = max(side + 2 * (ALIGNMENT_HALO_PX - around), 4 * CELL) // CELL * CELL
+        if around <= ALIGNMENT_HALO_PX or max(core.height, core.width) <= room:
+            yield core, around
+        else:
+            for part in tiles(core, room, CELL):
+                yield part, _alignment_reach(model, flow, part, frame)
+
+
+def _alignment_reach(model: SDDuSR, flow: Float[Tensor, "1 2 h w"], core: Box, frame: Box) -> int:
+    """How far the alignment of a part reads Ref's feature: the flow there and the offsets on it."""
+    head, judged = _hint_reach(model), _trust_reach(model)
+    furthest = cut(flow, grown(core, head + judged, frame)).abs().amax().item()
+    tap_and_bilinear = 2
+    furthest += judged + max(model.alignment.max_offset_px, head)
+    return math.ceil(furthest) + tap_and_bilinear
+
+
+def _trust_reach(model: SDDuSR) -> int:
+    """How far the trust in Ref's own frame looks at features and evidence."""
+    learned = model.trust is not None and model.trust.learned
+    return reach(model.trust.of_ref) if learned and model.trust is not None else 0
+
+
+def _hint_reach(model: SDDuSR) -> int:
+    """How far the offsets look at what they are read from."""
+    return reach(model.alignment.offset_head, model.alignment.offset_tail)
+
+
+def padded_to_even(lr: Pixels) -> np.ndarray:
+    """LR with its last row and column repeated where its sides are odd."""
+    odd = [(0, -side % LR_PER_CELL) for side in lr.shape[:2]]
+    return np.pad(lr, [*odd, (0, 0)], mode="edge") if any(pad for _, pad in odd) else lr

@@ -1,0 +1,1 @@
+"""Sparse feature matching (Eqs. 2 to 5)."""

@@ -1,0 +1,230 @@
+"""Two pictures as a camera wrote them -> the result, its record and its explanation."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8, UInt16
+from numpy.typing import DTypeLike
+
+from sddusr import storage
+from sddusr.checkpoint import load_model
+from sddusr.config import SCALE
+from sddusr.geometry.box import Box, centered, whole
+from sddusr.imaging.images import NO_METADATA, Picture, check_output, read_picture, write_picture
+from sddusr.imaging.resize import bicubic_up
+from sddusr.inference import Upscaled, super_resolve
+from sddusr.inference.memory import peak_bytes
+from sddusr.model.precision import warn_if_emulated
+from sddusr.photos.jobs import Device, Job, Settings, explanation_place, record_place
+from sddusr.photos.sidecar import build_record, describe
+from sddusr.registration.pairing import PairConfig, PreparedPair, prepare_pair, zoom_guess
+from sddusr.registration.register import NotRegistered
+from sddusr.visualization.explanation import Evidence, sheet
+
+DEEP_EXTENSIONS = (".png", ".tif", ".tiff")
+"""Formats that hold 16 bits; the others get the picture rounded to 8."""
+
+Tell = Callable[[str, float], None]
+"""Is told the phase of the work and the share of it that is done, 0..1."""
+
+
+class Upscaler:
+    """Holds the weights and makes one picture after the other."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.device = pick_device(settings.device)
+        warn_if_emulated(settings.precision, torch.device(self.device))
+        self.model = load_model(settings.checkpoint).to(self.device)
+
+    def make(self, job: Job, tell: Tell = lambda phase, share: None) -> dict[str, Any]:
+        """Write the picture, its explanation if asked for, and last its record, which is returned.
+
+        Raises:
+            NotRegistered: the tele picture was not found in the wide one.
+            ValueError: pictures, boxes, formats or a memory limit that cannot be used.
+            OSError: a file cannot be read or written.
+        """
+        settings, phases = self.settings, _Phases(tell)
+        phases.begin("reading")
+        wide, tele = (read_picture(place, settings.max_pixels) for place in (job.wide, job.tele))
+        dtype = _dtype(job, wide)
+        size = SCALE * wide.pixels.shape[0], SCALE * wide.pixels.shape[1]
+        check_output(job.out, *size, dtype, wide.alpha is not None)
+        phases.begin("registering")
+        pair = place_ref(job, wide, tele, settings.pair)
+        phases.begin("super-resolving")
+        made = self._super_resolve(wide, pair, dtype, phases.tell_share)
+        phases.begin("writing")
+        self._write(job, wide, made)
+        record = build_record(job, settings, (wide, tele), pair, made) | {
+            "device": self.device,
+            "memory": {
+                "limit_bytes": settings.memory_bytes,
+                "peak_bytes": peak_bytes(torch.device(self.device)),
+            },
+            "seconds": phases.end(),
+        }
+        if settings.explain:
+            phases.begin("explaining")
+            drawing = sheet(_evidence(wide, tele, pair, made, describe(record)))
+            write_picture(explanation_place(job.out), drawing, quality=90)
+        storage.write_atomic(record_place(job.out), json.dumps(record, indent=1).encode())
+        return record
+
+    def _super_resolve(
+        self, wide: Picture, pair: PreparedPair, dtype: type, tell_share: Callable[[float], None]
+    ) -> Upscaled:
+        settings = self.settings
+        with _told_when_memory_is_short():
+            return super_resolve(
+                self.model,
+                wide.pixels,
+                pair.ref,
+                pair.box,
+                settings.precision,
+                dtype=dtype,
+                memory_bytes=settings.memory_bytes,
+                memory_share=settings.memory_share,
+                progress=tell_share,
+                matching=settings.matching,
+            )
+
+    def _write(self, job: Job, wide: Picture, made: Upscaled) -> None:
+        for place in (record_place(job.out), explanation_place(job.out)):
+            storage.remove(place)  # theirs is an earlier result
+        write_picture(
+            job.out,
+            made.sr,
+            alpha=None if wide.alpha is None else enlarge(wide.alpha, made.sr.dtype),
+            metadata=NO_METADATA if self.settings.strip_metadata else wide.metadata,
+            quality=self.settings.quality,
+        )
+
+
+def pick_device(device: Device) -> Literal["cpu", "cuda"]:
+    """The GPU where there is one, unless told otherwise.
+
+    Raises:
+        ValueError: `cuda` without a GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is cuda, but PyTorch finds no GPU; pass --device cpu")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def place_ref(job: Job, wide: Picture, tele: Picture, config: PairConfig) -> PreparedPair:
+    """Ref on the result's grid: found, or taken as it is for a given box or the middle.
+
+    Raises:
+        NotRegistered: it cannot be found.
+        ValueError: it is larger than the result.
+    """
+    if job.placement == "find":
+        guess = zoom_guess(wide, tele)
+        try:
+            return prepare_pair(wide.pixels, tele.pixels, SCALE, zoom_guess=guess, config=config)
+        except NotRegistered as error:
+            remedy = "or say with --box where it lies"
+            raise NotRegistered(f"{job.tele} in {job.wide}: {error}, {remedy}") from error
+    shape = tele.pixels.shape[:2]
+    if job.placement == "middle":
+        box = _middle(wide.pixels.shape[:2], shape, job.tele)
+    else:
+        box = job.placement
+    record = {"decision": "box given" if box is job.placement else "put in the middle"}
+    return PreparedPair(tele.pixels, np.ones(shape, bool), box, record)
+
+
+def enlarge(
+    alpha: UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"], dtype: DTypeLike
+) -> UInt8[np.ndarray, "2*h 2*w"] | UInt16[np.ndarray, "2*h 2*w"]:
+    """Twice as large, bicubic, in the depth of the result."""
+    share = torch.from_numpy(alpha.astype(np.float32) / np.iinfo(alpha.dtype).max)
+    enlarged = bicubic_up(share[None, None])[0, 0].clamp(0, 1).numpy()
+    return (enlarged * np.iinfo(dtype).max).round().astype(dtype)
+
+
+class _Phases:
+    """Tells what is going on and keeps how long each phase took."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.tell = tell
+        self.name = ""
+        self.started = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def begin(self, name: str) -> None:
+        self.end()
+        self.name, self.started = name, time.monotonic()
+        self.tell(name, 0.0)
+
+    def tell_share(self, share: float) -> None:
+        self.tell(self.name, share)
+
+    def end(self) -> dict[str, float]:
+        if self.name:
+            self.seconds[self.name] = round(time.monotonic() - self.started, 3)
+        return self.seconds
+
+
+def _dtype(job: Job, wide: Picture) -> type:
+    """The wide picture's depth where the format holds it."""
+    path = job.out if storage.is_local(job.out) else job.out.partition("?")[0]
+    deep = wide.pixels.dtype == np.uint16 and path.lower().endswith(DEEP_EXTENSIONS)
+    return np.uint16 if deep else np.uint8
+
+
+def _middle(lr_shape: tuple[int, int], ref_shape: tuple[int, int], tele: str) -> Box:
+    """The box of Ref's size in the middle of the result."""
+    height, width = (SCALE * side for side in lr_shape)
+    if ref_shape[0] > height or ref_shape[1] > width:
+        raise ValueError(
+            f"{tele}: {ref_shape[0]}x{ref_shape[1]} is larger than the result, {height}x{width}; "
+            "resize it to the result's density, or leave --centered out to have it registered"
+        )
+    return centered(*ref_shape, whole(height, width))
+
+
+def _evidence(
+    wide: Picture, tele: Picture, pair: PreparedPair, made: Upscaled, lines: list[str]
+) -> Evidence:
+    homography, outline = pair.record.get("homography"), None
+    if homography is not None:
+        bottom, right = tele.pixels.shape[0] - 0.5, tele.pixels.shape[1] - 0.5
+        corners = np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
+        points = np.column_stack([corners, np.ones(4)]) @ np.array(homography).T
+        outline = points[:, 1::-1] / points[:, 2:]
+    return Evidence(
+        wide=_in_8_bits(wide.pixels),
+        ref=_in_8_bits(pair.ref),
+        valid=pair.valid,
+        box=pair.box,
+        outline=outline,
+        matches=made.matches,
+        lines=lines,
+    )
+
+
+def _in_8_bits(pixels: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    return pixels if pixels.dtype == np.uint8 else ((pixels + 128.0) / 257).astype(np.uint8)
+
+
+@contextmanager
+def _told_when_memory_is_short() -> Iterator[None]:
+    """Memory that cannot be had as bad input: a limit is the remedy."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        short = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not short and "can't allocate memory" not in str(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise ValueError(
+            f"out of memory ({reason}); give a limit that this machine has, such as --memory 4GB"
+        ) from error

@@ -1,0 +1,3 @@
+from sddusr.pretrained import main
+
+main()

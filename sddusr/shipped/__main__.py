@@ -1,3 +1,0 @@
-from sddusr.shipped import main
-
-main()

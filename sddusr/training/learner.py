@@ -1,0 +1,270 @@
+"""The network and all that changes it: one optimizer step at a time."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sddusr.checkpoint import Checkpoint
+from sddusr.config import Config
+from sddusr.model.precision import Precision, native_precision
+from sddusr.model.sddusr import SDDuSR
+from sddusr.training import distributed
+from sddusr.training.adversarial import Adversary
+from sddusr.training.ema import WeightAverage
+from sddusr.training.losses import PerceptualLoss, pixel_terms, total_loss
+from sddusr.training.optim import learning_rate, make_optimizer, set_learning_rate
+from sddusr.types import Batch, Output
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient is NaN or infinite; the weights were not touched."""
+
+
+class Learner:
+    """No generator's state is kept: the order of samples, crops, augmentation and the mask's noise
+    are functions of (seed, step, position), and nothing else in a step is drawn."""
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        torch.manual_seed(config.train.seed)
+        self.config = config
+        self.device = device
+        asked = config.train.precision
+        self.precision: Precision = native_precision(device) if asked == "auto" else asked
+        self.model = SDDuSR(config.model).to(device).to(memory_format=torch.channels_last)
+        alignment, optim = self.model.alignment, config.optim
+        slower = [
+            (alignment.spynet.parameters(), optim.flow_lr_scale),
+            (alignment.offset_parameters(), optim.offset_lr_scale),
+        ]
+        self.optimizer = make_optimizer(self.model.parameters(), optim, slower)
+        self.perceptual, self.adversary = None, None
+        if config.losses.stage == "full":
+            self.perceptual = PerceptualLoss(config.losses.vgg_weights).to(device)
+            self.adversary = Adversary(config.losses, config.optim, device)
+        self.average = None
+        self._replica: nn.Module = distributed.data_parallel(self.model)
+        self._forward = self._compiled() if config.train.compile else self._replica
+
+    def start_average(self) -> None:
+        """Average from the weights as they are now, where the config asks for it."""
+        if self.config.train.ema_decay:
+            self.average = WeightAverage(self.model, self.config)
+
+    @property
+    def published(self) -> SDDuSR:
+        """The network that is validated and that a checkpoint gives: the average, if any."""
+        return self.average.model if self.average else self.model
+
+    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """One optimizer step on this rank's share of global batch `step`; the loss terms.
+
+        Raises:
+            NonFiniteError: before anything is changed.
+        """
+        self._set_rate(step)
+        self._set_frozen(step)
+        self._replica.train()
+        batch = batch.to(self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        seen, sr = self._gradients(batch)
+        seen["gradient_norm"] = self._clipped_norm(self.model)
+        if self.adversary is not None:
+            seen["discriminator"] = self.adversary.learn(sr, batch.hr, self._weight(batch))
+            seen["discriminator_norm"] = self._clipped_norm(self.adversary.discriminator)
+        _check_finite(seen, batch.ids, step)
+        self.optimizer.step()
+        if self.adversary is not None:
+            self.adversary.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model, step)
+        return seen
+
+    def _compiled(self) -> nn.Module:
+        matching: Any = self.model.matching
+        # Blocks of a search and a backward pass of its own: little to fuse, and the compiler's
+        # time for re-assembling the patches grows out of all bounds.
+        matching.forward = torch.compiler.disable(matching.forward)
+        return cast(nn.Module, torch.compile(self._replica))
+
+    def _gradients(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Add up the network's gradients over the micro-batches; the terms' values, and SR."""
+        num = self.config.train.accumulate or fastest_parts(self.config, self.device, batch)
+        parts = micro_batches(batch, num)
+        judged: Tensor | None = None
+        pulls: list[Tensor | None] = [None] * len(parts)
+        if self.adversary is not None and len(parts) > 1:
+            judged, pulls = self._judge_whole(parts, batch)
+        terms_of_parts, srs = [], []
+        for number, (part, pull) in enumerate(zip(parts, pulls, strict=True), start=1):
+            with distributed.averaging(self._replica, now=number == len(parts)):
+                terms, sr = self._terms(part, pull)
+                (self._weight(part) * total_loss(terms, self.config.losses)).backward()
+            share = len(part.ids) / len(batch.ids)
+            terms_of_parts.append({name: share * term.detach() for name, term in terms.items()})
+            srs.append(sr.detach())
+            del terms, sr  # what they hold of their graph
+        seen = {
+            name: torch.stack([terms[name] for terms in terms_of_parts]).sum()
+            for name in terms_of_parts[0]
+        }
+        if judged is not None:
+            seen["adversarial"] = judged
+        return seen | {"total": total_loss(seen, self.config.losses)}, torch.cat(srs)
+
+    def _terms(
+        self, batch: Batch, pull: Float[Tensor, "b 3 h w"] | None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The loss terms of a micro-batch, in float32 whatever the networks' format, and SR."""
+        output = self._output(self._forward, batch)
+        terms = pixel_terms(output, batch, self.config.losses)
+        if self.perceptual is not None and self.adversary is not None:
+            with self._autocast():
+                terms["perceptual"] = self.perceptual(output.sr, batch.hr)
+            if pull is None:
+                terms["adversarial"] = self.adversary.judge(output.sr, batch.hr)
+            else:  # a term with that gradient
+                terms["adversarial"] = (pull * output.sr).sum()
+        return terms, output.sr
+
+    def _weight(self, part: Batch) -> float:
+        return distributed.weight_of(len(part.ids), self.config.train.batch_size)
+
+    def _judge_whole(self, parts: list[Batch], batch: Batch) -> tuple[Tensor, list[Tensor | None]]:
+        """The adversarial loss, and its gradient by each micro-batch's pictures.
+
+        It compares with means over the global batch, of which a micro-batch is only a part; so all
+        pictures are made once more, without a graph, and judged together.
+        """
+        assert self.adversary is not None
+        with torch.no_grad():
+            sr = torch.cat([self._output(self.model, part).sr for part in parts])
+        sr.requires_grad_()
+        judged = self.adversary.judge(sr, batch.hr)
+        (pull,) = torch.autograd.grad(self._weight(batch) * judged, sr)
+        pulls = pull.split([len(part.ids) for part in parts])
+        # A part's loss is weighted once more.
+        return judged.detach(), [
+            pull / self._weight(part) for pull, part in zip(pulls, parts, strict=True)
+        ]
+
+    def _output(self, network: Any, batch: Batch) -> Output:
+        with self._autocast():
+            return network(
+                batch.lr,
+                batch.lr_center,
+                batch.ref,
+                batch.seeds,
+                batch.center_offset,
+                batch.has_ref,
+            )
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
+        )
+
+    def _set_rate(self, step: int) -> None:
+        rate = learning_rate(step, self.config.train.num_steps, self.config.optim)
+        set_learning_rate(self.optimizer, rate, step)
+        if self.adversary is not None:
+            set_learning_rate(self.adversary.optimizer, rate, step)
+
+    def _set_frozen(self, step: int) -> None:
+        """Spare the gradients of flow and offsets while they do not learn, a sixth of a step."""
+        alignment = self.model.alignment
+        learns = step >= self.config.optim.align_from_step
+        held = [*alignment.spynet.parameters(), *alignment.offset_parameters()]
+        if held[0].requires_grad == learns:
+            return
+        for parameter in held:
+            parameter.requires_grad_(learns)
+            parameter.grad = None
+        # Which parameters are averaged over the ranks is settled when the replica is made.
+        self._replica = distributed.data_parallel(self.model)
+        self._forward = self._compiled() if self.config.train.compile else self._replica
+
+    def _clipped_norm(self, network: nn.Module) -> Float[Tensor, ""]:
+        """The gradients' norm before they are clipped; the same on every rank."""
+        parameters = list(network.parameters())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.config.optim.max_grad_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.optim.max_grad_norm, norm)
+        return norm
+
+    def train_state(self) -> dict[str, Any]:
+        """What a step changes beside the published network: tensors and numbers."""
+        state: dict[str, Any] = {"optimizer": self.optimizer.state_dict()}
+        if self.average is not None:
+            state["network"] = self.model.state_dict()
+        return state | (self.adversary.state_dict() if self.adversary else {})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on where a checkpoint stood.
+
+        Raises:
+            ValueError: it holds a network alone.
+        """
+        state = checkpoint.train_state
+        if state is None:
+            raise ValueError(
+                f"{checkpoint.place}: a network without optimizer states, no run goes on from it; "
+                f"a new one starts from it with --train.init-from"
+            )
+        self.model.load_state_dict(state.get("network", checkpoint.model_state))
+        self.start_average()
+        if self.average is not None:
+            self.average.model.load_state_dict(checkpoint.model_state)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.adversary is not None:
+            self.adversary.load_state_dict(state)
+
+
+MOST_KEPT_BYTES = 2**24
+"""Of a map on a processor: glibc keeps freed memory for the next one who asks in pieces below 32
+MB. Fresh memory, at every layer, would be a third of a step of `paper`."""
+
+
+def fastest_parts(config: Config, device: torch.device, batch: Batch) -> int:
+    """Micro-batches: one, unless a map of the 2x grid would be too large for a processor."""
+    if device.type != "cpu":
+        return 1
+    sample = 4 * config.model.dim * batch.hr[0, 0].numel()
+    return -(-len(batch.ids) // max(1, MOST_KEPT_BYTES // sample))
+
+
+def micro_batches(batch: Batch, num: int) -> list[Batch]:
+    """A batch in parts that differ by one sample at most, none of them empty."""
+    size = len(batch.ids)
+    num = min(num, size)
+    edges = [size * i // num for i in range(num + 1)]
+    return [_part(batch, slice(start, end)) for start, end in pairwise(edges)]
+
+
+def _part(batch: Batch, which: slice) -> Batch:
+    return Batch(
+        ids=batch.ids[which],
+        lr=batch.lr[which],
+        lr_center=batch.lr_center[which],
+        ref=batch.ref[which],
+        hr=batch.hr[which],
+        mask_label=batch.mask_label[which],
+        seeds=batch.seeds[which],
+        center_offset=batch.center_offset[which],
+        has_ref=batch.has_ref[which],
+    )
+
+
+def _check_finite(seen: Mapping[str, Tensor], ids: tuple[str, ...], step: int) -> None:
+    """Every rank raises, or none: gradients are averaged over ranks, so their norms agree."""
+    if all(torch.isfinite(value) for name, value in seen.items() if name.endswith("norm")):
+        return
+    told = ", ".join(f"{name} {value.item():g}" for name, value in seen.items())
+    own = bool(torch.isfinite(seen["total"]))
+    line = f"rank {distributed.rank()}: {told}; samples {', '.join(ids)}"
+    everyone = distributed.gather((own, line))
+    guilty = [line for fine, line in everyone if not fine] or [line for _, line in everyone]
+    raise NonFiniteError(f"step {step}, {' | '.join(guilty)}; the weights are as before the step")

@@ -1,0 +1,1 @@
+"""Figures, sheets and web views of results."""

@@ -1,0 +1,3 @@
+from sddusr.visualization.diagnostics import main
+
+main()

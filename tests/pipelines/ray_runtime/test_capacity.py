@@ -1,0 +1,71 @@
+import pytest
+import ray
+
+from pipelines.ray_runtime import capacity as workers
+from pipelines.ray_runtime.capacity import WorkerOptions, scaling
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture
+def nodes(monkeypatch):
+    """Nodes as Ray lists them, to be filled by the test."""
+    listed: list[dict] = []
+    monkeypatch.setattr(ray, "nodes", lambda: listed)
+    return listed
+
+
+def node(**resources):
+    return {"Alive": True, "Resources": resources}
+
+
+@pytest.mark.parametrize(("text", "counts"), [("1", (1, 1)), (" 4 ", (4, 4)), ("2:8", (2, 8))])
+def test_workers_are_a_number_or_the_fewest_and_the_most(text, counts):
+    assert WorkerOptions(workers=text).counts == counts
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "3:2", "1:", "1:2:3", "two", "1.5"])
+def test_other_workers_are_refused(text):
+    with pytest.raises(ValueError, match=r"--workers is '.*', need a number such as 4"):
+        WorkerOptions(workers=text)
+
+
+def test_each_gpu_gets_a_worker_where_there_are_enough(nodes):
+    nodes += [node(CPU=0), node(CPU=16, GPU=4), node(CPU=16, GPU=4)]
+    found = scaling(WorkerOptions(workers="8"), batch_size=8)
+    assert (found.num_workers, found.use_gpu) == (8, True)
+    assert found.resources_per_worker == {"CPU": 4, "GPU": 1}
+
+
+def test_an_elastic_run_starts_with_what_is_there(nodes):
+    nodes += [node(CPU=4)]
+    found = scaling(WorkerOptions(workers="1:8"), batch_size=8)
+    assert found.num_workers == (1, 8)
+    assert found.resources_per_worker == {"CPU": 1}
+
+
+def test_too_few_gpus_are_said(nodes, caplog):
+    nodes += [node(CPU=8, GPU=1)]
+    assert not scaling(WorkerOptions(workers="2"), batch_size=4).use_gpu
+    assert "1 GPUs for 2 workers: training on processors" in caplog.text
+    with pytest.raises(ValueError, match=r"--workers is 2, the cluster has 1 GPUs"):
+        scaling(WorkerOptions(workers="2", gpu=True), batch_size=4)
+
+
+def test_cores_and_gpus_must_be_on_the_same_node(nodes):
+    nodes += [node(CPU=8), node(CPU=1, GPU=2)]
+    with pytest.raises(ValueError, match=r"no room for 2 workers of 1 cores"):
+        scaling(WorkerOptions(workers="2", gpu=True, cpus_per_worker=1), batch_size=4)
+
+
+def test_the_start_waits_for_nodes_where_it_is_told_to(nodes, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "ray.autoscaler.sdk.request_resources", lambda bundles: asked.append(bundles)
+    )
+    monkeypatch.setattr(workers, "POLL_S", 0.01)
+    monkeypatch.setattr(workers.time, "sleep", lambda _: nodes.append(node(CPU=2, GPU=1)))
+    options = WorkerOptions(workers="2", gpu=True, cpus_per_worker=2, wait_for_nodes_s=60)
+    assert scaling(options, batch_size=4).num_workers == 2
+    assert len(nodes) == 2
+    assert asked == [[{"CPU": 2, "GPU": 1}] * 2, []]  # asked for, and the request taken back
