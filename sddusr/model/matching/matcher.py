@@ -232,6 +232,7 @@ def sparse_match(
             confidence[i, twins.query_cell] = 1
         report = partial(_report, progress, i, num)
         if not len(queries):
+            report(1.0)
             continue
         found = None
         if goes_fast(mode, len(keys), query_feat.device):
