@@ -18,7 +18,7 @@ from sddusr.inference import sample
 from sddusr.inference.precompute import ALIGNMENT_HALO_PX, ALIGNMENT_SIDE, FEATURE_SIDE, Inputs
 from sddusr.inference.regions import DECODER_TILES, gated_halo
 from sddusr.inference.tiles import reach
-from sddusr.model.matching import clustered_keys, fast_search, nearest_key, shortlist
+from sddusr.model.matching import fast_search, nearest_key, shortlist
 from sddusr.model.matching.matcher import STRIP
 from sddusr.model.sddusr import SDDuSR
 
@@ -177,7 +177,7 @@ class Cost:
         )
         exact = 9 * dim * 3 * STRIP + scores
         strip = min(self.num_cells, fast_search.STRIP)
-        pairs = strip * clustered_keys.NUM_PROBES * PAIR_BYTES // FLOAT_BYTES
+        pairs = strip * fast_search.NUM_PROBES * PAIR_BYTES // FLOAT_BYTES
         clustered = 9 * dim * 2 * strip + pairs
         searched = patches + max(exact, clustered)
         return FLOAT_BYTES * (dim * (self.num_cells + num_keys) + max(vgg, searched))

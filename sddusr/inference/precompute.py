@@ -103,7 +103,7 @@ def search(
             Fraction(1, LR_PER_CELL),
         )
 
-    found = model.matching.search(features("lr"), features("center"), progress)
+    found = model.matching.search(features("lr"), features("center"), progress, mode, place)
     if model.trust is not None and inputs.detail is not None:
         cells = scaled(inputs.detail.snapped, Fraction(1, CELL))
         cut(found.confidence, cells).fill_(1)  # a cell of the centre is its own twin

@@ -24,9 +24,6 @@ from sddusr.model.matching.nearest_key import Best, plain_search
 CLUSTER_SIZE = 512
 """Most keys of a cluster."""
 
-NUM_PROBES = 16
-"""Clusters that a query looks into."""
-
 KEYS_PER_CENTRE = 16
 """Keys that train a centre, in the mean."""
 
@@ -36,8 +33,8 @@ NUM_ITERATIONS = 3
 QUERY_BLOCK = 128
 """Queries that meet a cluster in one product."""
 
-SCORES = {"cpu": 2**19, "cuda": 2**26}
-"""Scores that are held at once: 2 MB on a processor, which its cache holds."""
+CPU_SCORES, GPU_SCORES = 2**19, 2**26
+"""Scores that are held at once: 2 MB on a CPU, which its cache holds."""
 
 KEY_GROUP = 16
 """Keys of which only the maximum is kept until a query's best cluster is known."""
@@ -78,7 +75,7 @@ class ClusteredKeys:
         self.start = self.size.cumsum(0) - self.size
 
     @torch.no_grad()
-    def best(self, query: Float[Tensor, "q d"], num_probes: int = NUM_PROBES) -> Best:
+    def best(self, query: Float[Tensor, "q d"], num_probes: int) -> Best:
         """Row of `keys` and cosine of the best key that each query meets."""
         pairs = self._pair(self._nearest_centres(query, num_probes))
         scores, groups = [], []
@@ -130,7 +127,7 @@ class ClusteredKeys:
         self, query: Float[Tensor, "q d"], pairs: _Pairs
     ) -> Iterator[tuple[Float[Tensor, "blocks queries"], Int[Tensor, "blocks queries"]]]:
         """The best score of each pair, and the first row of the group of keys that has it."""
-        room = SCORES.get(query.device.type, SCORES["cuda"])
+        room = CPU_SCORES if query.device.type == "cpu" else GPU_SCORES
         at_once = max(1, room // (CLUSTER_SIZE * QUERY_BLOCK))
         sizes = self.size.tolist()
         scores = query.new_empty(at_once * CLUSTER_SIZE * QUERY_BLOCK)

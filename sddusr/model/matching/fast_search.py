@@ -20,9 +20,12 @@ MatchingMode = Literal["exact", "fast", "auto"]
 """How keys are searched. `exact` compares every query with every key, `fast` with a few clusters of
 keys. `auto` takes `fast` for large pictures, and `exact` where a check finds `fast` worse."""
 
-FAST_FROM_KEYS = {"cpu": 2**15, "cuda": 2**18}
-"""Kept keys from which `auto` is fast. On a processor it was measured (docs/speed.md); a GPU's
-products are as much faster than its gathers."""
+CPU_FAST_FROM, GPU_FAST_FROM = 2**15, 2**18
+"""Kept keys from which `auto` is fast: on a CPU as measured (docs/speed.md), on a GPU an estimate,
+as its products are faster still beside its gathers."""
+
+NUM_PROBES = 16
+"""Clusters that a query looks into."""
 
 STRIP = 65536
 """Queries that are looked up at once."""
@@ -65,7 +68,7 @@ class _Grid(NamedTuple):
 
 def goes_fast(mode: MatchingMode, num_keys: int, device: torch.device) -> bool:
     """Whether a search among so many keys starts as a fast one."""
-    limit = FAST_FROM_KEYS.get(device.type, FAST_FROM_KEYS["cuda"])
+    limit = CPU_FAST_FROM if device.type == "cpu" else GPU_FAST_FROM
     return mode == "fast" or (mode == "auto" and num_keys >= limit)
 
 
@@ -98,7 +101,7 @@ def fast_search(
     cell_of_row = key_cells[clusters.order]
     done = 0
     for cells in query_cells.split(STRIP):
-        found = clusters.best(queries.at(cells))
+        found = clusters.best(queries.at(cells), NUM_PROBES)
         grid.key_cell.view(-1)[cells] = cell_of_row[found.key_index]
         grid.score.view(-1)[cells] = found.score
         done += len(cells)

@@ -19,11 +19,11 @@ from sddusr.model.matching.twins import CenterPlace
 @pytest.fixture
 def small_clusters(monkeypatch):
     """Clusters, blocks and strips so small that a test has many of each."""
-    monkeypatch.setattr(clustered_keys, "CLUSTER_SIZE", 32)
-    monkeypatch.setattr(clustered_keys, "QUERY_BLOCK", 8)
-    monkeypatch.setattr(clustered_keys, "SCORES", {"cpu": 3 * 32 * 8})
+    monkeypatch.setattr(clustered_keys, "CLUSTER_SIZE", 16)
+    monkeypatch.setattr(clustered_keys, "QUERY_BLOCK", 16)
+    monkeypatch.setattr(clustered_keys, "CPU_SCORES", 3 * 16 * 16)
     monkeypatch.setattr(clustered_keys, "CENTRE_BLOCK", 100)
-    monkeypatch.setattr(fast_search, "STRIP", 300)
+    monkeypatch.setattr(fast_search, "STRIP", 400)
     monkeypatch.setattr(fast_search, "PROPAGATION_STRIP", 200)
 
 
@@ -39,11 +39,11 @@ def features(height, width, seed=0, dtype=torch.float32):
 
 def pair(seed=0, dtype=torch.float32):
     """Features of a picture and of its middle."""
-    query = features(40, 48, seed, dtype)
-    return query, query[..., 10:34, 12:40].clone()
+    query = features(28, 32, seed, dtype)
+    return query, query[..., 6:22, 8:28].clone()
 
 
-PLACE = CenterPlace(Box(10, 34, 12, 40), 0)
+PLACE = CenterPlace(Box(6, 22, 8, 28), 0)
 
 
 def test_a_query_that_looks_into_all_clusters_finds_the_best_key(small_clusters):
@@ -63,7 +63,7 @@ def test_scores_are_those_of_the_keys_that_are_named_and_near_the_best(seed, kep
     generator = torch.Generator().manual_seed(seed)
     masks = [torch.rand(f[:, :1].shape, generator=generator) < kept for f in (query_feat, key_feat)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clustered_keys, "CLUSTER_SIZE", 32)
+        patch.setattr(clustered_keys, "CLUSTER_SIZE", 16)
         fast = sparse_match(query_feat, key_feat, *masks, mode="fast")
     exact = sparse_match(query_feat, key_feat, *masks)
     asked, allowed = (mask.flatten() for mask in masks)
@@ -79,8 +79,7 @@ def test_scores_are_those_of_the_keys_that_are_named_and_near_the_best(seed, kep
 
 
 def test_neighbours_find_what_clusters_miss(small_clusters, monkeypatch):
-    monkeypatch.setattr(clustered_keys, "NUM_PROBES", 1)
-    monkeypatch.setattr(ClusteredKeys.best, "__defaults__", (1,))
+    monkeypatch.setattr(fast_search, "NUM_PROBES", 1)
     alone = pytest.MonkeyPatch()
     alone.setattr(fast_search, "NEIGHBOURS", ())
     ratios = [sparse_match(*pair(), None, None, mode="fast").confidence_ratio]
@@ -107,14 +106,14 @@ def test_keys_do_not_depend_on_the_number_of_threads(small_clusters, num_threads
 def test_flat_regions_give_clusters_of_bounded_size(small_clusters):
     """Keys that are all alike, beside some that are not."""
     query_feat, key_feat = pair()
-    key_feat[..., :18, :] = 1.0
-    query_feat[..., :20, :] = 1.0
+    key_feat[..., :12, :] = 1.0
+    query_feat[..., :14, :] = 1.0
     keys = unit_patches(key_feat)[0]
     clusters = ClusteredKeys(keys)
-    assert clusters.size.max() <= 32
+    assert clusters.size.max() <= 16
     assert torch.equal(clusters.order.sort().values, torch.arange(len(keys)))
     match = sparse_match(query_feat, key_feat, None, None, mode="fast")
-    flat = match.confidence[0, : 48 * 18]
+    flat = match.confidence[0, : 32 * 12]
     torch.testing.assert_close(flat, torch.ones_like(flat))
     assert match.confidence_ratio > 0.98
 
@@ -158,9 +157,9 @@ def test_a_batch_is_each_of_its_samples(small_clusters):
 @pytest.mark.parametrize("mode", ["auto", "fast"])
 def test_the_guard_warns_and_auto_searches_exactly(small_clusters, monkeypatch, caplog, mode):
     """A search that looks into one cluster, without neighbours, misses too much."""
-    monkeypatch.setattr(ClusteredKeys.best, "__defaults__", (1,))
+    monkeypatch.setattr(fast_search, "NUM_PROBES", 1)
     monkeypatch.setattr(fast_search, "NEIGHBOURS", ())
-    monkeypatch.setattr(fast_search, "FAST_FROM_KEYS", {"cpu": 1})
+    monkeypatch.setattr(fast_search, "CPU_FAST_FROM", 1)
     with caplog.at_level(logging.WARNING):
         match = sparse_match(*pair(), None, None, mode=mode)
     assert match.confidence_ratio < fast_search.LEAST_RATIO
