@@ -71,6 +71,10 @@ class Match(NamedTuple):
     """Flat index into the key grid; 0 where the query did not take part."""
     confidence: Float[Tensor, "b q"]
     """Cosine similarity, in [-1, 1]; 0 where the query did not take part."""
+    is_fast: bool = False
+    """Whether it was searched by clusters of keys."""
+    confidence_ratio: float | None = None
+    """Of a fast search's guard: mean confidence over the exact one; None: there was none."""
 
 
 class DetailOutput(NamedTuple):

@@ -24,6 +24,7 @@ from sddusr.inference import (
     to_8bit,
     to_tensor,
 )
+from sddusr.model.matching.fast_search import MatchingMode
 from sddusr.model.precision import Precision, warn_if_emulated
 from sddusr.registration.residual import RefRegistration, register_ref
 from sddusr.types import Triplet
@@ -61,6 +62,9 @@ class EvaluationConfig:
     torchvision's alexnet."""
     precision: Precision = "float32"
     """Number format of the network."""
+    matching: MatchingMode = "exact"
+    """How keys are searched: the paper's figures need exact; fast is for large pictures, auto takes
+    it there."""
     without_ref: bool = False
     """Score the checkpoint a second time without Ref (no detail, no warped feature, no tokens):
     what is lost is what the network takes from Ref."""
@@ -179,6 +183,7 @@ class Scorer:
             memory_share=self.memory_share,
             trust=self.config.trust,
             without_ref=without_ref,
+            matching=self.config.matching,
         )
 
     def _keep(

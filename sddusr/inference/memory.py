@@ -19,7 +19,7 @@ from sddusr.inference.precompute import ALIGNMENT_HALO_PX, ALIGNMENT_SIDE, FEATU
 from sddusr.inference.regions import DECODER_TILES, gated_halo
 from sddusr.inference.tiles import reach
 from sddusr.model.evidence import reach as evidence_reach
-from sddusr.model.matching import nearest_key, shortlist
+from sddusr.model.matching import fast_search, nearest_key, shortlist
 from sddusr.model.matching.matcher import STRIP
 from sddusr.model.sddusr import SDDuSR
 
@@ -52,6 +52,9 @@ FLOW_BYTES = 48
 
 CELL_BYTES = 48
 """For each cell of the matching grid: index, confidence, weight and their copies."""
+
+PAIR_BYTES = 96
+"""For each pair of a query and a cluster of keys: indices, their order, score."""
 
 FLOAT_BYTES = 4
 
@@ -165,19 +168,24 @@ class Cost:
         return next((side for side in sides if self.learning(side) <= room), smallest)
 
     def searching(self) -> int:
-        """Features of both pictures, patches of all keys (and what a shortlist keeps of them), and
-        a block of scores."""
+        """Features of both pictures, patches of all keys (and what a shortlist or the clusters keep
+        of them), and either a block of scores or the pairs of a strip with its clusters."""
         features = self.model.matching.features
         dim = features.project.out_channels
         num_keys = self.num_ref_px // (SCALE * LR_PER_CELL) ** 2
         window = min(self.num_px, (FEATURE_SIDE + 2 * reach(features)) ** 2)
         vgg = VGG_MAPS * features.vgg_dims[0] * window
-        patches = 9 * dim * (2 * num_keys + 3 * STRIP)
+        patches = 9 * dim * 2 * num_keys
         scores = max(
             min(by.QUERY_BLOCK * by.KEY_BLOCK, self.num_cells * num_keys)
             for by in (nearest_key, shortlist)
         )
-        return FLOAT_BYTES * (dim * (self.num_cells + num_keys) + max(vgg, patches + scores))
+        exact = 9 * dim * 3 * STRIP + scores
+        strip = min(self.num_cells, fast_search.STRIP)
+        pairs = strip * fast_search.NUM_PROBES * PAIR_BYTES // FLOAT_BYTES
+        clustered = 9 * dim * 2 * strip + pairs
+        searched = patches + max(exact, clustered)
+        return FLOAT_BYTES * (dim * (self.num_cells + num_keys) + max(vgg, searched))
 
     def learning(self, center_px: int) -> int:
         """The flow of the whole centre, the features of a part of it, and either what their

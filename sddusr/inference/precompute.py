@@ -11,13 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sddusr.config import LR_PER_CELL, SCALE
-from sddusr.geometry.box import Box, crop, whole
+from sddusr.geometry.box import HR_PER_CELL, Box, crop, whole
 from sddusr.inference.carried import CarriedBank, DetailInputs, carry_detail, evidence_of
 from sddusr.inference.conversion import Pixels, to_tensor
 from sddusr.inference.tiles import cut, grown, in_tiles, reach, scaled, tiles, within
 from sddusr.model.deformable import exact_planes
+from sddusr.model.matching.fast_search import MatchingMode
 from sddusr.model.matching.matcher import Progress, Search
 from sddusr.model.matching.transfer import CELL, CellBank
+from sddusr.model.matching.twins import CenterPlace
 from sddusr.model.sddusr import SDDuSR
 
 FEATURE_SIDE = 512
@@ -75,8 +77,21 @@ class Knowledge(NamedTuple):
     """Ref's detail; None where the network has no detail skip."""
 
 
-def search(model: SDDuSR, inputs: Inputs, progress: Progress) -> Search:
-    """Masks, matches and confidences of the whole frame."""
+def search(
+    model: SDDuSR,
+    inputs: Inputs,
+    progress: Progress,
+    mode: MatchingMode = "exact",
+    box: Box | None = None,
+) -> Search:
+    """Masks, matches and confidences of the whole frame.
+
+    Args:
+        box: where the centre was cut out of LR, HR pixels; None: not known.
+    """
+    reach_px = reach(model.matching.features)
+    cells = Fraction(1, HR_PER_CELL)
+    place = box and CenterPlace(scaled(box, cells), math.ceil(reach_px / LR_PER_CELL))
 
     def features(name: str) -> Float[Tensor, "1 d _ _"]:
         compute = model.matching.features
@@ -84,11 +99,11 @@ def search(model: SDDuSR, inputs: Inputs, progress: Progress) -> Search:
             lambda window: compute(inputs.part(name, window)).float(),
             whole(*getattr(inputs, name).shape[:2]),
             FEATURE_SIDE,
-            reach(compute),
+            reach_px,
             Fraction(1, LR_PER_CELL),
         )
 
-    found = model.matching.search(features("lr"), features("center"), progress)
+    found = model.matching.search(features("lr"), features("center"), progress, mode, place)
     if model.trust is not None and inputs.detail is not None:
         cells = scaled(inputs.detail.snapped, Fraction(1, CELL))
         cut(found.confidence, cells).fill_(1)  # a cell of the centre is its own twin

@@ -31,6 +31,7 @@ from sddusr.inference.regions import Reconstruction
 from sddusr.inference.sources import Sources
 from sddusr.inference.tiles import scaled
 from sddusr.inference.trust_map import TrustMap
+from sddusr.model.matching.fast_search import MatchingMode
 from sddusr.model.matching.matcher import Progress, Search
 from sddusr.model.precision import Precision
 from sddusr.model.sddusr import SDDuSR
@@ -50,6 +51,10 @@ class Matches(NamedTuple):
     """Flat index into the centre's cells; 0 where a cell took no part."""
     key_shape: tuple[int, int]
     """Rows and columns of the centre's cells."""
+    is_fast: bool = False
+    """Whether the matches come from a fast search, which misses some keys."""
+    confidence_ratio: float | None = None
+    """Of a fast search, mean confidence over the exact one, on a sample; None: there was none."""
 
 
 class Upscaled(NamedTuple):
@@ -88,6 +93,7 @@ def super_resolve(
     look_at: Box | None = None,
     trust: float = 1.0,
     without_ref: bool = False,
+    matching: MatchingMode = "exact",
 ) -> Upscaled:
     """Run the model on whole pictures of any size, on the device that holds its weights.
 
@@ -110,6 +116,7 @@ def super_resolve(
             detail skip.
         without_ref: leave Ref out: no detail, and zeros in place of the warped feature and of the
             dictionary's.
+        matching: how keys are searched.
 
     Raises:
         ValueError: `box` leaves the result, `ref` does not have its size, or the memory is too
@@ -149,7 +156,7 @@ def super_resolve(
         if without_ref:
             known = Knowledge(nothing_found(inputs), None, None)
         else:
-            found = search(model, inputs, told.of("search"))
+            found = search(model, inputs, told.of("search"), matching, aligned.box)
             known = learn(
                 model,
                 inputs,
@@ -203,6 +210,8 @@ def _matches(found: Search, inputs: Inputs) -> Matches:
         key_mask=None if found.key_mask is None else grid(found.key_mask),
         key_index=grid(index),
         key_shape=(key_rows, key_cols),
+        is_fast=found.is_fast,
+        confidence_ratio=found.confidence_ratio,
     )
 
 

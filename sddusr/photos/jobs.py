@@ -15,6 +15,7 @@ from sddusr import storage
 from sddusr.checkpoint import HASHES
 from sddusr.geometry.box import Box
 from sddusr.imaging.images import MAX_PIXELS, check_output
+from sddusr.model.matching.fast_search import MatchingMode
 from sddusr.model.precision import Precision
 from sddusr.photos.find_pairs import PairFiles, bare
 from sddusr.registration.pairing import PairConfig
@@ -50,6 +51,7 @@ class Settings:
     """From `hash_checkpoint`."""
     device: Device = "auto"
     precision: Precision = "float32"
+    matching: MatchingMode = "auto"
     memory_bytes: int | None = None
     """Peak memory of this process; None: the engine decides."""
     memory_share: float = 1.0

@@ -8,6 +8,7 @@ from sddusr import pretrained, storage
 from sddusr.checkpoint import resolve
 from sddusr.geometry.box import Box
 from sddusr.imaging.images import MAX_PIXELS, MOST_PIXELS
+from sddusr.model.matching.fast_search import MatchingMode
 from sddusr.model.precision import Precision
 from sddusr.photos.jobs import Device, Placement, Settings, hash_checkpoint
 from sddusr.registration.color_match import ColorConfig
@@ -54,6 +55,9 @@ class UpscaleOptions:
     precision: Precision = "float32"
     """Number format of the network; bfloat16 is less exact, and several times faster on GPUs and
     on processors that compute it."""
+    matching: MatchingMode = "auto"
+    """How each cell of the wide image finds its best match: exact compares all keys, fast the
+    likely ones; auto is fast for large images, and exact where a check finds fast too rough."""
     max_megapixels: float = MAX_PIXELS / 1e6
     """Larger images are refused before they are decoded."""
 
@@ -88,6 +92,7 @@ class UpscaleOptions:
             checkpoint_hash=hash_checkpoint(place),
             device=self.device,
             precision=self.precision,
+            matching=self.matching,
             memory_bytes=parse_bytes(self.memory, "--memory") if self.memory else None,
             max_pixels=round(self.max_megapixels * 1e6),
             quality=self.quality,

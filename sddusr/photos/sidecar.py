@@ -66,6 +66,7 @@ def made_from(job: Job, settings: Settings, wide_sha256: str, tele_sha256: str) 
         "placement": list(job.placement) if isinstance(job.placement, Box) else job.placement,
         "pair": asdict(settings.pair),
         "precision": settings.precision,
+        "matching": settings.matching,
         "quality": settings.quality,
         "strip_metadata": settings.strip_metadata,
         "register_ref": settings.register_ref,
@@ -102,6 +103,8 @@ def build_record(
             "query_share": kept_share(matches.query_mask),
             "key_share": kept_share(matches.key_mask),
             "median_confidence": _median_confidence(made),
+            "mode": "fast" if matches.is_fast else "exact",
+            "confidence_ratio": matches.confidence_ratio,
         },
         "checkpoint": settings.checkpoint,
         "plan": made.plan._asdict() | {"bank_dtype": str(made.plan.bank_dtype)},
@@ -171,9 +174,18 @@ def describe(record: dict[str, Any]) -> list[str]:
         f"cells that search: {matching['query_share']:.0%}; "
         f"cells of the centre that are searched: {matching['key_share']:.0%}",
         f"median confidence of those that search: {matching['median_confidence']:.2f}",
+        *_fast_search(matching),
         ", ".join(f"{phase} {took:.1f} s" for phase, took in record["seconds"].items()),
         f"peak memory {record['memory']['peak_bytes'] / 1e9:.1f} GB on {record['device']}",
     ]
+
+
+def _fast_search(matching: dict[str, Any]) -> list[str]:
+    """A line about the fast search where there was one."""
+    ratio = matching["confidence_ratio"]
+    if ratio is None:
+        return []
+    return [f"{matching['mode']} matching; the fast one has {ratio:.2%} of the exact confidence"]
 
 
 def _median_confidence(made: Upscaled) -> float:

@@ -110,6 +110,7 @@ class Upscaler:
                 progress=tell_share,
                 trust=settings.trust,
                 without_ref=settings.without_ref,
+                matching=settings.matching,
             )
 
     def _write(self, job: Job, wide: Picture, made: Upscaled) -> None:
@@ -249,8 +250,8 @@ def _evidence(
         box=pair.box,
         outline=outline,
         matches=made.matches,
-        trust=made.trust,
         lines=lines,
+        trust=made.trust,
     )
 
 

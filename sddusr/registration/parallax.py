@@ -21,7 +21,7 @@ from sddusr.registration.overlap import (
 MAX_PIXELS = 4_000_000
 MAX_SCALE = 2.0
 """Of the overlap, over the wide picture's density."""
-SMOOTH_PX = 6.0
+SMOOTH_PX = 12.0
 """Sigma of the flow's smoothing, in pixels of the overlap. Dense inverse search errs by a pixel to
 and fro along straight edges, which shows as teeth once detail is taken whole."""
 GRID_PX = 4

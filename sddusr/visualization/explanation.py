@@ -53,10 +53,10 @@ class Evidence(NamedTuple):
     outline: Corners | None
     """The tele picture's corners in wide pixels; None where it was not registered."""
     matches: Matches
-    trust: Float32[np.ndarray, "hq wq"] | None
-    """The share of Ref's detail that was added to each cell; None without a detail skip."""
     lines: Sequence[str]
     """What was measured, as text."""
+    trust: Float32[np.ndarray, "hq wq"] | None = None
+    """The share of Ref's detail that was added to each cell; None without a detail skip."""
 
 
 def sheet(evidence: Evidence, width_px: int = 2000) -> Drawing:

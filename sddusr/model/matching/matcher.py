@@ -1,30 +1,35 @@
-"""Sparse feature matching: who looks like whom (Eqs. 2 to 5)."""
+"""Sparse feature matching (Eqs. 2 to 5): find the best key for each query."""
 
-from collections.abc import Callable
+import logging
+from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sddusr.config import MaskConfig, MatchingConfig
+from sddusr.model.matching.fast_search import (
+    LEAST_RATIO,
+    CellMatch,
+    MatchingMode,
+    fast_search,
+    goes_fast,
+)
 from sddusr.model.matching.features import MatchingFeatures
 from sddusr.model.matching.mask import MaskGenerator, gumbel_noise
-from sddusr.model.matching.nearest_key import CERTAIN, PROBABLE, KeySearch, best_key
+from sddusr.model.matching.nearest_key import CERTAIN, PROBABLE, KeySearch, Progress, best_key
+from sddusr.model.matching.patches import PatchTable, unit_patches
 from sddusr.model.matching.soft_assignment import SoftAssignment
 from sddusr.model.matching.transfer import transfer_patches
+from sddusr.model.matching.twins import CenterPlace, find_twins
 from sddusr.types import Match
+
+log = logging.getLogger(__name__)
 
 STRIP = 16384
 """Cells whose patches are cut at once."""
-
-SHORTEST = 1e-12
-"""Least length that a patch is divided by, as in `torch.nn.functional.normalize`."""
-
-Progress = Callable[[float], None]
-"""Told the share of the work that is done, 0 to 1."""
 
 
 class Transfer(NamedTuple):
@@ -51,6 +56,10 @@ class Search(NamedTuple):
     is_sparse: bool
     """Whether a mask chose the queries."""
     key_mask: Bool[Tensor, "b 1 hk wk"] | None
+    is_fast: bool = False
+    """Whether keys were searched by clusters."""
+    confidence_ratio: float | None = None
+    """Of a fast search's guard, also where it led to an exact search; None: there was none."""
 
 
 class SparseMatching(nn.Module):
@@ -124,11 +133,16 @@ class SparseMatching(nn.Module):
         query_feat: Float[Tensor, "b d hq wq"],
         key_feat: Float[Tensor, "b d hk wk"],
         progress: Progress | None = None,
+        mode: MatchingMode = "exact",
+        place: CenterPlace | None = None,
     ) -> Search:
         """The search of inference: only kept queries meet kept keys.
 
         Masks and scores are float32 all the same where the network runs in bfloat16; there, only a
         shortlist of keys may be chosen with less than certainty.
+
+        Args:
+            place: where the key grid was cut out of the query grid; None: it was not.
         """
         device = query_feat.device.type
         allowance = PROBABLE if torch.is_autocast_enabled(device) else CERTAIN
@@ -136,12 +150,29 @@ class SparseMatching(nn.Module):
             query_mask, key_mask = self._keep(query_feat), None
             if self.mask_keys:
                 key_mask = self._keep(key_feat)
-            match = sparse_match(query_feat, key_feat, query_mask, key_mask, progress, allowance)
+            match = sparse_match(
+                query_feat,
+                key_feat,
+                query_mask,
+                key_mask,
+                progress,
+                allowance,
+                mode=mode,
+                place=place,
+            )
         weight = torch.ones_like(query_feat[:, :1]) if query_mask is None else query_mask.float()
         if key_mask is not None:
             weight = weight * key_mask.flatten(1).any(1).view(-1, 1, 1, 1)
         confidence = _as_map(match.confidence, query_feat)
-        return Search(match.key_index, confidence, weight, query_mask is not None, key_mask)
+        return Search(
+            match.key_index,
+            confidence,
+            weight,
+            query_mask is not None,
+            key_mask,
+            match.is_fast,
+            match.confidence_ratio,
+        )
 
     def _mask_then_sparse(
         self, query_feat: Tensor, key_feat: Tensor, aligned_feat: Tensor
@@ -163,12 +194,6 @@ class SparseMatching(nn.Module):
         return gumbel_noise(seeds, *features.shape[2:]).to(features.device)
 
 
-def unit_patches(features: Float[Tensor, "b d h w"]) -> Float[Tensor, "b h*w 9*d"]:
-    """3x3 patches at stride 1, reflected at the border, of length 1 (Eq. 2)."""
-    patches = F.unfold(F.pad(features, (1, 1, 1, 1), mode="reflect"), kernel_size=3)
-    return F.normalize(rearrange(patches, "b d q -> b q d"), dim=-1)
-
-
 def sparse_match(
     query_feat: Float[Tensor, "b d hq wq"],
     key_feat: Float[Tensor, "b d hk wk"],
@@ -176,6 +201,9 @@ def sparse_match(
     key_mask: Bool[Tensor, "b 1 hk wk"] | None,
     progress: Progress | None = None,
     allowance: float = CERTAIN,
+    *,
+    mode: MatchingMode = "exact",
+    place: CenterPlace | None = None,
 ) -> Match:
     """Only kept queries meet kept keys; the others have confidence 0 (section 3.2, inference).
 
@@ -183,48 +211,78 @@ def sparse_match(
     everything.
 
     Args:
-        progress: told the share of the queries that were answered.
+        progress: receives the share of the queries that were answered.
         allowance: for rounding, as `KeySearch` takes it.
+        place: where the key grid was cut out of the query grid: queries that are copies of a key
+            are answered without a search.
     """
     num, _, rows, cols = query_feat.shape
     key_index = query_feat.new_zeros(num, rows * cols, dtype=torch.long)
     confidence = query_feat.new_zeros(num, rows * cols)
-    for i in range(num):
-        asking = _kept_cells(query_feat[i], query_mask, i)
-        answering = _kept_cells(key_feat[i], key_mask, i)
-        if not len(asking) or not len(answering):
+    ratios, is_fast = [], False
+    for i, features in enumerate(zip(query_feat, key_feat, strict=True)):
+        queries = _kept_cells(query_feat[i], query_mask, i)
+        keys = _kept_cells(key_feat[i], key_mask, i)
+        if not len(queries) or not len(keys):
             continue
-        among = KeySearch(PatchTable(key_feat[i]).at(answering), allowance)
-        queries, done = PatchTable(query_feat[i]), 0
-        for cells in asking.split(STRIP):
-            found, score = among.best(queries.at(cells))
-            key_index[i, cells] = answering[found]
-            confidence[i, cells] = score
-            done += len(cells)
-            if progress is not None:
-                progress((i + done / len(asking)) / num)
-    return Match(key_index, confidence)
+        twins = None
+        if place is not None:
+            twins, queries = find_twins(place, query_feat[i], keys, queries)
+            key_index[i, twins.query_cell] = twins.key_cell
+            confidence[i, twins.query_cell] = 1
+        report = partial(_report, progress, i, num)
+        if not len(queries):
+            report(1.0)
+            continue
+        found = None
+        if goes_fast(mode, len(keys), query_feat.device):
+            found = fast_search(*features, queries, keys, twins, report)
+            ratios.append(found.confidence_ratio)
+            if not _is_good_enough(found.confidence_ratio, mode):
+                found = None
+        is_fast = found is not None
+        if found is None:
+            found = _exact_search(*features, queries, keys, allowance, report)
+        key_index[i, queries], confidence[i, queries] = found.key_cell, found.score
+    return Match(key_index, confidence, is_fast, min(ratios, default=None))
 
 
-class PatchTable:
-    """A picture's features, made ready to cut patches of any of its cells.
+def _exact_search(
+    query_feat: Float[Tensor, "d hq wq"],
+    key_feat: Float[Tensor, "d hk wk"],
+    query_cells: Int[Tensor, "q"],
+    key_cells: Int[Tensor, "k"],
+    allowance: float,
+    progress: Progress,
+) -> CellMatch:
+    """The best key of each query, in strips of queries."""
+    index = KeySearch(PatchTable(key_feat).at(key_cells), allowance)
+    queries, done = PatchTable(query_feat), 0
+    found = query_cells.new_zeros(len(query_cells)), query_feat.new_zeros(len(query_cells))
+    for cells in query_cells.split(STRIP):
+        key, score = index.best(queries.at(cells))
+        found[0][done : done + len(cells)] = key_cells[key]
+        found[1][done : done + len(cells)] = score
+        done += len(cells)
+        progress(done / len(query_cells))
+    return CellMatch(*found)
 
-    Patches are as `unit_patches` has them, in another order of values: the nine places, each with
-    its features, so that a patch is nine stretches of memory.
-    """
 
-    def __init__(self, features: Float[Tensor, "d h w"]) -> None:
-        padded = F.pad(features.unsqueeze(0), (1, 1, 1, 1), mode="reflect")
-        self._cols, self._width = features.shape[2], padded.shape[3]
-        self._table = rearrange(padded, "1 d y x -> (y x) d").contiguous()
-        steps = torch.arange(3, device=features.device)
-        self._around = (steps[:, None] * self._width + steps).flatten()
+def _report(progress: Progress | None, sample: int, num_samples: int, share: float) -> None:
+    if progress is not None:
+        progress((sample + share) / num_samples)
 
-    def at(self, cells: Int[Tensor, "n"]) -> Float[Tensor, "n _"]:
-        """Patches of length 1 of the cells with these flat indices."""
-        corners = cells // self._cols * self._width + cells % self._cols
-        patches = F.embedding(corners[:, None] + self._around, self._table).flatten(1)
-        return patches.div_(patches.norm(dim=1, keepdim=True).clamp_min_(SHORTEST))
+
+def _is_good_enough(ratio: float, mode: MatchingMode) -> bool:
+    if ratio >= LEAST_RATIO:
+        return True
+    log.warning(
+        "fast matching reaches %.3f of the exact confidence, less than %.2f; %s",
+        ratio,
+        LEAST_RATIO,
+        "--matching auto searches exactly instead" if mode == "fast" else "searching exactly",
+    )
+    return mode == "fast"
 
 
 def _kept_cells(

@@ -1,5 +1,6 @@
 """The most similar key of each query, without holding the scores of all pairs (Eq. 3's argmax)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,9 @@ from torch import Tensor
 
 from sddusr.model.matching.shortlist import Shortlist
 from sddusr.model.precision import computes_bfloat16
+
+Progress = Callable[[float], None]
+"""Receives the share of the work that is done, 0 to 1."""
 
 QUERY_BLOCK = 1024
 KEY_BLOCK = 4096

@@ -1,0 +1,197 @@
+"""What faulty tele pictures do to a network's result, against the same network without Ref.
+
+python benchmarks/faulty_refs.py --checkpoint CHECKPOINT --data SHARDS... --out results.json
+
+Every test picture is cut to its centre and a margin. Each fault is done to its Ref, which is then
+registered as any other. Decibels are gains over the same network without Ref, in the region
+concerned: the object, stamp or bar, else the whole box; `rest` is the box around it. A row tells
+the mean, the worst, and the share of scenes above -0.1 dB.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from sddusr.checkpoint import load_model
+from sddusr.config import LR_PER_CELL, SCALE
+from sddusr.data.dataset import ShardSet
+from sddusr.data.degradation import rng_of, to_uint8
+from sddusr.geometry.box import Box, crop, snap_box
+from sddusr.inference import super_resolve
+from sddusr.model.sddusr import SDDuSR
+from sddusr.registration.residual import enlarged_center, register_ref
+from sddusr.types import Triplet
+
+MARGIN_PX = 32
+"""LR pixels around the centre that are kept."""
+MAX_CENTER_PX = 224
+"""LR pixels a side of the centre that are kept at most."""
+
+
+class Faulty(NamedTuple):
+    ref: np.ndarray
+    region: np.ndarray | None = None
+    """Where the fault is; None: everywhere."""
+
+
+Fault = Callable[[np.ndarray, np.ndarray, np.random.Generator], Faulty]
+
+
+def defocus(sigma: float) -> Fault:
+    return lambda ref, _, rng: Faulty(cv2.GaussianBlur(ref, (0, 0), sigma))
+
+
+def noise(sigma: float) -> Fault:
+    return lambda ref, _, rng: Faulty(to_uint8(ref + rng.normal(0, sigma, ref.shape)))
+
+
+def jpeg(quality: int) -> Fault:
+    def compress(ref: np.ndarray, _: np.ndarray, rng: np.random.Generator) -> Faulty:
+        data = cv2.imencode(".jpg", ref, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        return Faulty(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8))
+
+    return compress
+
+
+def underexpose(ref: np.ndarray, _: np.ndarray, rng: np.random.Generator) -> Faulty:
+    return Faulty(to_uint8(0.12 * ref + rng.normal(0, 0.5, ref.shape)))
+
+
+def zoom(ref: np.ndarray, center: np.ndarray, rng: np.random.Generator) -> Faulty:
+    return Faulty(center)
+
+
+def moved_object(ref: np.ndarray, _: np.ndarray, rng: np.random.Generator) -> Faulty:
+    """Something of the picture itself, where it was not."""
+    height, width = ref.shape[:2]
+    region = np.zeros((height, width), np.uint8)
+    middle = int(width * rng.uniform(0.3, 0.7)), int(height * rng.uniform(0.3, 0.7))
+    cv2.ellipse(region, middle, (width // 5, height // 5), 0, 0, 360, 1, -1)
+    other = np.roll(ref[::-1], width // 3, 1)
+    return Faulty(np.where(region[..., None] > 0, other, ref), region > 0)
+
+
+def stamp(ref: np.ndarray, _: np.ndarray, rng: np.random.Generator) -> Faulty:
+    stamped, height = ref.copy(), ref.shape[0]
+    place, color = (ref.shape[1] // 3, height - height // 8), (255, 140, 30)
+    cv2.putText(stamped, "24.12.2025", place, cv2.FONT_HERSHEY_SIMPLEX, 0.9, color, 2, cv2.LINE_AA)
+    changed = (stamped != ref).any(2).astype(np.uint8)
+    return Faulty(stamped, cv2.dilate(changed, np.ones((9, 9), np.uint8)) > 0)
+
+
+def bars(ref: np.ndarray, _: np.ndarray, rng: np.random.Generator) -> Faulty:
+    barred, height = ref.copy(), ref.shape[0] // 8
+    barred[:height] = barred[-height:] = 0
+    region = np.zeros(ref.shape[:2], bool)
+    region[:height] = region[-height:] = True
+    return Faulty(barred, region)
+
+
+FAULTS: dict[str, Fault] = {
+    "none": lambda ref, _, rng: Faulty(ref),
+    "defocus 2": defocus(2),
+    "defocus 3.5": defocus(3.5),
+    "defocus 5": defocus(5),
+    "noise 5": noise(5),
+    "noise 15": noise(15),
+    "noise 30": noise(30),
+    "jpeg 20": jpeg(20),
+    "digital zoom": zoom,
+    "exposure 12 %": underexpose,
+    "moved object": moved_object,
+    "stamp": stamp,
+    "bars": bars,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--data", nargs="+", required=True, help="folders of shards")
+    parser.add_argument("--out", type=Path, help="JSON with every scene's figures")
+    parser.add_argument("--limit", type=int, help="scenes of each folder")
+    given = parser.parse_args()
+    model = load_model(given.checkpoint)
+    figures = {}
+    for root in given.data:
+        shards = ShardSet(root)
+        scenes = [_cut(shards.read(row)) for row in shards.rows("test")[: given.limit]]
+        figures[root] = {name: [_measure(model, s, fault) for s in scenes]
+                         for name, fault in FAULTS.items()}  # fmt: skip
+        _show(Path(root).name, figures[root])
+    if given.out:
+        given.out.write_text(json.dumps(figures, indent=1))
+
+
+def _cut(triplet: Triplet) -> Triplet:
+    """The centre of a picture and a margin, on the matching grid."""
+    box = snap_box(triplet.center_box)
+    side = SCALE * MAX_CENTER_PX
+    unit = SCALE * LR_PER_CELL
+    height, width = (min(x, side) // unit * unit for x in (box.height, box.width))
+    y0 = box.y0 + (box.height - height) // 2 // unit * unit
+    x0 = box.x0 + (box.width - width) // 2 // unit * unit
+    inner = Box(y0, y0 + height, x0, x0 + width)
+    margin, (rows, cols) = SCALE * MARGIN_PX, triplet.hr.shape[:2]
+    outer = Box(
+        max(inner.y0 - margin, 0),
+        min(inner.y1 + margin, rows),
+        max(inner.x0 - margin, 0),
+        min(inner.x1 + margin, cols),
+    )
+    in_ref = inner.shifted(-triplet.center_box.y0, -triplet.center_box.x0)
+    return triplet._replace(
+        lr=np.ascontiguousarray(crop(triplet.lr, Box(*(edge // SCALE for edge in outer)))),
+        hr=np.ascontiguousarray(crop(triplet.hr, outer)),
+        ref=np.ascontiguousarray(crop(triplet.ref, in_ref)),
+        center_box=inner.shifted(-outer.y0, -outer.x0),
+    )
+
+
+def _measure(model: SDDuSR, scene: Triplet, fault: Fault) -> dict[str, float]:
+    box = scene.center_box
+    made = fault(scene.ref, enlarged_center(scene.lr, box), rng_of(scene.id))
+    ref = register_ref(scene.lr, made.ref, box).ref
+    with_ref = super_resolve(model, scene.lr, ref, box)
+    without = super_resolve(model, scene.lr, ref, box, without_ref=True).sr
+    truth = crop(scene.hr, box).astype(np.float32) / 255
+    error, error_without = (
+        np.square(crop(sr, box) - truth).mean(2) for sr in (with_ref.sr, without)
+    )
+    everywhere = np.ones(error.shape, bool)
+    region = everywhere if made.region is None else made.region
+    row = {"gain": _decibels(error_without[region]) - _decibels(error[region])}
+    if made.region is not None:
+        row["rest"] = _decibels(error_without[~region]) - _decibels(error[~region])
+    if with_ref.trust is not None:
+        row["trust"] = float(crop(with_ref.trust, Box(*(edge // 4 for edge in box))).mean())
+    return row
+
+
+def _decibels(error: np.ndarray) -> float:
+    return float(10 * np.log10(error.mean()))
+
+
+def _show(name: str, figures: dict[str, list[dict[str, float]]]) -> None:
+    print(f"\n{name}\n| fault | mean | worst | above -0.1 dB | the rest | trust |")
+    print("|---|---|---|---|---|---|")
+    for fault, rows in figures.items():
+        gains = np.array([row["gain"] for row in rows])
+        others = [
+            f"{np.mean([row[key] for row in rows]):+.2f}" if key in rows[0] else ""
+            for key in ("rest", "trust")
+        ]
+        share = f"{(gains > -0.1).mean():.0%}"
+        print(f"| {fault} | {gains.mean():+.2f} | {gains.min():+.2f} | {share} | "
+              f"{' | '.join(others)} |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
