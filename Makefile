@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# pipelines/ and tune/ run from the checkout; only sddusr is installed.
+export PYTHONPATH := $(CURDIR)
 # Of benchmarks/, what answers other questions than how fast.
 NOT_TIMED := benchmarks/ablation.py benchmarks/triplets.py benchmarks/reference.py
 
@@ -11,7 +13,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and f"error: $(PYTHON) is Python {v[0]}.{v[1]}, need 3.11 or newer; try make PYTHON=python3.11 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
 	touch $@
 
 demo: setup

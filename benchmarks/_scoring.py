@@ -15,7 +15,7 @@ from sddusr.data.dataset import ShardSet
 from sddusr.evaluation.metrics import Lpips, Protocol
 from sddusr.evaluation.results import ImageScores
 from sddusr.evaluation.scoring import BICUBIC, score_triplet
-from sddusr.inference import bicubic, blind_ref, super_resolve
+from sddusr.inference import bicubic, super_resolve
 from sddusr.model.precision import Precision
 from sddusr.model.sddusr import num_parameters
 
@@ -93,7 +93,7 @@ def score_run(
             made = super_resolve(model, triplet.lr, triplet.ref, box, scoring.precision)
             seconds, matches = time.perf_counter() - started, made.matches
             blind = super_resolve(
-                model, triplet.lr, blind_ref(triplet.lr, box), box, scoring.precision
+                model, triplet.lr, triplet.ref, box, scoring.precision, without_ref=True
             )
             pictures = {BICUBIC: bicubic(triplet.lr), variant: made.sr, WITHOUT_REF: blind.sr}
             kept = [

@@ -28,10 +28,11 @@ from _evidence import (
 from _scoring import Scoring, score_run
 from _variants import Study, Variant, variants
 
-from pipelines import tracking
 from pipelines.ray_runtime import cluster
 from pipelines.ray_runtime.persistent_paths import lasting
 from pipelines.ray_runtime.preflight import samples_shards
+from pipelines.tracking import links
+from pipelines.tracking.background import describe, mirror, mirrored
 from pipelines.train import TrainOptions, run_training
 from sddusr import storage as places
 from sddusr.cli import command_line
@@ -39,6 +40,7 @@ from sddusr.config import DEMO, PRESETS, Config, flatten, to_dict
 from sddusr.data.dataset import ShardSet
 from sddusr.evaluation.metrics import Lpips, Protocol
 from sddusr.model.precision import Precision
+from sddusr.runs.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -128,24 +130,20 @@ def run_ablation(options: AblationOptions) -> str:
     for place in options.tests:
         ShardSet(place).close()
     cluster.init_ray()
-    parent = tracking.open_run(
-        options.tracking_uri,
+    parent, uri = RunFolder(options.out), str(options.tracking_uri)
+    seeds = {"seeds": options.seeds, "first_seed": options.first_seed}
+    describe(
+        parent,
+        uri,
         name=f"ablation {options.study} {options.preset}",
         experiment=options.experiment,
-        folder=options.out,
+        params={"study": options.study} | seeds | _config_params(options),
         tags={"sddusr.data": str(options.data), "sddusr.preset": options.preset},
     )
-    seeds = {"seeds": options.seeds, "first_seed": options.first_seed}
-    parent.log_params({"study": options.study} | seeds | _config_params(options))
-    status = "FAILED"
-    try:
-        rows = _run_all(options, _jobs(chosen, _seeds(options)), parent.run_id)
+    with mirrored(parent, uri) as background:
+        rows = _run_all(options, _jobs(chosen, _seeds(options)), background.run_id)
         costs = _costs(options, chosen) if options.costs else []
-        text = _write(options, chosen, pd.DataFrame(rows), costs, parent)
-        status = "FINISHED"
-    finally:
-        parent.finish(status)
-    return text
+        return _write(options, chosen, pd.DataFrame(rows), costs, parent)
 
 
 def _with_absolute_places(options: AblationOptions) -> AblationOptions:
@@ -156,7 +154,7 @@ def _with_absolute_places(options: AblationOptions) -> AblationOptions:
         data=data,
         tests=tuple(lasting(place, "--tests") for place in options.tests or (data,)),
         out=out,
-        tracking_uri=tracking.tracking_uri(options.tracking_uri),
+        tracking_uri=links.tracking_uri(options.tracking_uri),
     )
 
 
@@ -277,9 +275,9 @@ def train_and_score(
             search_all_keys = not variant.config.model.mask.mask_keys
             asked = score.remote(folder, variant.name, job.seed, search_all_keys, scoring)
             rows += ray.get(asked)
-        run = tracking.follow_run(str(options.tracking_uri), folder)
-        run.log_metrics(_metrics(rows, job.trained.name), options.config.train.num_steps)
-        run.leave()
+        num_steps = options.config.train.num_steps
+        RunFolder(folder).add_metrics(num_steps, _metrics(rows, job.trained.name))
+        mirror(folder, str(options.tracking_uri))
     except command_line.USER_ERRORS as error:
         return [], str(error)
     return rows, ""
@@ -307,7 +305,7 @@ def _write(
     chosen: Sequence[Variant],
     scores: pd.DataFrame,
     costs: Sequence[Costs],
-    parent: tracking.TrackedRun,
+    parent: RunFolder,
 ) -> str:
     """Tables, figure and the scores themselves, on disk and in MLflow."""
     gains = all_gains(scores, chosen)
@@ -328,11 +326,13 @@ def _write(
     for name, content in files.items():
         place = places.join(options.out, name)
         places.write_atomic(place, content)
-        if places.is_local(options.out):
-            parent.log_artifact(place)
+    parent.link_artifacts({name: places.join(options.out, name) for name in files})
     parent.log_metrics(
+        0,
         {f"{g.test}/{g.variant}/{g.column}_over_{g.over}": g.interval.mean for g in gains}
-        | {f"costs/{c.variant}/{name}": value for c in costs for name, value in _numbers(c).items()}
+        | {
+            f"costs/{c.variant}/{name}": value for c in costs for name, value in _numbers(c).items()
+        },
     )
     return text
 
@@ -353,7 +353,7 @@ def _text(
         f"Preset {options.preset}, {train.num_steps} steps of {train.batch_size} crops of "
         f"{options.config.data.crop_px} LR pixels, seeds {', '.join(map(str, _seeds(options)))}; "
         f"protocol {options.protocol}, tested in {options.precision}; test pictures: {pictures}; "
-        f"code {tracking.code_version()}. ± is the standard deviation over seeds; brackets are "
+        f"code {links.code_version()}. ± is the standard deviation over seeds; brackets are "
         f"95 % intervals, pictures and seeds resampled independently."
     )
     return f"{about}\n\n{means_table(scores, chosen)}\n{gains_table(gains)}"
@@ -361,7 +361,7 @@ def _text(
 
 def main(options: AblationOptions) -> None:
     text = run_ablation(options)
-    print(f"\n{text}\ntables  {options.out}\nMLflow  {tracking.how_to_look(options.tracking_uri)}")
+    print(f"\n{text}\ntables  {options.out}\nMLflow  {links.how_to_look(options.tracking_uri)}")
 
 
 def command() -> None:

@@ -1,1 +1,5 @@
-"""Ray and MLflow around the method: one file per stage, each a command."""
+"""The commands: Ray and MLflow around the method."""
+
+from sddusr.cli.extras import require
+
+require("pipeline", "ray", "mlflow")

@@ -4,17 +4,22 @@
 import logging
 import math
 import shutil
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+if not __package__:  # a script of a checkout, in which only sddusr is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import pipelines  # noqa: F401  # names what is not installed
+
 import tyro
 
-from pipelines import tracking
 from pipelines.evaluate import EvaluateOptions, EvaluationResult, evaluate
 from pipelines.preprocess import PreprocessOptions, preprocess
 from pipelines.ray_runtime import cluster
+from pipelines.tracking import links
 from pipelines.train import TrainOptions, run_training
 from sddusr.cli import command_line
 from sddusr.config import DEMO, Config
@@ -67,8 +72,8 @@ def run_demo(options: DemoOptions) -> int:
     print(f"results           {result.out}")
     print(f"checkpoints       {trained.folder}/checkpoints")
     print(f"page              {result.page}")
-    print(f"MLflow            {tracking.how_to_look(options.tracking_uri)}")
-    page = tracking.run_page(options.tracking_uri, result.run_id, "model-metrics")
+    print(f"MLflow            {links.how_to_look(options.tracking_uri)}")
+    page = links.run_page(options.tracking_uri, result.run_id, "model-metrics")
     print(f"this run          {page}")
     print(f"time              {time.monotonic() - started:.0f} s")
     for loss in losses:

@@ -8,16 +8,24 @@ python pipelines/evaluate.py --sr-dir DIR --data DIR
 import json
 import logging
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple, cast
+
+if not __package__:  # a script of a checkout, in which only sddusr is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import pipelines  # noqa: F401  # names what is not installed
 
 import ray
 
-from pipelines import tracking
 from pipelines.ray_runtime import cluster
 from pipelines.ray_runtime.persistent_paths import lasting
 from pipelines.report import ReportOptions, write_report
+from pipelines.tracking import links
+from pipelines.tracking.background import describe, mirror
+from pipelines.tracking.mirror import noted_run
 from sddusr import storage
 from sddusr.checkpoint import Checkpoint, read_checkpoint
 from sddusr.cli import command_line
@@ -38,10 +46,12 @@ from sddusr.evaluation.scoring import (
     LPIPS_MEASURED,
     EvaluationConfig,
     Scorer,
+    check_registration,
     lpips_note,
     pair_others,
     pick_rows,
 )
+from sddusr.runs.run_folder import RunFolder
 
 PAGE = "page.html"
 
@@ -66,7 +76,7 @@ class EvaluateOptions(EvaluationConfig):
     tracking_uri: str | None = None
     """MLflow; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db. A checkpoint's evaluation
     goes into its training run."""
-    experiment: str = tracking.EXPERIMENT
+    experiment: str = links.EXPERIMENT
     """MLflow's experiment, for an evaluation that belongs to no training run."""
 
 
@@ -119,6 +129,8 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     options = _with_absolute_places(options)
     checkpoint = read_checkpoint(options.checkpoint) if options.checkpoint else None
     shards = ShardSet(options.data)
+    trained_on = checkpoint.config.data.register_ref if checkpoint else None
+    registered = check_registration(options, shards, trained_on)
     rows = pick_rows(options, shards)
     others = pair_others(options, [row.id for row in rows])
     note = lpips_note(options)
@@ -127,8 +139,12 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     left_out = describe_flat_regions(images)
     if left_out:
         log.warning("%s", left_out)
-    table = to_text(summaries, differences, note, left_out)
-    about = _about(options, checkpoint, note) | ({"means": left_out} if left_out else {})
+    table = f"Ref registered: {registered}\n\n{to_text(summaries, differences, note, left_out)}"
+    about = (
+        _about(options, checkpoint, note)
+        | {"Ref registered": registered}
+        | ({"means": left_out} if left_out else {})
+    )
     files = write_tables(options.out, images, summaries, differences, table, about)
     page = write_report(
         ReportOptions(
@@ -147,7 +163,7 @@ def _about(options: EvaluateOptions, checkpoint: Checkpoint | None, lpips: str) 
         about |= {options.name: f"{checkpoint.place}, step {step}, {options.precision}"}
     if options.sr_dir:
         about |= {options.other_name: options.sr_dir}
-    return about | {"code": tracking.code_version()}
+    return about | {"code": links.code_version()}
 
 
 def _with_absolute_places(options: EvaluateOptions) -> EvaluateOptions:
@@ -200,13 +216,15 @@ def _track(
 ) -> str:
     """Log to the checkpoint's own run, or to a new one; the run's id."""
     progress = checkpoint.progress if checkpoint else {}
-    run = tracking.join_run(
-        options.tracking_uri,
-        progress.get("tracking_run", "") or _run_of(checkpoint),
+    uri, run = links.tracking_uri(options.tracking_uri), RunFolder(options.out)
+    describe(
+        run,
+        uri,
         name=f"evaluate-{options.split}",
         experiment=options.experiment,
+        tags={f"evaluation.{options.split}.data_hash": data_hash},
+        joins=progress.get("tracking_run", "") or _run_of(checkpoint),
     )
-    run.set_tags({f"evaluation.{options.split}.data_hash": data_hash})
     for summary in summaries:
         row = summary.scores._asdict() | {"full_lpips": summary.full_lpips}
         prefix = f"{options.split}/{summary.protocol}/{summary.method}"
@@ -215,22 +233,21 @@ def _track(
             for name, value in row.items()
             if value is not None and math.isfinite(value)  # MLflow makes 1.8e308 of inf
         }
-        run.log_metrics(known, step=progress.get("step", 0))
-    if storage.is_local(options.out):
-        folder = f"evaluation/{options.split}"
-        for place in files:
-            run.log_artifact(place, folder)
-        if options.save_pictures and options.num_comparisons:
-            run.log_artifact(storage.join(options.out, COMPARISONS), f"{folder}/{COMPARISONS}")
-    run.finish()
-    return run.run_id
+        run.log_metrics(progress.get("step", 0), known)
+    folder = f"evaluation/{options.split}"
+    linked = {f"{folder}/{place.rpartition('/')[2]}": place for place in files}
+    if options.save_pictures and options.num_comparisons:
+        linked[f"{folder}/{COMPARISONS}"] = storage.join(options.out, COMPARISONS)
+    run.link_artifacts(linked)
+    run.set_state("finished")
+    return mirror(run.folder, uri)
 
 
 def _run_of(checkpoint: Checkpoint | None) -> str:
     """The MLflow run of a checkpoint that was written before it could be created."""
     if checkpoint is None:
         return ""
-    return tracking.noted_run(checkpoint.place.rpartition("/checkpoints/")[0] or checkpoint.place)
+    return noted_run(checkpoint.place.rpartition("/checkpoints/")[0] or checkpoint.place)
 
 
 def main(options: EvaluateOptions) -> None:
@@ -238,9 +255,9 @@ def main(options: EvaluateOptions) -> None:
     print(f"\n{options.data}, split {options.split}\n\n{result.table}\n")
     print(f"page    {result.page}")
     print(f"files   {result.out}")
-    print(f"MLflow  {tracking.how_to_look(options.tracking_uri)}")
+    print(f"MLflow  {links.how_to_look(options.tracking_uri)}")
     tab = f"artifacts/evaluation/{options.split}/{PAGE}"
-    print(f"there   {tracking.run_page(options.tracking_uri, result.run_id, tab)}")
+    print(f"there   {links.run_page(options.tracking_uri, result.run_id, tab)}")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,16 @@ import dataclasses
 import functools
 import json
 import logging
+import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+if not __package__:  # a script of a checkout, in which only sddusr is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import pipelines  # noqa: F401  # names what is not installed
 
 import tyro
 

@@ -1,101 +1,76 @@
 #!/usr/bin/env python3
-"""Enlarge a wide picture with the help of a tele picture of its centre.
-
-python pipelines/super_resolve.py wide.jpg tele.jpg --out sr.png
-python pipelines/super_resolve.py wides/ teles/ --checkpoint DIR --out results/
-python pipelines/super_resolve.py '*/wide.heic' '*/tele.heic' --checkpoint DIR --out results/
-"""
+"""Upscale wide images with the help of tele images of their centres, one pair or many."""
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+if not __package__:  # a script of a checkout, in which only sddusr is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import pipelines  # noqa: F401  # names what is not installed
 
 import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipelines.ray_runtime.persistent_paths import lasting
 from pipelines.ray_runtime.upscaling import make_all, make_here
-from sddusr import pretrained, storage
-from sddusr.checkpoint import resolve
+from sddusr import storage
 from sddusr.cli import command_line
 from sddusr.data.layouts import read_boxes
 from sddusr.geometry.box import Box
-from sddusr.imaging.images import MAX_PIXELS, MOST_PIXELS
-from sddusr.model.matching.fast_search import MatchingMode
-from sddusr.model.precision import Precision
 from sddusr.photos.find_pairs import FoundPairs, are_files, find_pairs
-from sddusr.photos.jobs import Device, Job, Placement, Settings, hash_checkpoint, result_places
+from sddusr.photos.jobs import Job, Settings, result_places
+from sddusr.photos.options import UpscaleOptions
 from sddusr.photos.sidecar import is_finished
-from sddusr.registration.color_match import ColorConfig
-from sddusr.registration.pairing import PairConfig
-from sddusr.registration.register import RegistrationConfig
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuperResolveOptions:
-    """Make wide pictures twice as large, with the detail that a tele picture has of their centre.
+class SuperResolveOptions(UpscaleOptions):
+    """Make wide images twice as large, with the detail that a tele image has of their centre.
 
-    The tele picture is found in the wide one and brought to its colours, whatever its zoom (1.3 to
+    The tele image is found in the wide one and brought to its colours, whatever its zoom (1.3 to
     5 times), size and place; a pair that does not match is refused with the reason. Beside each
-    result NAME.png lies NAME.json: what was found, done and needed.
+    result NAME.png lies NAME.json: what was found, done and needed. Examples:
+
+    python pipelines/super_resolve.py wide.jpg tele.jpg --out sr.jpg
+
+    python pipelines/super_resolve.py wides/ teles/ --checkpoint RUN --out results/ --memory 4GB
+
+    python pipelines/super_resolve.py '*/wide.heic' '*/tele.heic' --out results/
     """
 
     wide: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WIDE")]
-    """The wide picture; or a folder of them, or a quoted pattern such as 'shots/*_wide.jpg'."""
+    """The wide image; or a folder of them, or a quoted pattern such as 'shots/*_wide.jpg'."""
     tele: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TELE")]
-    """The tele picture of the same scene; or a folder, paired by file name without extension, or a
+    """The tele image of the same scene; or a folder, paired by file name without extension, or a
     pattern, paired by what the wildcards stand for."""
-    checkpoint: str | None = None
-    """The trained network: a training run's folder (its best checkpoint) or one checkpoint. Left
-    out: the small one that ships, whose card is sddusr/pretrained/compact/CARD.md."""
     out: str = "sr.png"
     """The result; its extension is its format. Or a folder, where results are named like the wide
-    pictures."""
+    images."""
     format: Annotated[str | None, tyro.conf.arg(metavar="EXTENSION")] = None
-    """Format of the results in a folder: png, jpg, tif or webp. Left out: the wide picture's own,
+    """Format of the results in a folder: png, jpg, tif or webp. By default the wide image's own,
     PNG where that cannot be written."""
-    quality: int = 95
-    """Of JPEG and WebP, 1 to 100."""
-    strip_metadata: bool = False
-    """Leave out EXIF (camera, time, place) and colour profile, which are carried over otherwise."""
-    explain: bool = False
-    """Also draw NAME.explain.jpg: where the tele picture was found, which regions were searched,
-    how sure each match is and where it came from."""
-    overwrite: bool = False
-    """Make results anew that are finished. Without it they are skipped, as long as pictures,
-    checkpoint and options are the same."""
-
-    centered: bool = False
-    """Do not search: the tele picture has the result's density and lies in its middle."""
-    box: Annotated[tuple[int, int, int, int] | None, tyro.conf.arg(metavar="Y0 Y1 X0 X1")] = None
-    """Do not search: the tele picture has the result's density and lies there, in the result's
-    pixels (twice the wide picture's), ends excluded."""
     boxes: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """The same for many pictures: a JSON file of NAME: [y0, y1, x0, x1]."""
-    refine: Literal["flow", "none"] = "flow"
-    """After the search, follow what the distance between the lenses shifts, or leave it."""
-    color: Literal["matrix", "channels", "none"] = "matrix"
-    """Bring the tele picture to the wide picture's colours: fully, channel by channel, or not."""
-
-    memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
-    """Keep to this much memory, such as 4GB, by making the picture in smaller pieces. Shared out
-    among --num-actors. Finding the tele picture takes up to 2GB at 12 megapixels in any case."""
-    device: Device = "auto"
-    """Where the network runs; auto takes the GPU where there is one."""
-    precision: Precision = "float32"
-    """Number format of the network; bfloat16 is rougher, and several times faster on GPUs and on
-    processors that compute it."""
-    matching: MatchingMode = "auto"
-    """How cells of the wide picture find their like in the tele picture's part: exact compares all,
-    fast the likely ones; auto is fast for large pictures, and exact where a check finds fast too
-    rough."""
+    """A JSON file of NAME: [y0, y1, x0, x1], as --box for many images."""
+    overwrite: bool = False
+    """Make results again that are finished. Without it they are skipped, as long as images,
+    checkpoint and options are the same."""
     num_actors: int = 1
-    """Of many pictures, how many are made at a time; each process holds the weights."""
-    max_megapixels: float = MAX_PIXELS / 1e6
-    """Larger pictures are refused before they are decoded."""
+    """Processes that make images at a time; each holds the weights, and they share --memory."""
+
+    def check(self) -> None:
+        super().check()
+        if self.boxes is not None and (self.centered or self.box is not None):
+            raise ValueError(
+                "--centered, --box and --boxes each say where Ref lies; give one of them"
+            )
+        if self.num_actors < 1:
+            raise ValueError(f"--num-actors is {self.num_actors}, need 1 or more")
 
 
 class Plan(NamedTuple):
@@ -114,8 +89,10 @@ def main(options: SuperResolveOptions) -> int:
         FileNotFoundError: a picture, all partners, or the checkpoint is missing.
         ValueError: options that do not fit, or a single pair that cannot be used.
     """
-    _check(options)
-    settings = _settings(options)
+    options.check()
+    if options.checkpoint is None:
+        log.info("no --checkpoint: the network that ships, see sddusr/pretrained/compact/CARD.md")
+    settings = options.settings()
     single = are_files(*(storage.absolute(place) for place in (options.wide, options.tele)))
     plan = _plan(options, settings)
     for job in plan.finished:
@@ -129,46 +106,6 @@ def main(options: SuperResolveOptions) -> int:
     if not single:
         _log_summary(plan, failures)
     return 1 if failures else 0
-
-
-def _check(options: SuperResolveOptions) -> None:
-    """Refuse options that do not fit, before anything is read."""
-    given = [name for name in ("box", "boxes") if getattr(options, name) is not None]
-    if len(given) + options.centered > 1:
-        raise ValueError("--centered, --box and --boxes each say where Ref lies; give one of them")
-    if not 1 <= options.quality <= 100:
-        raise ValueError(f"--quality is {options.quality}, need 1 to 100")
-    if options.num_actors < 1:
-        raise ValueError(f"--num-actors is {options.num_actors}, need 1 or more")
-    if not 0 < options.max_megapixels <= MOST_PIXELS / 1e6:
-        raise ValueError(
-            f"--max-megapixels is {options.max_megapixels}, need more than 0 and at most "
-            f"{MOST_PIXELS // 10**6}"
-        )
-
-
-def _settings(options: SuperResolveOptions) -> Settings:
-    if options.checkpoint is None:
-        log.info("no --checkpoint: the network that ships, see sddusr/pretrained/compact/CARD.md")
-    checkpoint = resolve(storage.absolute(options.checkpoint or pretrained.COMPACT))
-    return Settings(
-        checkpoint=checkpoint,
-        checkpoint_hash=hash_checkpoint(checkpoint),
-        device=options.device,
-        precision=options.precision,
-        matching=options.matching,
-        memory_bytes=command_line.parse_bytes(options.memory, "--memory")
-        if options.memory
-        else None,
-        max_pixels=round(options.max_megapixels * 1e6),
-        quality=options.quality,
-        strip_metadata=options.strip_metadata,
-        explain=options.explain,
-        pair=PairConfig(
-            registration=RegistrationConfig(refine=options.refine),
-            color=ColorConfig(kind=options.color),
-        ),
-    )
 
 
 def _plan(options: SuperResolveOptions, settings: Settings) -> Plan:
@@ -200,9 +137,7 @@ def _jobs(
     boxes: Mapping[str, Box] | None,
     outs: Mapping[str, str],
 ) -> Iterator[Job]:
-    everywhere: Placement = "middle" if options.centered else "find"
-    if options.box is not None:
-        everywhere = Box(*options.box)
+    everywhere = options.placement()
     for name, wide, tele in found.pairs:
         if boxes is None or name in boxes:
             placement = everywhere if boxes is None else boxes[name]

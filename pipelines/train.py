@@ -7,13 +7,17 @@ import logging
 import math
 import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, cast
+
+if not __package__:  # a script of a checkout, in which only sddusr is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import pipelines  # noqa: F401  # names what is not installed
 
 import tyro
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from pipelines import tracking
 from pipelines.ray_runtime import cluster, persistent_paths
 from pipelines.ray_runtime.backend import LastingGroup
 from pipelines.ray_runtime.capacity import WorkerOptions, scaling
@@ -25,12 +29,15 @@ from pipelines.ray_runtime.preflight import (
     with_absolute_weights,
 )
 from pipelines.ray_runtime.worker import Outcome, store_of, train_worker
+from pipelines.tracking import links
+from pipelines.tracking.background import END_WAIT_S, describe, mirror, mirrored
 from sddusr import storage as places
 from sddusr.checkpoint import resolve
 from sddusr.cli import command_line
 from sddusr.config import DEMO, PRESETS, Config, flatten, to_dict
 from sddusr.data.dataset import ShardSet
 from sddusr.runs.own_folders import check_run_folder, check_run_name, delete_run
+from sddusr.runs.run_folder import RunFolder
 from sddusr.training.loop import NonFiniteError, Progress, check_same_run
 
 COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
@@ -71,13 +78,13 @@ class TrainOptions(WorkerOptions):
     tracking_uri: str | None = None
     """MLflow; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db, in a job below
     `~/sddusr`."""
-    experiment: str = tracking.EXPERIMENT
+    experiment: str = links.EXPERIMENT
     """MLflow's experiment."""
     parent_run: str | None = None
     """Id of an MLflow run that this one is a part of."""
-    tracking_wait_s: float = tracking.END_WAIT_S
-    """How long the end of the run waits for an MLflow that is away; what is left then stays on
-    disk, and the log tells the command that delivers it."""
+    tracking_wait_s: float = END_WAIT_S
+    """How long the end of the run waits for an MLflow that is unreachable; the rest stays in the
+    run's folder, and the log names the command that uploads it."""
     register_model: str | None = None
     """Name under which the best checkpoint is registered in MLflow; by default sddusr-PRESET, and
     the empty name registers none."""
@@ -117,7 +124,7 @@ def run_training(options: TrainOptions) -> TrainResult:
     earlier = None if options.fresh else _earlier_progress(folder, options.config, shards)
     if earlier is not None and earlier.step == options.config.train.num_steps:
         log.info("run %s in %s is finished; --fresh trains anew", name, folder)
-        run_id = tracking.deliver_rest(uri, folder, options.tracking_wait_s)
+        run_id = _mirror_finished(RunFolder(folder), uri, options.tracking_wait_s)
         return TrainResult(folder=folder, progress=earlier, run_id=run_id or earlier.tracking_run)
     workers = _workers(options)
     if earlier is None:
@@ -125,16 +132,14 @@ def run_training(options: TrainOptions) -> TrainResult:
     check_shared(storage, shards.root, uri)
     if options.fresh:
         delete_run(folder)
-    run = _tracked(replace(options, tracking_uri=uri), name, folder, shards)
-    log.info("run %s in %s, MLflow run %s", name, folder, run.run_id or "waits to be created")
-    status = "FAILED"
-    try:
-        progress = fit_workers(options, workers, shards.root, folder, run)
-        _register(options, folder, run)
-        status = "FINISHED"
-    finally:
-        run.finish(status, options.tracking_wait_s)
-    return TrainResult(folder=folder, progress=progress, run_id=run.run_id)
+    run = RunFolder(folder)
+    _describe(run, options, uri, name, shards)
+    with mirrored(run, uri, options.tracking_wait_s) as mirrored_run:
+        run_id = mirrored_run.run_id
+        log.info("run %s in %s, MLflow run %s", name, folder, run_id or "is created later")
+        progress = fit_workers(options, workers, shards.root, folder, run_id)
+        _register(options, run)
+    return TrainResult(folder=folder, progress=progress, run_id=mirrored_run.run_id)
 
 
 def _places(options: TrainOptions) -> tuple[str, str, str | None]:
@@ -144,7 +149,7 @@ def _places(options: TrainOptions) -> tuple[str, str, str | None]:
         ValueError: one of them is relative to a folder that will be deleted.
     """
     data = persistent_paths.lasting(options.data, "--data") if options.data else None
-    uri = tracking.tracking_uri(options.tracking_uri)
+    uri = links.tracking_uri(options.tracking_uri)
     return persistent_paths.storage_folder(options.storage), uri, data
 
 
@@ -164,7 +169,7 @@ def fit_workers(
     workers: ScalingConfig,
     data: str,
     folder: str,
-    run: tracking.TrackedRun,
+    tracking_run: str,
 ) -> Progress:
     """Let Ray Train's workers train; how far they came.
 
@@ -173,7 +178,7 @@ def fit_workers(
     """
     num_failures = 0
     while True:
-        trainer = _trainer(options, workers, data, folder, run)
+        trainer = _trainer(options, workers, data, folder, tracking_run)
         try:
             outcome = Outcome(**cast(Any, trainer.fit().return_value))
         except ControllerError as error:
@@ -196,7 +201,7 @@ def _trainer(
     workers: ScalingConfig,
     data: str,
     folder: str,
-    run: tracking.TrackedRun,
+    tracking_run: str,
 ) -> TorchTrainer:
     return TorchTrainer(
         train_worker,
@@ -204,9 +209,7 @@ def _trainer(
             "config": to_dict(options.config),
             "data": data,
             "folder": folder,
-            "tracking_uri": run.uri,
-            "tracking_wait_s": options.tracking_wait_s,
-            "run_id": run.run_id,
+            "run_id": tracking_run,
         },
         torch_config=LastingGroup(),
         scaling_config=workers,
@@ -221,28 +224,33 @@ def _trainer(
     )
 
 
-def _tracked(
-    options: TrainOptions, name: str, folder: str, shards: ShardSet
-) -> tracking.TrackedRun:
-    """The run's MLflow run: the one that its folder names, or a new one."""
-    parent = {tracking.PARENT_TAG: options.parent_run} if options.parent_run else {}
-    run = tracking.open_run(
-        options.tracking_uri,
+def _describe(run: RunFolder, options: TrainOptions, uri: str, name: str, shards: ShardSet) -> None:
+    """Say what the run is; one that goes on keeps its MLflow run."""
+    describe(
+        run,
+        uri,
         name=name,
         experiment=options.experiment,
-        folder=folder,
-        tags={"sddusr.data": shards.root, "sddusr.preset": options.preset, **parent},
+        params=flatten(to_dict(options.config)) | {"data_hash": shards.content_hash},
+        tags={"sddusr.data": shards.root, "sddusr.preset": options.preset},
+        parent=options.parent_run or "",
     )
-    run.log_params(flatten(to_dict(options.config)) | {"data_hash": shards.content_hash})
-    return run
 
 
-def _register(options: TrainOptions, folder: str, run: tracking.TrackedRun) -> None:
-    """Make the best checkpoint a version of the registered model."""
+def _mirror_finished(run: RunFolder, uri: str, wait_s: float) -> str:
+    """Send what MLflow still misses of a finished run; its MLflow id."""
+    if run.config() is None:
+        return ""
+    run.end("finished")
+    return mirror(run.folder, uri, wait_s)
+
+
+def _register(options: TrainOptions, run: RunFolder) -> None:
+    """Ask for the best checkpoint to become a version of the registered model."""
     name = options.register_model
     name = f"sddusr-{options.preset}" if name is None else name
     if name:
-        place = resolve(folder)
+        place = resolve(run.folder)
         run.register_model(name, place, {"sddusr.checkpoint": place.rpartition("/")[2]})
 
 
@@ -278,8 +286,8 @@ def main(options: TrainOptions) -> int:
     if progress.best_step:
         log.info("best: %.3f dB at step %d", progress.best_score, progress.best_step)
     print(f"checkpoints  {result.folder}/checkpoints")
-    print(f"MLflow       {tracking.how_to_look(options.tracking_uri)}")
-    page = tracking.run_page(options.tracking_uri, result.run_id, "model-metrics")
+    print(f"MLflow       {links.how_to_look(options.tracking_uri)}")
+    page = links.run_page(options.tracking_uri, result.run_id, "model-metrics")
     print(f"this run     {page}")
     return 0
 

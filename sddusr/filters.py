@@ -1,4 +1,4 @@
-"""Small linear filters of pictures; all repeat the border, and none needs a constant on a device."""
+"""Small linear filters of pictures; they repeat the border and keep no constant on a device."""
 
 from collections.abc import Iterable
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pipelines import tracking
 from pipelines.report import ReportOptions, write_report
 from sddusr.data.dataset import ShardSet
 from sddusr.evaluation.results import gains, summarize, write_tables
@@ -42,16 +41,16 @@ START_S = 120
 class TrackedNotebook(Notebook):
     """A reporter that also logs to MLflow, as Ray's workers do."""
 
-    def __init__(self, run: tracking.TrackedRun) -> None:
+    def __init__(self, run: RunFolder) -> None:
         super().__init__()
         self.run = run
 
     def log(self, step, metrics):
-        self.run.log_metrics(metrics, step)
+        self.run.log_metrics(step, metrics)
 
     def show(self, step, pictures):
         for key, picture in pictures.items():
-            self.run.log_picture(key, picture, step)
+            self.run.log_image(step, key, picture)
 
 
 class LoggedRun(NamedTuple):
@@ -65,7 +64,8 @@ class LoggedRun(NamedTuple):
 def log_run(shards: ShardSet, folder: Path) -> LoggedRun:
     """Train, evaluate and make the page, all of it tiny."""
     uri = f"sqlite:///{folder}/mlflow.db"
-    run = tracking.open_run(uri, name="tiny")
+    run = RunFolder(str(folder / "tracked"))
+    describe(run, uri, name="tiny", experiment="sddusr")
     train_in(shards, folder / "run", CONFIG, TrackedNotebook(run))
     out = str(folder / "results")
     config = EvaluationConfig(data=shards.root, checkpoint=str(folder / "run"), out=out)
@@ -73,9 +73,9 @@ def log_run(shards: ShardSet, folder: Path) -> LoggedRun:
     images = [image for row in shards.rows("test") for image in scorer.evaluate(row)]
     write_tables(out, images, summarize(images), gains(images, "bicubic"), "", {"split": "test"})
     page = Path(write_report(ReportOptions(results=(out,), out=f"{out}/page.html")))
-    run.log_artifact(page, "evaluation/test")
-    run.finish()
-    return LoggedRun(uri, run.run_id, page)
+    run.add_artifact(page, "evaluation/test")
+    run.set_state("finished")
+    return LoggedRun(uri, mirror(run.folder, uri), page)
 
 
 @contextmanager

@@ -1,18 +1,17 @@
 """The end of a search: its best trial named and registered, its results written and logged."""
 
 import json
-from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import dataclass
 
-from pipelines import tracking
 from sddusr import storage
-from tune import children
-from tune.ledger import Ledger, Trial
+from sddusr.runs.run_folder import RunFolder
 from tune.options import SearchOptions
 from tune.plan import Plan
 from tune.plots import draw_all
 from tune.results import best_of, rows_of, to_markdown, write_results
+from tune.trials import SearchFolder, Trial
+
+BEST_TAG = "sddusr.best"
 
 RESULTS = "results"
 DONE = "done.json"
@@ -31,33 +30,34 @@ class SearchResult:
     """False where trials were cut off, to be resumed."""
 
 
-def conclude(
-    options: SearchOptions,
-    plan: Plan,
-    ledger: Ledger,
-    run: tracking.TrackedRun,
-    home: children.Home,
+def finalize(
+    options: SearchOptions, plan: Plan, search: SearchFolder, run: RunFolder
 ) -> SearchResult:
     """Write and log what was found so far; once more changes nothing."""
-    home = replace(home, parent_id=home.parent_id or run.run_id)
-    result = result_of(plan, ledger)
-    children.mark_best(home, result.trials, result.best)
+    result = result_of(plan, search)
+    for trial in result.trials:
+        is_best = "true" if trial is result.best else "false"
+        search.run(trial.number).set_tags({BEST_TAG: is_best})
     if result.best is not None and result.best.checkpoint and options.register_model != "":
         model = options.register_model or f"sddusr-{options.preset}"
-        children.register(home, result.best, result.best.checkpoint, model, plan.name)
+        place = result.best.checkpoint
+        tags = {"sddusr.checkpoint": place.rpartition("/")[2], "sddusr.search": plan.name}
+        search.run(result.best.number).register_model(model, place, tags)
     figures = draw_all(result.trials, plan.space, result.best)
     where = storage.join(plan.folder, RESULTS)
-    _log(run, result, write_results(where, result.trials, plan.space, plan.name, figures))
+    files = write_results(where, result.trials, plan.space, plan.name, figures)
+    run.link_artifacts({f"search/{name}": storage.join(where, name) for name in files})
+    _log(run, result)
     if result.is_complete:
         done = json.dumps({"num_trials": len(result.trials)}).encode()
         storage.write_atomic(storage.join(plan.folder, DONE), done)
     return result
 
 
-def result_of(plan: Plan, ledger: Ledger) -> SearchResult:
-    """What the ledger tells."""
-    trials = ledger.trials()
-    has_all = plan.num_trials is None or len(trials) >= plan.num_trials
+def result_of(plan: Plan, search: SearchFolder) -> SearchResult:
+    """What the trials show so far."""
+    trials = search.trials()
+    has_all = plan.num_trials is None or search.next_number() >= plan.num_trials
     return SearchResult(
         folder=plan.folder,
         trials=trials,
@@ -75,16 +75,11 @@ def is_done(plan: Plan) -> bool:
     return storage.read_json(place)["num_trials"] >= plan.num_trials
 
 
-def _log(run: tracking.TrackedRun, result: SearchResult, files: dict[str, bytes]) -> None:
-    """The search's own page in MLflow: files, each trial's score, which one is the best."""
-    with TemporaryDirectory() as folder:
-        for name, content in files.items():
-            path = Path(folder, name)
-            path.write_bytes(content)
-            run.log_artifact(path, "search", copy=True)
+def _log(run: RunFolder, result: SearchResult) -> None:
+    """The search's own metrics and tags: each trial's score, which one is the best."""
     for trial in result.trials:
         if trial.score is not None and trial.status != "open":
-            run.log_metrics({"trial/full_psnr": trial.score}, trial.number)
+            run.log_metrics(trial.number, {"trial/full_psnr": trial.score})
     best = result.best
     if best is not None:
         run.set_tags(

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from pipelines import tracking
+from pipelines.tracking import links
+from pipelines.tracking.background import END_WAIT_S
 from sddusr.config import DEMO, Config
 from tune.proposals import Algorithm
 
@@ -61,10 +62,10 @@ class SearchOptions:
     default `runs`, in a job on a cluster of one machine `~/sddusr/runs`."""
     tracking_uri: str | None = None
     """MLflow; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."""
-    experiment: str = tracking.EXPERIMENT
+    experiment: str = links.EXPERIMENT
     """MLflow's experiment."""
-    tracking_wait_s: float = tracking.END_WAIT_S
-    """How long the end of a trial waits for an MLflow that is away; what is left stays on disk."""
+    tracking_wait_s: float = END_WAIT_S
+    """How long the end waits for an MLflow that is unreachable; the search's folder holds all."""
     register_model: str | None = None
     """Name under which the best trial's network is registered in MLflow; by default
     sddusr-PRESET, and the empty name registers none."""

@@ -8,9 +8,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tune.ledger import Trial
 from tune.results import importances
 from tune.space import Choices, Range, Space
+from tune.trials import Trial
 
 PSNR = "PSNR on val (dB)"
 BLUE, GREY, ORANGE = "#1f6fb4", "#9a9a9a", "#e07b00"
@@ -67,12 +67,12 @@ def _scale(panel: Axes, dimension: Range) -> None:
 
 
 def _cost(trials: Sequence[Trial], best: Trial | None) -> bytes:
-    measured = [t for t in trials if t.progress.peak_bytes is not None]
+    measured = [t for t in trials if t.curve and t.curve[-1].peak_mb is not None]
     figure, panels = _panels(2 if measured else 1)
     _scatter(panels[0], trials, lambda t: t.curve[-1].seconds / 60, best)
     panels[0].set_xlabel("training and validation (minutes)")
     if measured:
-        _scatter(panels[1], measured, lambda t: (t.progress.peak_bytes or 0) / 1e6, best)
+        _scatter(panels[1], measured, lambda t: t.curve[-1].peak_mb or 0, best)
         panels[1].set_xlabel("peak memory (MB)")
     for panel in panels:
         panel.set_ylabel(PSNR)
@@ -99,7 +99,7 @@ def _number_ends(panel: Axes, trials: Sequence[Trial]) -> None:
     ends: dict[tuple[int, int], list[Trial]] = {}
     low, high = panel.get_ylim()
     for trial in sorted(trials, key=lambda t: -t.curve[-1].score):
-        step, score, _ = trial.curve[-1]
+        step, score = trial.curve[-1][:2]
         row = round((score - low) / (high - low) / LABEL_SHARE)
         ends.setdefault((step, row), []).append(trial)
     for (step, _), group in ends.items():

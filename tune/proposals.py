@@ -17,8 +17,8 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tune.ledger import Trial
 from tune.space import Choices, Range, Space, Values
+from tune.trials import Trial
 
 Algorithm = Literal["optuna", "random", "grid"]
 

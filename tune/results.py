@@ -13,9 +13,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from sddusr import storage
-from tune.ledger import Trial
 from tune.proposals import study_of
 from tune.space import Space
+from tune.trials import Trial
 
 MIN_TRIALS = 6
 """Finished trials below which nothing is said about what matters."""
@@ -52,8 +52,8 @@ def rows_of(trials: Sequence[Trial], space: Space) -> list[dict[str, Any]]:
             "best_step": trial.best.step if trial.best else None,
             "num_steps": trial.curve[-1].step if trial.curve else None,
             "seconds": trial.curve[-1].seconds if trial.curve else None,
-            "peak_bytes": trial.progress.peak_bytes,
-            "num_parameters": trial.progress.num_parameters,
+            "peak_mb": trial.curve[-1].peak_mb if trial.curve else None,
+            "num_parameters": trial.curve[-1].num_parameters if trial.curve else None,
             "reason": trial.reason,
         }
         for trial in ranked(trials)
@@ -157,13 +157,13 @@ def write_results(
 
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:
     """A row as people read it."""
-    seconds, peak, num = row["seconds"], row["peak_bytes"], row["num_parameters"]
+    seconds, peak, num = row["seconds"], row["peak_mb"], row["num_parameters"]
     told = {
         "val_full_psnr": ("PSNR", _decimals(row["val_full_psnr"], 3)),
         "best_step": ("best at", _text(row["best_step"])),
         "num_steps": ("steps", _text(row["num_steps"])),
         "seconds": ("minutes", _decimals(seconds and seconds / 60, 1)),
-        "peak_bytes": ("peak MB", _decimals(peak and peak / 1e6, 0)),
+        "peak_mb": ("peak MB", _decimals(peak, 0)),
         "num_parameters": ("parameters", "" if num is None else f"{num:,}"),
     }
     return dict(told.get(name, (name, _text(value))) for name, value in row.items())

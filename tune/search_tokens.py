@@ -1,10 +1,15 @@
 """Search for a better config with Ray Tune: `python tune/search_tokens.py [PRESET] --data DIR`."""
 
 import sys
+from pathlib import Path
+
+if not __package__:  # a script of a checkout, in which only sddusr is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import tune  # noqa: F401  # names what is not installed
 
 import tyro
 
-from pipelines import tracking
+from pipelines.tracking import links
 from sddusr.cli import command_line
 from sddusr.config import PRESETS
 from tune.options import SearchOptions
@@ -20,7 +25,7 @@ def main(options: SearchOptions) -> int:
     if not result.is_complete:
         print("unfinished   the same command with --resume goes on")
     print(f"results      {result.folder}/results")
-    print(f"MLflow       {tracking.how_to_look(options.tracking_uri)}")
+    print(f"MLflow       {links.how_to_look(options.tracking_uri)}")
     return 0 if result.best is not None else 1
 
 

@@ -1,6 +1,5 @@
 """One trial: the loop of every training run, hosted in a Tune function or in Ray Train."""
 
-import json
 import logging
 import time
 from collections.abc import Mapping
@@ -12,19 +11,19 @@ from ray import tune
 from ray.train import ScalingConfig
 
 from pipelines.ray_runtime.worker import store_of
+from pipelines.tracking.background import describe
 from pipelines.train import TrainOptions, fit_workers
-from sddusr import storage
 from sddusr.checkpoint import CheckpointStore
-from sddusr.config import Config
+from sddusr.config import Config, flatten, to_dict
 from sddusr.data.dataset import ShardSet
 from sddusr.inference.memory import peak_bytes
 from sddusr.model.sddusr import SDDuSR, num_parameters
+from sddusr.runs.run_folder import FINAL, RunFolder
 from sddusr.training.loop import SCORE, train
 from sddusr.training.signals import Wish
 from sddusr.training.throughput import log_line
-from tune import children
-from tune.ledger import Ledger, Point, Progress, Trial
 from tune.space import Space, with_values
+from tune.trials import NUM_PARAMETERS, PEAK_MB, SECONDS, Point, SearchFolder, Trial, to_point
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +38,9 @@ class Setting:
     config: Config
     """What a trial's values change."""
     space: Space
-    home: children.Home
-    """Where its runs go in MLflow."""
+    tracking_uri: str
+    """MLflow, to which the search mirrors its trials."""
+    experiment: str
     deadline: float = float("inf")
     """Time (epoch, seconds) at which trials save and leave, to be resumed."""
     num_threads: int = 1
@@ -52,6 +52,26 @@ class Setting:
     """Whether a scheduler in Tune wants to know each score."""
 
 
+def describe_trial(setting: Setting, run: RunFolder, number: int, values: dict[str, Any]) -> None:
+    """Say what a trial is, before it starts: its values under short names, and the whole config."""
+    names = setting.space.short_names()
+    searched = {names[field]: value for field, value in values.items()}
+    described = " ".join(f"{name}={_short(value)}" for name, value in searched.items())
+    config = with_values(setting.config, values)
+    describe(
+        run,
+        setting.tracking_uri,
+        name=f"trial {number} {described}",
+        experiment=setting.experiment,
+        params=searched | flatten(to_dict(config)),
+        tags={"sddusr.trial": str(number)},
+    )
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def run_trial(proposed: Mapping[str, Any], setting: Setting) -> None:
     """Tune's function: train, or go on with, the trial `proposed["number"]`.
 
@@ -59,36 +79,34 @@ def run_trial(proposed: Mapping[str, Any], setting: Setting) -> None:
     the search; only a process that dies is started again, by Tune.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    ledger = Ledger(setting.folder)
-    trial = ledger.trial(proposed["number"])
+    search = SearchFolder(setting.folder)
+    trial = search.trial(proposed["number"])
+    run = search.run(trial.number)
     try:
         config = with_values(setting.config, trial.values)
+        if run.status().state not in FINAL:
+            run.set_state("running")
         if setting.scaling is None:
-            is_done = train_here(setting, ledger, trial, config)
+            is_done = train_here(setting, search, trial, config)
         else:
-            is_done = train_in_workers(setting, ledger, trial, config)
+            is_done = train_in_workers(setting, trial, config)
         if is_done:
-            ledger.end(trial.number, "finished")
+            run.end("finished", step=config.train.num_steps)
     except Exception as error:
         log.exception("trial %d failed", trial.number)
         reason = str(error) or type(error).__name__
-        ledger.end(trial.number, "failed", " ".join(reason.split())[:500])
+        run.end("failed", " ".join(reason.split())[:500])
 
 
-def train_here(setting: Setting, ledger: Ledger, trial: Trial, config: Config) -> bool:
+def train_here(setting: Setting, search: SearchFolder, trial: Trial, config: Config) -> bool:
     """Train in this process; whether the last step was reached."""
     torch.set_num_threads(setting.num_threads)
     device = torch.device("cuda" if setting.use_gpu else "cpu")
     store = store_of(trial.folder, config)
-    reporter = TrialReporter(setting, ledger, trial, config, device, _step_of(store))
-    try:
-        shards = ShardSet(setting.data)
-        told = train(config, shards, store, reporter, device, reporter.run.run_id, reporter.wish)
-    except BaseException:  # Tune itself ends a function by SystemExit
-        reporter.run.leave(0)
-        raise
-    reporter.run.leave(setting.home.wait_s)
-    return told.step == config.train.num_steps
+    reporter = TrialReporter(setting, search, trial, config, device, _step_of(store))
+    shards = ShardSet(setting.data)
+    reached = train(config, shards, store, reporter, device, "", reporter.wish)
+    return reached.step == config.train.num_steps
 
 
 def _step_of(store: CheckpointStore) -> int:
@@ -98,101 +116,88 @@ def _step_of(store: CheckpointStore) -> int:
 
 
 class TrialReporter:
-    """Matches `sddusr.training.loop.Reporter`: to MLflow, the log and the ledger; and to Tune,
+    """Matches `sddusr.training.loop.Reporter`: to the trial's folder and the log; and to Tune,
     where a scheduler decides by scores.
 
     A score goes to Tune from between two steps, so that a trial that is to stop early can leave as
-    any other: with a checkpoint, and with all that it logged delivered.
+    any other, with a checkpoint.
 
     Args:
-        step: where the trial goes on; what the ledger tells of later steps is done again.
+        step: where the trial goes on; later steps are repeated.
     """
 
     def __init__(
         self,
         setting: Setting,
-        ledger: Ledger,
+        search: SearchFolder,
         trial: Trial,
         config: Config,
         device: torch.device,
         step: int,
     ) -> None:
-        self.run = children.open_child(setting.home, trial, setting.space, config)
-        self._setting, self._ledger, self._number = setting, ledger, trial.number
+        self.run = search.run(trial.number)
+        self._setting, self._search, self._number = setting, search, trial.number
         self._config, self._device = config, device
-        self._curve = [point for point in trial.curve if point.step <= step]
-        self._earlier_s = self._curve[-1].seconds if self._curve else 0.0
+        earlier = [point for point in trial.curve if point.step <= step]
+        self._best = max((point.score for point in earlier), default=-float("inf"))
+        self._earlier_s = earlier[-1].seconds if earlier else 0.0
         self._started_s = time.monotonic()
         self._num_parameters = num_parameters(SDDuSR(config.model))
-        self._untold: Point | None = None
+        self._unreported: Point | None = None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.run.log_metrics(metrics, step)
+        row = dict(metrics) | (self._costs(step, metrics[SCORE]) if SCORE in metrics else {})
+        self.run.log_metrics(step, row)
         settings = self._config.train
         line = log_line(step, settings.num_steps, metrics, settings.batch_size)
         log.info("trial %d, %s", self._number, line)
         if SCORE in metrics:
-            self._note(step, metrics[SCORE])
+            self._unreported = to_point([row | {"step": step}])
 
-    def _note(self, step: int, score: float) -> None:
-        seconds = self._earlier_s + time.monotonic() - self._started_s
-        self._untold = Point(step, score, seconds)
-        self._curve.append(self._untold)
-        progress = Progress(
-            curve=tuple(self._curve),
-            peak_bytes=peak_bytes(self._device),
-            num_parameters=self._num_parameters,
-        )
-        self._ledger.note(self._number, progress)
+    def _costs(self, step: int, score: float) -> dict[str, float]:
+        """What a validation tells of the trial besides its scores."""
+        self._best = max(self._best, score)
+        costs = {
+            "search/best_psnr": self._best,
+            "search/num_steps": step,
+            SECONDS: self._earlier_s + time.monotonic() - self._started_s,
+            NUM_PARAMETERS: self._num_parameters,
+        }
+        peak = peak_bytes(self._device)
+        return costs | ({PEAK_MB: peak / 1e6} if peak else {})
 
     def show(self, step: int, pictures: Mapping[str, Any]) -> None:
         for key, picture in pictures.items():
-            self.run.log_picture(key, picture, step)
+            self.run.log_image(step, key, picture)
 
     def keep_file(self, path: str) -> None:
-        self.run.log_artifact(path, "profile", copy=True)
+        self.run.add_artifact(path, "profile")
 
     def milestone(self, step: int, metrics: Mapping[str, float]) -> None:
         """Nothing waits for it: a trial is one rank."""
 
     def wish(self) -> Wish:
         """What the loop asks after each step."""
-        if self._untold and self._setting.reports_scores:
-            told, self._untold = self._untold, None
-            tune.report({"step": told.step, SCORE: told.score})  # returns when Tune has decided
-            if self._ledger.is_over(self._number):
+        if self._unreported and self._setting.reports_scores:
+            point, self._unreported = self._unreported, None
+            tune.report({"step": point.step, SCORE: point.score})  # returns when Tune has decided
+            if self._search.is_over(self._number):
                 return Wish.STOP
         return Wish.STOP if time.time() >= self._setting.deadline else Wish.GO_ON
 
 
-def train_in_workers(setting: Setting, ledger: Ledger, trial: Trial, config: Config) -> bool:
+def train_in_workers(setting: Setting, trial: Trial, config: Config) -> bool:
     """Train with Ray Train to the last step."""
     assert setting.scaling is not None
-    run = children.open_child(setting.home, trial, setting.space, config)
-    options = TrainOptions(
-        config=config, max_failures=setting.max_failures, tracking_wait_s=setting.home.wait_s
-    )
+    options = TrainOptions(config=config, max_failures=setting.max_failures)
     started_s = time.monotonic()
-    try:
-        told = fit_workers(options, setting.scaling, setting.data, trial.folder, run)
-        seconds = time.monotonic() - started_s
-        curve = _curve_of(trial.folder) or [(told.best_step, told.best_score)]
-        ledger.note(
-            trial.number,
-            Progress(
-                curve=tuple(Point(step, score, seconds) for step, score in curve),
-                num_parameters=num_parameters(SDDuSR(config.model)),
-            ),
-        )
-    finally:
-        run.leave(setting.home.wait_s)
+    reached = fit_workers(options, setting.scaling, setting.data, trial.folder, "")
+    costs = {
+        "search/best_psnr": reached.best_score,
+        "search/num_steps": reached.step,
+        SECONDS: trial.curve[-1].seconds if trial.curve else 0.0,
+        NUM_PARAMETERS: num_parameters(SDDuSR(config.model)),
+    }
+    costs[SECONDS] += time.monotonic() - started_s
+    RunFolder(trial.folder).add_metrics(reached.step, costs)
     return True
-
-
-def _curve_of(folder: str) -> list[tuple[int, float]]:
-    """Step and score of a run's validations; none where its folder is a URI."""
-    place = storage.join(folder, "metrics.jsonl")
-    if not (storage.is_local(folder) and storage.exists(place)):
-        return []
-    rows = map(json.loads, storage.read_bytes(place).splitlines())
-    return sorted({row["step"]: row[SCORE] for row in rows if SCORE in row}.items())

@@ -5,6 +5,10 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+"""Holds pipelines/ and tune/, which no wheel does: workers find them by PYTHONPATH."""
 
 
 def cores_for_each(num_processes: int, flag: str) -> int:
@@ -42,7 +46,8 @@ def init_ray(num_cpus: int | None = None) -> None:
         ray.init(log_to_driver=True)
         return
     port = _free_port()
-    with _environment(RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{port}"):
+    path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+    with _environment(RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{port}", PYTHONPATH=path):
         ray.init(
             address="local",
             num_cpus=num_cpus,

@@ -3,8 +3,8 @@
 import logging
 from dataclasses import replace
 
-from pipelines import tracking
 from pipelines.ray_runtime import persistent_paths
+from pipelines.tracking import links
 from sddusr import storage as places
 from sddusr.config import Config
 from sddusr.data.dataset import ShardSet
@@ -23,7 +23,7 @@ def check_shared(storage: str, data: str, uri: str) -> None:
         ValueError: which node does not see what.
     """
     folders = {"--storage": storage}
-    if database := tracking.local_database(uri):
+    if database := links.local_database(uri):
         folders["--tracking-uri"] = str(database.parent)
     persistent_paths.check_seen_by_all(
         files={"--data": places.join(data, MANIFEST)}, folders=folders

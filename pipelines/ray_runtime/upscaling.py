@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from pipelines.ray_runtime import cluster
 from sddusr.checkpoint import load_model
 from sddusr.cli import command_line
+from sddusr.cli.progress_bar import ProgressBar
 from sddusr.photos.jobs import Device, Job, Settings
 from sddusr.photos.upscaler import Upscaler
 
@@ -24,9 +24,6 @@ MAX_ATTEMPTS = 2
 
 COLUMNS = ("index", "record", "error")
 
-LOG_EVERY_S, ACTOR_LOG_EVERY_S = 10.0, 60.0
-"""Between two lines of a log about the same phase; of one of many pictures, between any two."""
-
 
 class Outcome(NamedTuple):
     """A picture that was made, or why it was not."""
@@ -34,43 +31,6 @@ class Outcome(NamedTuple):
     job: Job
     record: dict[str, Any]
     error: str
-
-
-class Progress:
-    """Shows the phase and share of a picture's making: a bar on a terminal, lines in a log.
-
-    Args:
-        is_one_of_many: no bar, and lines only about what takes long.
-    """
-
-    def __init__(self, name: str, is_one_of_many: bool = False) -> None:
-        self.name, self.is_one_of_many = name, is_one_of_many
-        self.phase, self.told_s = "", time.monotonic()
-        layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-        has_bar = sys.stderr.isatty() and not is_one_of_many
-        self.bar = tqdm(total=1.0, bar_format=layout, leave=False, disable=not has_bar)
-
-    def tell(self, phase: str, share: float) -> None:
-        """Matches `upscaler.Tell`."""
-        is_new, self.phase = phase != self.phase, phase
-        if self.bar.disable:
-            self._log(share, is_new)
-            return
-        if is_new:
-            self.bar.reset(total=1.0)
-            self.bar.set_description_str(f"{self.name}: {phase}")
-        self.bar.update(share - self.bar.n)
-
-    def _log(self, share: float, is_new: bool) -> None:
-        now, every_s = time.monotonic(), LOG_EVERY_S
-        if self.is_one_of_many:
-            is_new, every_s = False, ACTOR_LOG_EVERY_S
-        if is_new or now - self.told_s >= every_s:
-            log.info("%s: %s%s", self.name, self.phase, f" {share:.0%}" if share else "")
-            self.told_s = now
-
-    def close(self) -> None:
-        self.bar.close()
 
 
 class Attempts:
@@ -104,7 +64,7 @@ class UpscalerActor:
             error = f"its process died {MAX_ATTEMPTS} times, for lack of memory most likely"
         else:
             try:
-                record = self.upscaler.make(job, Progress(job.name, is_one_of_many=True).tell)
+                record = self.upscaler.make(job, ProgressBar(job.name, is_one_of_many=True).tell)
             except command_line.USER_ERRORS as problem:
                 error = str(problem)
         return dict(zip(COLUMNS, (index, json.dumps(record), error), strict=True))
@@ -116,7 +76,7 @@ def make_here(job: Job, settings: Settings) -> dict[str, Any]:
     Raises:
         ValueError, OSError: as `Upscaler.make`.
     """
-    progress = Progress(job.name)
+    progress = ProgressBar(job.name)
     try:
         return Upscaler(settings).make(job, progress.tell)
     finally:

@@ -1,8 +1,6 @@
 """A rank of a training run: what happens inside a worker of Ray Train."""
 
-import json
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -12,12 +10,12 @@ import ray
 import ray.train
 from ray.train.torch import get_device
 
-from pipelines import tracking
 from sddusr import storage
 from sddusr.checkpoint import CheckpointStore
 from sddusr.cli import command_line
 from sddusr.config import Config, from_dict
 from sddusr.data.dataset import ShardSet
+from sddusr.runs.run_folder import RunFolder
 from sddusr.training import distributed
 from sddusr.training.loop import NonFiniteError, train
 from sddusr.training.signals import Sigterm, Wish
@@ -64,7 +62,6 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
                 Notices(),
             )
     except NonFiniteError as error:
-        reporter.close()
         return asdict(Outcome(error=str(error), non_finite=True))
     except command_line.USER_ERRORS as error:
         if distributed.world_size() > 1:
@@ -73,7 +70,6 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     if progress.step < config.train.num_steps:
         # A clean return would end the run; after an error Ray Train starts the workers anew.
         raise RuntimeError(f"asked to end; saved after step {progress.step}, to be resumed")
-    reporter.close()
     return asdict(Outcome(progress=asdict(progress)))
 
 
@@ -124,48 +120,27 @@ class Notices:
 
 
 class RayReporter:
-    """Rank 0 writes to MLflow and the log, and to `metrics.jsonl` where the run's folder is local;
-    all ranks meet in `report`."""
+    """Rank 0 writes to the run's folder and the log; all ranks meet in `report`."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         config = settings["config"]
         self._num_steps = config["train"]["num_steps"]
         self._batch_size = config["train"]["batch_size"]
-        self._folder = settings["folder"]
-        self._is_first = ray.train.get_context().get_world_rank() == 0
-        self._run = None
-        if self._is_first:
-            self._run = tracking.follow_run(settings["tracking_uri"], settings["folder"])
-            self._wait_s = settings["tracking_wait_s"]
+        self._run = RunFolder(settings["folder"])
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        if self._run is not None:
-            self._run.log_metrics(metrics, step)
-        self._append({"step": step, **metrics})
+        self._run.log_metrics(step, metrics)
         log.info(log_line(step, self._num_steps, metrics, self._batch_size))
 
     def show(self, step: int, pictures: Mapping[str, Any]) -> None:
         for key, picture in pictures.items():
-            if self._run is not None:
-                self._run.log_picture(key, picture, step)
+            self._run.log_image(step, key, picture)
 
     def keep_file(self, path: str) -> None:
-        if self._run is not None:
-            self._run.log_artifact(path, "profile", copy=True)
+        self._run.add_artifact(path, "profile")
 
     def milestone(self, step: int, metrics: Mapping[str, float]) -> None:
         ray.train.report({"step": step, **metrics})
-
-    def close(self) -> None:
-        """Deliver to MLflow what only this process can."""
-        if self._run is not None:
-            self._run.leave(self._wait_s)
-
-    def _append(self, row: Mapping[str, float]) -> None:
-        if storage.is_local(self._folder):
-            os.makedirs(self._folder, exist_ok=True)
-            with open(storage.join(self._folder, "metrics.jsonl"), "a") as file:
-                file.write(json.dumps(row) + "\n")
 
 
 def store_of(folder: str, config: Config) -> CheckpointStore:

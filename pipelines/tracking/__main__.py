@@ -1,4 +1,6 @@
-from pipelines.tracking import DeliverOptions, deliver
+"""Make MLflow equal to run folders: `python -m pipelines.tracking RUN`."""
+
+from pipelines.tracking.command import MirrorOptions, main
 from sddusr.cli import command_line
 
-command_line.run(deliver, DeliverOptions)
+command_line.run(main, MirrorOptions)

@@ -4,7 +4,6 @@ import tempfile
 import warnings
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from mlflow import MlflowClient
@@ -13,10 +12,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-import pipelines
 import sddusr
 from sddusr import storage
 from sddusr.checkpoint import CONFIG, MODEL
+from sddusr.runs.run_folder import ModelEntry
 
 LOADER = "sddusr.export.registered_model"
 
@@ -51,14 +50,14 @@ SIGNATURE = ModelSignature(
 """RGB pictures of any size; the box of `tele` in the result: y0, y1, x0, x1."""
 
 
-def register_model(client: MlflowClient, run_id: str, record: dict[str, Any]) -> None:
-    """Log the checkpoint `record["checkpoint"]` of a run as an MLflow model and register it as a
-    version of `record["name"]`; what is there already stays as it is."""
-    name, tags = record["name"], record["tags"]
+def register_model(client: MlflowClient, run_id: str, entry: ModelEntry) -> None:
+    """Log a run's checkpoint as an MLflow model and register it as a version of `entry.name`; what
+    is there already stays as it is."""
+    name, tags = entry.name, entry.tags
     logged = _logged(client, run_id, name, tags)
     if str(logged.status) != "READY":
         with tempfile.TemporaryDirectory() as folder:
-            _save(Path(folder), record["checkpoint"], run_id, logged.model_id)
+            _save(Path(folder), entry.checkpoint, run_id, logged.model_id)
             client.log_model_artifacts(logged.model_id, str(Path(folder, "model")))
         client.finalize_logged_model(logged.model_id, "READY")
     _create_once(client, name)
@@ -102,7 +101,7 @@ def _save(folder: Path, checkpoint: str, run_id: str, model_id: str) -> None:
             str(folder / "model"),
             loader_module=LOADER,
             data_path=str(data),
-            code_paths=[str(Path(module.__path__[0])) for module in (sddusr, pipelines)],
+            code_paths=[str(Path(sddusr.__path__[0]))],
             signature=SIGNATURE,
             pip_requirements=[f"{name}=={_version(name)}" for name in PACKAGES],
             mlflow_model=Model(run_id=run_id, model_id=model_id),

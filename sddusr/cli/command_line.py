@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
@@ -64,19 +63,3 @@ def parse(options: Any, args: Sequence[str] | None = None, description: str | No
 def log_lines() -> None:
     """Log to stderr, each line with its time; Ray passes an actor's on to the command."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-
-
-def parse_bytes(text: str, flag: str) -> int:
-    """Bytes of a size as people write it: 4GB, 512 MiB, 1.5G; units of 1000, with an i of 1024.
-
-    Raises:
-        ValueError: no size, or nothing at all.
-    """
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(I?)B?", text.strip().upper())
-    size = 0
-    if match and (match[2] or not match[3]):
-        base = 1024 if match[3] else 1000
-        size = round(float(match[1]) * base ** " KMGT".index(match[2] or " "))
-    if size < 1:
-        raise ValueError(f"{flag} is {text!r}, need a size such as 4GB, 512MB or 2GiB")
-    return size

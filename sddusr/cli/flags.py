@@ -19,6 +19,10 @@ RULE = re.compile("[─╰╯-]+")
 def _optional(given: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     kinds = [kind for kind in typing.get_args(given.type) if kind is not types.NoneType]
     is_optional = typing.get_origin(given.type) in (types.UnionType, typing.Union)
+    if is_optional and kinds == [tuple[int, int, int, int]]:
+        return _box()
+    if is_optional and len(kinds) == 1 and typing.get_origin(kinds[0]) is typing.Literal:
+        return _choice(typing.get_args(kinds[0]))
     if not is_optional or len(kinds) != 1 or kinds[0] not in (str, int, float):
         return None
     (kind,) = kinds
@@ -28,6 +32,27 @@ def _optional(given: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         instance_from_str=lambda words: kind(words[0]),
         is_instance=lambda value: value is None or isinstance(value, kind),
         str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _choice(choices: tuple[str, ...]) -> PrimitiveConstructorSpec[Any]:
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(choices) + "}",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: value is None or value in choices,
+        str_from_instance=lambda value: [str(value)],
+        choices=choices,
+    )
+
+
+def _box() -> PrimitiveConstructorSpec[Any]:
+    return PrimitiveConstructorSpec(
+        nargs=4,
+        metavar="Y0 Y1 X0 X1",
+        instance_from_str=lambda words: tuple(int(word) for word in words),
+        is_instance=lambda value: value is None or isinstance(value, tuple),
+        str_from_instance=lambda value: [str(edge) for edge in value],
     )
 
 

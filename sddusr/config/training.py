@@ -79,7 +79,8 @@ class OptimConfig:
 class RefsConfig:
     """Refs as they come: shares of the training samples whose tele picture suffers something.
 
-    What a sample suffers is a function of (seed, step, position), as its crop is; at most one thing.
+    What a sample suffers is a function of (seed, step, position), as its crop is; it suffers one
+    thing at most.
     """
 
     defocus_share: float = 0.0

@@ -18,7 +18,12 @@ from sddusr.geometry.box import HR_PER_CELL, Box, centered, check_box, crop, sna
 from sddusr.imaging.images import Picture, read_rgb
 from sddusr.registration.pairing import PairConfig, PreparedPair, prepare_pair, zoom_guess
 from sddusr.registration.register import NotRegistered
-from sddusr.registration.residual import RefRegistration, register_ref
+from sddusr.registration.residual import (
+    RefRegistration,
+    enlarged_center,
+    fill,
+    register_ref,
+)
 from sddusr.types import Triplet
 
 
@@ -139,7 +144,8 @@ def _paired(source: Source, job: Job, pairing: Pairing) -> _Members:
         "registration": prepared.record | {"valid_share": valid_share},
         "degradation": degradation,
     }
-    return _Members(lr, prepared.ref, hr, prepared.box, provenance)
+    ref = fill(prepared.ref, enlarged_center(lr, prepared.box), prepared.valid)
+    return _Members(lr, ref, hr, prepared.box, provenance)
 
 
 def _registered(members: _Members, method: RefRegistration, id: str) -> _Members:

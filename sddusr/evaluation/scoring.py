@@ -12,6 +12,7 @@ from sddusr import storage
 from sddusr.checkpoint import load_model
 from sddusr.data.dataset import Row, ShardSet
 from sddusr.data.layouts import pictures_by_stem
+from sddusr.evaluation.baselines import PASTE, UNSHARP, registered_paste, unsharp
 from sddusr.evaluation.metrics import PROTOCOLS, Lpips, Protocol, score
 from sddusr.evaluation.results import BICUBIC, ImageScores
 from sddusr.imaging.images import read_rgb, write_png
@@ -19,13 +20,13 @@ from sddusr.inference import (
     Matches,
     Upscaled,
     bicubic,
-    blind_ref,
     super_resolve,
     to_8bit,
     to_tensor,
 )
 from sddusr.model.matching.fast_search import MatchingMode
 from sddusr.model.precision import Precision, warn_if_emulated
+from sddusr.registration.residual import RefRegistration, register_ref
 from sddusr.types import Triplet
 from sddusr.visualization.comparison import comparison
 from sddusr.visualization.web_view import make_view, view_place
@@ -65,8 +66,15 @@ class EvaluationConfig:
     """How keys are searched: the paper's figures need exact; fast is for large pictures, auto takes
     it there."""
     without_ref: bool = False
-    """Score the checkpoint a second time with a Ref that shows no more than LR does: what is lost
-    is what the network takes from Ref."""
+    """Score the checkpoint a second time without Ref (no detail, no warped feature, no tokens):
+    what is lost is what the network takes from Ref."""
+    baselines: bool = True
+    """Also score what needs no network: bicubic sharpened, and the registered Ref laid over."""
+    register_ref: RefRegistration | None = None
+    """How Ref is registered to the centre before the network sees it. Left out: as in the shards,
+    which must then be what the checkpoint was trained on."""
+    trust: float = 1.0
+    """Scales how far Ref is trusted by a network with a detail skip, 0 to 1."""
     save_pictures: bool = True
     """Write the checkpoint's pictures as 8-bit PNG, what the page shows of each picture, and
     comparisons of the first few."""
@@ -76,7 +84,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.checkpoint is None and self.sr_dir is None:
             raise ValueError("nothing to score; give --checkpoint DIR, --sr-dir DIR or both")
-        names = [BICUBIC, self.name, self.blind_name, *([self.other_name] if self.sr_dir else [])]
+        fixed = [BICUBIC, UNSHARP, PASTE] if self.baselines else [BICUBIC]
+        names = [*fixed, self.name, self.blind_name, *([self.other_name] if self.sr_dir else [])]
         if len(set(names)) < len(names):
             raise ValueError(f"methods are named {names}, need distinct names; give --name")
         if self.limit is not None and self.limit < 1:
@@ -126,7 +135,7 @@ class Scorer:
         Raises:
             ValueError: a damaged row, or a picture of `sr_dir` that cannot be read or compared.
         """
-        triplet = self.shards.read(row)
+        triplet = self._registered(self.shards.read(row))
         pictures, matches = self._pictures(triplet)
         if self.config.save_pictures:
             shown = {name: to_8bit(picture) for name, picture in pictures.items()}
@@ -137,30 +146,43 @@ class Scorer:
                 self._save(COMPARISONS, triplet.id, drawing)
         return score_triplet(triplet, pictures, self.config.protocols, self.lpips)
 
+    def _registered(self, triplet: Triplet) -> Triplet:
+        """The same with its Ref registered now, where it was not when the shards were made."""
+        method = self.config.register_ref
+        if method is None or method == registration_of(self.shards):
+            return triplet
+        found = register_ref(triplet.lr, triplet.ref, triplet.center_box, method)
+        return triplet._replace(ref=found.ref)
+
     def _pictures(self, triplet: Triplet) -> tuple[dict[str, np.ndarray], Matches | None]:
         """Method -> its picture, and what the checkpoint's network matched."""
         pictures, matches = {BICUBIC: bicubic(triplet.lr)}, None
+        if self.config.baselines:
+            pictures[UNSHARP] = unsharp(triplet.lr)
+            pictures[PASTE] = registered_paste(triplet.lr, triplet.ref, triplet.center_box)
         if self.config.sr_dir:
             other = read_rgb(self.others[triplet.id]).pixels
             _check_size(triplet, self.others[triplet.id], other)
             pictures[self.config.other_name] = other.astype(np.float32) / 255
         if self.model is not None:
             if self.config.without_ref:
-                blind = self._super_resolve(triplet, blind_ref(triplet.lr, triplet.center_box))
+                blind = self._super_resolve(triplet, without_ref=True)
                 pictures[self.config.blind_name] = blind.sr
-            made = self._super_resolve(triplet, triplet.ref)
+            made = self._super_resolve(triplet)
             pictures[self.config.name], matches = made.sr, made.matches
         return pictures, matches
 
-    def _super_resolve(self, triplet: Triplet, ref: np.ndarray) -> Upscaled:
+    def _super_resolve(self, triplet: Triplet, without_ref: bool = False) -> Upscaled:
         assert self.model is not None
         return super_resolve(
             self.model,
             triplet.lr,
-            ref,
+            triplet.ref,
             triplet.center_box,
             self.config.precision,
             memory_share=self.memory_share,
+            trust=self.config.trust,
+            without_ref=without_ref,
             matching=self.config.matching,
         )
 
@@ -175,6 +197,37 @@ class Scorer:
 
     def _save(self, kind: str, id: str, picture: np.ndarray) -> None:
         write_png(storage.member(storage.join(self.config.out, kind), f"{id}.png"), picture)
+
+
+def registration_of(shards: ShardSet) -> str:
+    """How Ref was registered when the shards were made."""
+    return str(shards.manifest.parameters.get("register_ref", "none"))
+
+
+def check_registration(config: EvaluationConfig, shards: ShardSet, trained_on: str | None) -> str:
+    """How Ref is registered in this evaluation; every score names it.
+
+    Args:
+        trained_on: how the checkpoint's Refs were registered; None without a checkpoint.
+
+    Raises:
+        ValueError: the shards hold another kind than the checkpoint wants, or Refs that were
+            registered already are asked for as they were.
+    """
+    stored, wanted = registration_of(shards), config.register_ref
+    if wanted is None:
+        if trained_on is not None and (trained_on == "none") != (stored == "none"):
+            raise ValueError(
+                f"{config.data}: Ref was registered by {stored!r}, the checkpoint was trained with "
+                f"{trained_on!r}; say --register-ref {trained_on} or --register-ref {stored}"
+            )
+        return stored
+    if wanted != stored and stored != "none":
+        raise ValueError(
+            f"--register-ref is {wanted}, but {config.data} holds Refs registered by {stored!r}; "
+            f"preprocess again with --register-ref {wanted}"
+        )
+    return wanted
 
 
 def score_triplet(

@@ -25,8 +25,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from sddusr.data.strict_jpeg import check_jpeg
 from sddusr.imaging import containers, exif, heif
+from sddusr.imaging.strict_jpeg import check_jpeg
 
 Channels = UInt8[np.ndarray, "rows cols channels"] | UInt16[np.ndarray, "rows cols channels"]
 """RGB, or RGB and alpha."""

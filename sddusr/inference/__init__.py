@@ -4,7 +4,7 @@ What a picture needs once (matches, the aligned Ref feature, the refined diction
 over the frame) is computed for the frame; the rest runs in tiles. The model knows of neither.
 """
 
-from sddusr.inference.conversion import bicubic, blind_ref, quantize, to_8bit, to_array, to_tensor
+from sddusr.inference.conversion import bicubic, quantize, to_8bit, to_array, to_tensor
 from sddusr.inference.sources import Sources
 from sddusr.inference.upscale import Matches, Upscaled, super_resolve
 
@@ -13,7 +13,6 @@ __all__ = [
     "Sources",
     "Upscaled",
     "bicubic",
-    "blind_ref",
     "quantize",
     "super_resolve",
     "to_8bit",

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Float32, UInt8, UInt16
 from torch import Tensor
 
-from sddusr.geometry.box import Box, crop
 from sddusr.imaging.resize import bicubic_up
 
 Pixels = UInt8[np.ndarray, "_ _ 3"] | UInt16[np.ndarray, "_ _ 3"]
@@ -38,8 +37,3 @@ def to_8bit(picture: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
 def bicubic(lr: Pixels) -> Float32[np.ndarray, "_ _ 3"]:
     """The picture enlarged without a network, the row that every table starts with; unclamped."""
     return to_array(bicubic_up(to_tensor(lr)[None])[0])
-
-
-def blind_ref(lr: Pixels, box: Box) -> UInt8[np.ndarray, "_ _ 3"]:
-    """A Ref that shows no more than LR does: what a network gains over this, it takes from Ref."""
-    return np.ascontiguousarray(crop(to_8bit(bicubic(lr)), box))

@@ -21,10 +21,10 @@ def fused_activations(model: nn.Module) -> Iterator[None]:
     """Inside, a convolution that an activation follows does both at once under autocast.
 
     The operator is oneDNN's, which TorchInductor uses. Nothing changes without autocast, on a GPU,
-    or where PyTorch comes without oneDNN. No gradients pass.
+    or where PyTorch or the processor has no bfloat16 of oneDNN's. No gradients pass.
     """
     is_cpu = next(model.parameters()).device.type == "cpu"
-    if not (is_cpu and torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.is_available()):
+    if not (is_cpu and torch.is_autocast_enabled("cpu") and has_fused_bfloat16()):
         yield
         return
     forwards = {}
@@ -32,6 +32,12 @@ def fused_activations(model: nn.Module) -> Iterator[None]:
         forwards |= {conv: _fused(conv, act), act: _unchanged}
     with replaced(forwards):
         yield
+
+
+def has_fused_bfloat16() -> bool:
+    """Whether oneDNN computes bfloat16 here; processors with AVX2 alone refuse its operator."""
+    is_there = torch.backends.mkldnn.is_available()
+    return is_there and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _followed_convolutions(model: nn.Module) -> Iterator[tuple[nn.Conv2d, Activation]]:

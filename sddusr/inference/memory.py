@@ -5,7 +5,6 @@ What the work keeps is counted; what it takes beside that was measured with the 
 """
 
 import math
-import resource
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +14,11 @@ import torch
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.inference import sample
+from sddusr.inference.carried import NUM_MAPS, TILE_PX
 from sddusr.inference.precompute import ALIGNMENT_HALO_PX, ALIGNMENT_SIDE, FEATURE_SIDE, Inputs
 from sddusr.inference.regions import DECODER_TILES, gated_halo
 from sddusr.inference.tiles import reach
+from sddusr.model.evidence import reach as evidence_reach
 from sddusr.model.matching import fast_search, nearest_key, shortlist
 from sddusr.model.matching.matcher import STRIP
 from sddusr.model.sddusr import SDDuSR
@@ -39,6 +40,9 @@ ENCODER_MAPS, ALIGNMENT_MAPS, FUSION_MAPS, VGG_MAPS = 6, 10, 6, 3
 
 OFFSET_MAPS = 81
 """For each group of the deformable convolution: offsets and gates of nine taps, three times."""
+
+EVIDENCE_MAPS = 48
+"""Maps that are alive while Ref's detail is measured in a tile."""
 
 LIBRARY_BYTES = 150 * MEGABYTE
 """What allocator and libraries keep for themselves."""
@@ -142,7 +146,8 @@ class Cost:
         ]
 
     def plan(self, region_px: int, tile_px: int, dtype: torch.dtype, kept_maps: int) -> Plan:
-        bank = self.num_ref_px * self.model.dim * dtype.itemsize
+        dim = self.model.dim + (NUM_MAPS if self.model.trust is not None else 0)
+        bank = self.num_ref_px * dim * dtype.itemsize
         kept = self.result_bytes + self.num_cells * CELL_BYTES
         is_whole = region_px >= max(self.inputs.size)
         stages = (
@@ -191,7 +196,11 @@ class Cost:
         features = (self.activation_bytes + FLOAT_BYTES) * dim * window
         encoding = ENCODER_MAPS * self.activation_bytes * dim * window
         aligning = FLOAT_BYTES * (ALIGNMENT_MAPS * dim + offsets) * tile
-        return FLOW_BYTES * self.num_ref_px + features + max(encoding, aligning)
+        measuring = 0
+        if self.model.trust is not None:
+            around = TILE_PX + 2 * evidence_reach(self.model.detail_window_px)
+            measuring = FLOAT_BYTES * EVIDENCE_MAPS * min(self.num_ref_px, around**2)
+        return FLOW_BYTES * self.num_ref_px + features + max(encoding, aligning) + measuring
 
     def encoding(self, region_px: int) -> int:
         halo = 2 * (reach(self.model.lr_encoder) + TILE_REACH_PX)
@@ -247,6 +256,9 @@ def peak_bytes(device: torch.device) -> int:
         line = next(row for row in Path("/proc/self/status").read_text().splitlines()
                     if row.startswith("VmHWM:"))  # fmt: skip
     except (OSError, StopIteration):
+        if sys.platform == "win32":
+            return psutil.Process().memory_info().peak_wset
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else 1024 * peak
     return 1024 * int(line.split()[1])

@@ -74,6 +74,8 @@ class Upscaled(NamedTuple):
     """The share of Ref's detail that was added, for each cell; None without a detail skip."""
     detail_energy: Float32[np.ndarray, "hq wq"] | None = None
     """Mean square of the detail of each cell: how much there was to be added."""
+    without_ref: bool = False
+    """Whether Ref was left out."""
 
 
 def super_resolve(
@@ -121,6 +123,9 @@ def super_resolve(
             small.
     """
     height, width = lr.shape[:2]
+    if not 0 <= trust <= 1:
+        raise ValueError(f"trust is {trust:g}, need 0 to 1")
+    without_ref = without_ref or (trust == 0 and model.trust is not None)
     check_box(box, (SCALE * height, SCALE * width), "Ref")
     aligned = align_ref(ref, box)
     device = next(model.parameters()).device
@@ -176,6 +181,7 @@ def super_resolve(
         sources,
         trust_map and trust_map.trust,
         trust_map and trust_map.energy,
+        without_ref,
     )
 
 

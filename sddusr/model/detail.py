@@ -28,14 +28,16 @@ def twin_cells(
 
 
 def lay_in_place(
-    moved: Float[Tensor, "b c 4*hq 4*wq"],
-    own: Float[Tensor, "b c 4*hk 4*wk"],
+    moved: Float[Tensor, "b c height width"],
+    own: Float[Tensor, "b c _ _"],
     index: Int[Tensor, "b q"],
     inside: Bool[Tensor, "b 1 hq wq"],
-) -> Float[Tensor, "b c 4*hq 4*wq"]:
+) -> Float[Tensor, "b c height width"]:
     """`own` where the picture shows the centre itself, `moved` elsewhere.
 
     Args:
+        moved: on the picture's 2x grid, four pixels a cell.
+        own: on the centre's.
         index, inside: from `twin_cells`.
     """
     rows, cols = inside.shape[2:]

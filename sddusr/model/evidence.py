@@ -36,7 +36,7 @@ class RefEvidence(NamedTuple):
     """High-pass of the centre's luma: what a cell looked like before its detail was moved."""
     evidence: Float[Tensor, "b 4 h w"]
     """Difference of Ref, softened, to the centre without its low-pass and with it; the detail's
-    strength; its correlation with the centre's own fine band (below 0: Ref takes sharpness away)."""
+    strength; its correlation with the centre's own fine band (below 0: Ref is softer)."""
 
 
 def reach(window_px: int) -> int:

@@ -1,8 +1,8 @@
 """Token dictionaries behind norms: the paper's equations with features and tokens of one size.
 
 As printed (`TokenDictionary`), features of rms 0.1 meet tokens of norm 5: the logits span ±1, so
-every pixel reads nearly all tokens alike and one constant vector does as well. Here LayerNorm stands
-at the dictionary's door, queries and keys have unit length, a learned sharpness scales their
+every pixel reads nearly all tokens alike and one constant vector does as well. Here features
+pass LayerNorm first, queries and keys have unit length, a learned sharpness scales their
 product, and several heads look things up side by side.
 """
 

@@ -18,7 +18,7 @@ from sddusr.model.detail import to_pixels
 from sddusr.model.evidence import MEAN_PX, NUM_EVIDENCE, NUM_STATISTICS
 
 CONFIDENCE_SCALE, CONFIDENCE_CENTER = 12.0, 0.85
-"""Start of the logistic of the matching confidence: a twin (1) gets 0.86, a match of 0.7 gets 0.14."""
+"""Start of the logistic of the confidence: a twin (1) gets 0.86, a match of 0.7 gets 0.14."""
 ERROR_SCALES = (20.0, 20.0, 12.0)
 """Start of what a difference in 0..1 takes off the logit: where a match looks unlike LR, where Ref
 looks unlike the centre, and where its low-pass does."""
@@ -62,7 +62,7 @@ class Trust(nn.Module):
         if not self.learned:
             nothing = evidence.new_zeros(()).expand_as(evidence[:, :1])
             return nothing + 1, nothing
-        unlike, unlike_low, strength, correlation = evidence.split(1, dim=1)
+        unlike, unlike_low, _, correlation = evidence.split(1, dim=1)
         inputs = [
             EVIDENCE_GAIN * evidence[:, :3],
             correlation,

@@ -19,6 +19,7 @@ from sddusr.model.matching.fast_search import MatchingMode
 from sddusr.model.precision import Precision
 from sddusr.photos.find_pairs import PairFiles, bare
 from sddusr.registration.pairing import PairConfig
+from sddusr.registration.residual import RefRegistration
 
 READ_ONLY_EXTENSIONS = (".bmp",)
 
@@ -61,6 +62,15 @@ class Settings:
     strip_metadata: bool = False
     explain: bool = False
     pair: PairConfig = field(default_factory=PairConfig)
+    register_ref: RefRegistration | None = None
+    """How a tele picture on a given box is registered; None: as the network was trained."""
+    trust: float = 1.0
+    """0 to 1: scales how far the tele picture is trusted; 0 leaves it out."""
+
+    @property
+    def without_ref(self) -> bool:
+        """Whether the tele picture is left out."""
+        return self.trust == 0
 
 
 def hash_checkpoint(place: str) -> str:

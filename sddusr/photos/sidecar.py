@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from sddusr import storage
-from sddusr.geometry.box import Box
+from sddusr.geometry.box import HR_PER_CELL, Box, crop
 from sddusr.imaging.images import Picture
 from sddusr.inference import Upscaled
 from sddusr.photos.jobs import Job, Settings, explanation_place, record_place
 from sddusr.registration.pairing import PreparedPair
+from sddusr.registration.quality import RefQuality
 from sddusr.visualization.explanation import kept_share
 
 MADE_BY = "sddusr"
@@ -68,6 +69,8 @@ def made_from(job: Job, settings: Settings, wide_sha256: str, tele_sha256: str) 
         "matching": settings.matching,
         "quality": settings.quality,
         "strip_metadata": settings.strip_metadata,
+        "register_ref": settings.register_ref,
+        "trust": settings.trust,
     }
 
 
@@ -77,6 +80,7 @@ def build_record(
     pictures: tuple[Picture, Picture],
     pair: PreparedPair,
     made: Upscaled,
+    quality: RefQuality,
 ) -> dict[str, Any]:
     """What was found and done, without what only the process knows: memory, device, seconds."""
     wide, tele = pictures
@@ -94,6 +98,7 @@ def build_record(
             "box": list(made.box),
         },
         "registration": pair.record,
+        "ref": describe_ref(made, quality),
         "matching": {
             "query_share": kept_share(matches.query_mask),
             "key_share": kept_share(matches.key_mask),
@@ -106,11 +111,46 @@ def build_record(
     }
 
 
+MOSTLY_LEFT_OUT = 0.5
+"""Share of Ref's detail below which a line says why."""
+
+
+def describe_ref(made: Upscaled, quality: RefQuality) -> dict[str, Any]:
+    """How much of Ref's detail was taken inside the box, what was measured, and why not the rest.
+
+    `taken_share` is weighted by the detail's energy: smooth places have nothing to be taken. It is
+    None where the network has no detail skip, and 0 without Ref.
+    """
+    taken, differs = None, quality.reasons()
+    if made.trust is not None and made.detail_energy is not None:
+        inside = Box(*(edge // HR_PER_CELL for edge in made.box))
+        trust, energy = crop(made.trust, inside), crop(made.detail_energy, inside)
+        taken = float((trust * energy).sum() / max(float(energy.sum()), 1e-12))
+    elif made.without_ref:
+        taken, differs = 0.0, ["left out as asked"]
+    return {
+        "taken_share": None if taken is None else round(taken, 4),
+        "measured": quality.record(),
+        "reasons": differs,
+    }
+
+
+def warn_of_ref(record: dict[str, Any]) -> str:
+    """One line where the tele picture was left out for the most part, or should be."""
+    ref = record["ref"]
+    taken, reasons = ref["taken_share"], "; ".join(ref["reasons"])
+    if taken is None:
+        return reasons and f"the tele picture may harm the result: {reasons}"
+    if taken < MOSTLY_LEFT_OUT or (reasons and taken < 1):
+        return f"{taken:.0%} of the tele picture's detail was taken; {reasons or 'it is not sure'}"
+    return ""
+
+
 def describe(record: dict[str, Any]) -> list[str]:
     """What a record says, in lines for people."""
     registration, matching = record["registration"], record["matching"]
     lines = [f"tele picture: {registration['decision']}"]
-    if "homography" in registration:
+    if "zoom" in registration:
         lines += [
             f"zoom {registration['zoom']:.2f} (tele pixels per wide pixel), "
             f"turned by {registration['rotation_deg']:.1f} degrees",
@@ -123,8 +163,12 @@ def describe(record: dict[str, Any]) -> list[str]:
             f"{registration['color']['error_after']:.1%} after",
         ]
     box, (height, width) = Box(*record["result"]["box"]), record["result"]["size"]
+    ref = record["ref"]
+    if ref["taken_share"] is not None:
+        lines.append(f"tele detail taken inside the box: {ref['taken_share']:.0%}")
     return [
         *lines,
+        *ref["reasons"],
         f"centre box {list(box)} of {height} x {width}: "
         f"{box.height * box.width / (height * width):.0%} of the picture",
         f"cells that search: {matching['query_share']:.0%}; "

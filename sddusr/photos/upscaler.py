@@ -1,6 +1,7 @@
 """Two pictures as a camera wrote them -> the result, its record and its explanation."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,17 +15,22 @@ from numpy.typing import DTypeLike
 from sddusr import storage
 from sddusr.checkpoint import load_model
 from sddusr.config import SCALE
-from sddusr.geometry.box import Box, centered, whole
+from sddusr.geometry.box import Box, centered, check_box, whole
 from sddusr.imaging.images import NO_METADATA, Picture, check_output, read_picture, write_picture
 from sddusr.imaging.resize import bicubic_up
 from sddusr.inference import Upscaled, super_resolve
 from sddusr.inference.memory import peak_bytes
 from sddusr.model.precision import warn_if_emulated
 from sddusr.photos.jobs import Device, Job, Settings, explanation_place, record_place
-from sddusr.photos.sidecar import build_record, describe
+from sddusr.photos.sidecar import build_record, describe, warn_of_ref
 from sddusr.registration.pairing import PairConfig, PreparedPair, prepare_pair, zoom_guess
+from sddusr.registration.quality import measure_quality
 from sddusr.registration.register import NotRegistered
+from sddusr.registration.residual import RefRegistration, enlarged_center, fill, register_ref
+from sddusr.registration.visible import visible_mask
 from sddusr.visualization.explanation import Evidence, sheet
+
+log = logging.getLogger(__name__)
 
 DEEP_EXTENSIONS = (".png", ".tif", ".tiff")
 """Formats that hold 16 bits; the others get the picture rounded to 8."""
@@ -57,12 +63,13 @@ class Upscaler:
         size = SCALE * wide.pixels.shape[0], SCALE * wide.pixels.shape[1]
         check_output(job.out, *size, dtype, wide.alpha is not None)
         phases.begin("registering")
-        pair = place_ref(job, wide, tele, settings.pair)
+        pair = place_ref(job, wide, tele, settings.pair, self._registration)
+        quality = measure_quality(pair.ref, enlarged_center(wide.pixels, pair.box), pair.valid)
         phases.begin("super-resolving")
         made = self._super_resolve(wide, pair, dtype, phases.tell_share)
         phases.begin("writing")
         self._write(job, wide, made)
-        record = build_record(job, settings, (wide, tele), pair, made) | {
+        record = build_record(job, settings, (wide, tele), pair, made, quality) | {
             "device": self.device,
             "memory": {
                 "limit_bytes": settings.memory_bytes,
@@ -70,12 +77,21 @@ class Upscaler:
             },
             "seconds": phases.end(),
         }
+        if line := warn_of_ref(record):
+            log.warning("%s: %s", job.name, line)
         if settings.explain:
             phases.begin("explaining")
             drawing = sheet(_evidence(wide, tele, pair, made, describe(record)))
             write_picture(explanation_place(job.out), drawing, quality=90)
         storage.write_atomic(record_place(job.out), json.dumps(record, indent=1).encode())
         return record
+
+    @property
+    def _registration(self) -> RefRegistration:
+        """How a tele picture on a given box is registered: as asked, or as the network needs."""
+        if self.settings.register_ref is not None:
+            return self.settings.register_ref
+        return "none" if self.model.trust is None else "auto"
 
     def _super_resolve(
         self, wide: Picture, pair: PreparedPair, dtype: type, tell_share: Callable[[float], None]
@@ -92,6 +108,8 @@ class Upscaler:
                 memory_bytes=settings.memory_bytes,
                 memory_share=settings.memory_share,
                 progress=tell_share,
+                trust=settings.trust,
+                without_ref=settings.without_ref,
                 matching=settings.matching,
             )
 
@@ -118,8 +136,17 @@ def pick_device(device: Device) -> Literal["cpu", "cuda"]:
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def place_ref(job: Job, wide: Picture, tele: Picture, config: PairConfig) -> PreparedPair:
-    """Ref on the result's grid: found, or taken as it is for a given box or the middle.
+def place_ref(
+    job: Job,
+    wide: Picture,
+    tele: Picture,
+    config: PairConfig,
+    method: RefRegistration = "none",
+) -> PreparedPair:
+    """Ref on the result's grid: found, or on a given box or in the middle and registered there.
+
+    Args:
+        method: how a Ref whose box is known is registered.
 
     Raises:
         NotRegistered: it cannot be found.
@@ -128,17 +155,33 @@ def place_ref(job: Job, wide: Picture, tele: Picture, config: PairConfig) -> Pre
     if job.placement == "find":
         guess = zoom_guess(wide, tele)
         try:
-            return prepare_pair(wide.pixels, tele.pixels, SCALE, zoom_guess=guess, config=config)
+            return prepare_pair(
+                wide.pixels,
+                tele.pixels,
+                SCALE,
+                zoom_guess=guess,
+                config=config,
+                alpha=tele.alpha,
+            )
         except NotRegistered as error:
             remedy = "or say with --box where it lies"
             raise NotRegistered(f"{job.tele} in {job.wide}: {error}, {remedy}") from error
-    shape = tele.pixels.shape[:2]
+    height, width = wide.pixels.shape[:2]
     if job.placement == "middle":
-        box = _middle(wide.pixels.shape[:2], shape, job.tele)
+        box = _middle((height, width), tele.pixels.shape[:2], job.tele)
     else:
         box = job.placement
-    record = {"decision": "box given" if box is job.placement else "put in the middle"}
-    return PreparedPair(tele.pixels, np.ones(shape, bool), box, record)
+    decision = "box given" if box is job.placement else "put in the middle"
+    check_box(box, (SCALE * height, SCALE * width), job.tele)
+    if tele.pixels.shape[:2] != (box.height, box.width):
+        raise ValueError(
+            f"{job.tele}: {tele.pixels.shape[0]}x{tele.pixels.shape[1]}, need the {box.height}x"
+            f"{box.width} pixels of its box {list(box)}"
+        )
+    visible = visible_mask(tele.pixels, tele.alpha)
+    found = register_ref(wide.pixels, tele.pixels, box, method, visible=visible, color=config.color)
+    ref = fill(found.ref, enlarged_center(wide.pixels, box), found.valid)
+    return PreparedPair(ref, found.valid, box, {"decision": decision, **found.record})
 
 
 def enlarge(
@@ -195,7 +238,7 @@ def _evidence(
     wide: Picture, tele: Picture, pair: PreparedPair, made: Upscaled, lines: list[str]
 ) -> Evidence:
     homography, outline = pair.record.get("homography"), None
-    if homography is not None:
+    if homography is not None and "zoom" in pair.record:
         bottom, right = tele.pixels.shape[0] - 0.5, tele.pixels.shape[1] - 0.5
         corners = np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
         points = np.column_stack([corners, np.ones(4)]) @ np.array(homography).T
@@ -208,6 +251,7 @@ def _evidence(
         outline=outline,
         matches=made.matches,
         lines=lines,
+        trust=made.trust,
     )
 
 

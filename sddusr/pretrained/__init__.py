@@ -11,6 +11,11 @@ from sddusr.checkpoint import read_checkpoint, write_checkpoint
 COMPACT = str(Path(__file__).parent / "compact")
 """Preset `compact`; data, licences, command, scores and limits stand in its CARD.md."""
 
+DEFAULT = "compact"
+
+NAMES = {DEFAULT: COMPACT}
+"""Name of a network that ships -> its folder."""
+
 
 def export(checkpoint: str, out: str) -> None:
     """Write the network of a checkpoint or run, with its config but without what training goes on

@@ -106,7 +106,7 @@ def fit_color(
             why = f"{kind}: error {held_out:.4f} on held-out cells, {error:.4f} without"
             continue
         found = _fit(source, target, kind, config)
-        if why := _unbelievable(found.matrix, held_out, config):
+        if why := _unbelievable(found, held_out, config):
             continue
         chosen, error = found, held_out
     after = _error(chosen, source, target)
@@ -156,10 +156,9 @@ def _fit(source: Cells, target: Cells, kind: Kind, config: ColorConfig) -> Color
     return ColorMap(matrix, offset, "matrix")
 
 
-def _unbelievable(
-    matrix: Float64[np.ndarray, "3 3"], held_out_error: float, config: ColorConfig
-) -> str:
+def _unbelievable(found: ColorMap, held_out_error: float, config: ColorConfig) -> str:
     """Why a map is not to be used; empty if it is."""
+    matrix = found.matrix
     most, _, least = np.linalg.svd(matrix)[1]
     is_sure = held_out_error < config.sure_error
     max_gain = config.max_sure_gain if is_sure else config.max_gain
@@ -167,7 +166,7 @@ def _unbelievable(
         return f"{np.diag(matrix).min():.2f} times a channel, need more than 0"
     if most > max_gain or least < 1 / max_gain:
         return f"gains from {least:.2f} to {most:.2f}, need {1 / max_gain:.2f} to {max_gain:.2f}"
-    if most > config.max_condition * least:
+    if found.kind == "matrix" and most > config.max_condition * least:
         return f"condition {most / least:.1f}, need at most {config.max_condition:.1f}"
     return ""
 

@@ -8,15 +8,24 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8, UInt16
 
 from sddusr.geometry.box import Box, crop, whole
-from sddusr.geometry.homography import Homography, box_inside, corner_points, resizing, transform
+from sddusr.geometry.homography import (
+    Homography,
+    box_inside,
+    corner_points,
+    resizing,
+    transform,
+)
 from sddusr.imaging.images import Picture, focal_length_35mm
 from sddusr.registration.color_match import ColorConfig, ColorMap, fit_color
-from sddusr.registration.overlap import Grey
-from sddusr.registration.parallax import Parallax, follow_parallax
+from sddusr.registration.parallax import MIN_GAIN, Parallax, follow_parallax
 from sddusr.registration.register import NotRegistered, RegistrationConfig, register
+from sddusr.registration.residual import enlarged_center, fill, grey
+from sddusr.registration.visible import visible_mask
 
 Pixels = UInt8[np.ndarray, "_ _ 3"] | UInt16[np.ndarray, "_ _ 3"]
 
+FULLY = 0.999
+"""Of what is read for a pixel, the share that must be visible."""
 STRIP_ROWS = 256
 """Rows of Ref that are resampled at a time."""
 
@@ -27,8 +36,9 @@ class PairConfig:
     color: ColorConfig = field(default_factory=ColorConfig)
     min_box_px: int = 64
     """Sides of the centre, in HR pixels."""
-    min_flow_gain: float = 0.03
-    """A flow is followed only if it raises the correlation of detail by this much."""
+    min_flow_gain: float = MIN_GAIN
+    """A flow is followed only if it explains this share of the correlation of detail that the
+    homography leaves missing, on places that it was not fitted to."""
     min_ncc: float = 0.7
     """Correlation of detail once parallax was followed; pictures taken at one time and place have
     0.85 and more, those whose flow tears the tele picture have 0.6 and less."""
@@ -38,7 +48,7 @@ class PreparedPair(NamedTuple):
     ref: Pixels
     """The tele picture on `box` at HR density, in the wide picture's colours and its own depth."""
     valid: Bool[np.ndarray, "rows cols"]
-    """False where the tele picture has nothing to show; such pixels repeat its border."""
+    """False where the tele picture has nothing to show."""
     box: Box
     """In HR pixels, all edges on the matching grid."""
     record: dict[str, Any]
@@ -60,16 +70,19 @@ def prepare_pair(
     *,
     zoom_guess: float | None = None,
     config: PairConfig = PairConfig(),
+    alpha: UInt8[np.ndarray, "_ _"] | UInt16[np.ndarray, "_ _"] | None = None,
 ) -> PreparedPair:
     """Find the tele view in the wide picture and resample it, once, onto the HR grid.
 
     `density` is HR pixels per wide pixel: 2 to super-resolve the wide picture, 1 where it is HR.
-    `zoom_guess` is tele pixels per wide pixel, None if unknown.
+    `zoom_guess` is tele pixels per wide pixel, None if unknown. `alpha` is the tele picture's.
+    Where it is not opaque, and in uniform bars, the tele picture shows nothing, and Ref is the
+    enlarged wide picture; with `density` 1, where that would be HR itself, its border is repeated.
 
     Raises:
         NotRegistered: the tele picture was not found in the wide one.
     """
-    grey_wide, grey_tele = _grey(wide), _grey(tele)
+    grey_wide, grey_tele = grey(wide), grey(tele)
     found = register(grey_wide, grey_tele, zoom_guess=zoom_guess, config=config.registration)
     to_wide = resizing(1 / density, 1 / density)
     box = _center_box(np.linalg.inv(to_wide) @ found.homography, wide, tele, density, config)
@@ -78,8 +91,9 @@ def prepare_pair(
     if config.registration.refine == "none":
         parallax = None
     tele_per_hr = found.view.zoom / density
+    visible = visible_mask(tele, alpha)
     ref, valid = _resampled(
-        prefiltered(tele, tele_per_hr), found.homography, to_wide, box, parallax
+        prefiltered(tele, tele_per_hr), visible, found.homography, to_wide, box, parallax
     )
     colors = _fit_colors(ref, wide, valid, box, density, config.color)
     record = {
@@ -92,7 +106,10 @@ def prepare_pair(
         "decision": "registered",
         "why": "",
     }
-    return PreparedPair(colors.apply(ref), valid, box, record)
+    ref = colors.apply(ref)
+    if density > 1:
+        ref = fill(ref, enlarged_center(wide, box), valid)
+    return PreparedPair(ref, valid, box, record)
 
 
 def _check_likeness(parallax: Parallax, min_ncc: float) -> None:
@@ -103,12 +120,6 @@ def _check_likeness(parallax: Parallax, min_ncc: float) -> None:
             f"by {ncc:.2f} only, parallax followed, need {min_ncc:.2f}; take both "
             f"pictures at one time and from one place"
         )
-
-
-def _grey(picture: Pixels) -> Grey:
-    """Luma in 8 bits, whatever the depth."""
-    luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    return luma if luma.dtype == np.uint8 else cv2.convertScaleAbs(luma, alpha=1 / 257)
 
 
 def _center_box(
@@ -142,11 +153,17 @@ def prefiltered(tele: Pixels, tele_per_hr: float) -> Pixels:
 
 
 def _resampled(
-    tele: Pixels, homography: Homography, to_wide: Homography, box: Box, parallax: Parallax | None
+    tele: Pixels,
+    visible: Bool[np.ndarray, "_ _"],
+    homography: Homography,
+    to_wide: Homography,
+    box: Box,
+    parallax: Parallax | None,
 ) -> tuple[Pixels, Bool[np.ndarray, "rows cols"]]:
     """The tele picture on `box`, and where it has pixels."""
     height, width = tele.shape[:2]
     ref = np.empty((box.height, box.width, 3), tele.dtype)
+    seen = None if visible.all() else visible.astype(np.float32)
     valid = np.empty(ref.shape[:2], bool)
     for y0 in range(box.y0, box.y1, STRIP_ROWS):
         strip = box._replace(y0=y0, y1=min(y0 + STRIP_ROWS, box.y1))
@@ -154,6 +171,8 @@ def _resampled(
         rows = slice(strip.y0 - box.y0, strip.y1 - box.y0)
         ref[rows] = cv2.remap(tele, x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
         valid[rows] = (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
+        if seen is not None:
+            valid[rows] &= cv2.remap(seen, x, y, cv2.INTER_LINEAR) > FULLY
     return ref, valid
 
 

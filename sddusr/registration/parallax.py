@@ -1,4 +1,4 @@
-"""What no homography explains: a smooth flow, followed where it proves itself on held-out places."""
+"""What no homography explains: a smooth flow, followed if held-out places prove it."""
 
 from typing import Any, NamedTuple
 

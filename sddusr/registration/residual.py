@@ -24,7 +24,6 @@ from sddusr.registration.overlap import (
     detail_correlation,
     remaining_homography,
     resized,
-    walk,
 )
 from sddusr.registration.parallax import Parallax, estimate_parallax
 from sddusr.registration.visible import visible_mask
@@ -64,7 +63,7 @@ def register_ref(
     method: RefRegistration = "auto",
     *,
     visible: Bool[np.ndarray, "rows cols"] | None = None,
-    color: ColorConfig = ColorConfig(),
+    color: ColorConfig | None = None,
 ) -> RegisteredRef:
     """Register Ref to the centre of the wide picture: motion first, then colours.
 
@@ -73,6 +72,7 @@ def register_ref(
         ref: the tele picture on `box`, at HR density.
         box: HR pixels, at any phase of the LR grid.
         method: `none` returns Ref as it is.
+        color: how colours are fitted; None is the default fit.
         visible: False where Ref shows nothing (alpha); None: everywhere but in uniform bars.
     """
     shown = visible_mask(ref) if visible is None else visible
@@ -86,7 +86,7 @@ def register_ref(
         parallax = estimate_parallax(_moved(overlap, homography))
         record["flow"] = parallax.record
     ref, shown = _resample(ref, shown, homography, parallax)
-    colors = _fit_colors(ref, lr, box, shown, color)
+    colors = _fit_colors(ref, lr, box, shown, color or ColorConfig())
     record |= {"method": method, "color": colors.record(), "valid_share": float(shown.mean())}
     return RegisteredRef(fill(colors.apply(ref), center, shown), shown, record)
 
@@ -245,15 +245,3 @@ def _fit_colors(
     small = cv2.resize(crop(ref, large), size, interpolation=cv2.INTER_AREA)
     seen = cv2.resize(crop(valid, large).astype(np.uint8), size, interpolation=cv2.INTER_AREA) > 0
     return fit_color(small, crop(lr, inner), seen, config)
-
-
-__all__ = [
-    "Pixels",
-    "RefRegistration",
-    "RegisteredRef",
-    "enlarged_center",
-    "fill",
-    "grey",
-    "register_ref",
-    "walk",
-]

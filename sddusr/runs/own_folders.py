@@ -7,6 +7,7 @@ from pyarrow import fs
 
 from sddusr import storage
 from sddusr.checkpoint import FOLDER, HASHES
+from sddusr.runs import run_folder
 
 MAX_NAME_BYTES = 120
 """File systems allow 255 bytes; what is written beside a folder adds to its name."""
@@ -16,6 +17,7 @@ PLAIN_NAME = re.compile(r"\w[\w .,+=@()-]*(?<! )")
 SEARCH = "search.json"
 
 MARKS: Mapping[str, frozenset[str]] = {
+    run_folder.CONFIG: frozenset({"name", "key", "experiment"}),
     "mlflow.json": frozenset({"tracking_uri", "key"}),
     SEARCH: frozenset({"config", "space", "search"}),
 }
@@ -23,7 +25,10 @@ MARKS: Mapping[str, frozenset[str]] = {
 
 OF_A_SEARCH = ("trials", "results", "done.json")
 
-CONTENT = frozenset({*MARKS, *OF_A_SEARCH, "checkpoints", "metrics.jsonl", "ray", "tracking"})
+EARLIER = ("metrics.jsonl", "tracking")
+"""What earlier versions wrote."""
+
+CONTENT = frozenset({*MARKS, *OF_A_SEARCH, *run_folder.NAMES, "checkpoints", "ray", *EARLIER})
 """All that a run or a search writes right below its folder."""
 
 

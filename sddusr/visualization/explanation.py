@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float32, Int, UInt8
 
 from sddusr.config import SCALE
 from sddusr.geometry.box import Box, align_ref, crop, to_lr
@@ -55,10 +55,12 @@ class Evidence(NamedTuple):
     matches: Matches
     lines: Sequence[str]
     """What was measured, as text."""
+    trust: Float32[np.ndarray, "hq wq"] | None = None
+    """The share of Ref's detail that was added to each cell; None without a detail skip."""
 
 
 def sheet(evidence: Evidence, width_px: int = 2000) -> Drawing:
-    """Eight panels in two columns: registration, sources, masks, confidence and figures."""
+    """Panels in two columns: registration, sources, masks, confidence, trust and figures."""
     tile_px = (width_px - 3 * GAP_PX) // 2
     panels = list(_panels(evidence, tile_px))
     rows = [row(panels[at : at + 2], tile_px, 2) for at in range(0, len(panels), 2)]
@@ -116,6 +118,9 @@ def _panels(evidence: Evidence, tile_px: int) -> Iterator[Panel]:
     yield _masked("Cells that search", wide, matches.query_mask)
     yield _masked("Cells that are searched, in the centre", center, matches.key_mask)
     yield Panel("Confidence of the match, 0 to 1 (grey: no search)", _confidence(matches, wide))
+    if evidence.trust is not None:
+        shown = _mapped(heatmap(evidence.trust), wide)
+        yield Panel("Trust: the share of the tele picture's detail that was added, 0 to 1", shown)
     yield Panel("Measured", _text(evidence.lines, tile_px))
 
 
@@ -160,6 +165,11 @@ def _confidence(matches: Matches, small: Drawing) -> Drawing:
     colors = heatmap(matches.confidence)
     if matches.query_mask is not None:
         colors[~matches.query_mask] = NO_SEARCH
+    return _mapped(colors, small)
+
+
+def _mapped(colors: Drawing, small: Drawing) -> Drawing:
+    """A map's colours as large as a drawing, with the heat map's colours below it."""
     height, width = small.shape[:2]
     shrinks = width < colors.shape[1]
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST

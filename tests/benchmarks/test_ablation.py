@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from ablation import AblationOptions, run_ablation
 
-from pipelines.tracking import PARENT_TAG, MlflowClient
+from pipelines.tracking.client import MlflowClient
+from pipelines.tracking.links import PARENT_TAG
 from sddusr.config import Config, DataConfig, OptimConfig, TrainConfig
 from tests.tiny import TINY
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipelines import tracking
+from pipelines.tracking import links
 from tests.looking import LoggedRun, chromium, log_run, serving
 
 if TYPE_CHECKING:
@@ -179,6 +179,6 @@ def test_mlflow_draws_the_pictures_of_each_validation(page: Page, mlflow_ui: str
 
 def run_page(mlflow_ui: str, logged_run, tab: str) -> str:
     """What the commands tell a user, at the port of these tests."""
-    told = tracking.run_page(logged_run.uri, logged_run.run_id, tab)
-    assert told.startswith(tracking.LOCAL_PAGE)
-    return told.replace(tracking.LOCAL_PAGE, mlflow_ui)
+    told = links.run_page(logged_run.uri, logged_run.run_id, tab)
+    assert told.startswith(links.LOCAL_PAGE)
+    return told.replace(links.LOCAL_PAGE, mlflow_ui)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from pipelines.tracking import MlflowClient
+from pipelines.tracking.client import MlflowClient
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]

@@ -1,7 +1,6 @@
 """Training on several real nodes: raylets of their own on this machine, and a bucket beside."""
 
 import itertools
-import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from pipelines.train import TrainOptions, run_training
 from sddusr import storage as places
 from sddusr.checkpoint import CheckpointStore, read_checkpoint
 from sddusr.config import OptimConfig
+from sddusr.runs.run_folder import RunFolder
 from sddusr.training.loop import train
 from tests.faults.loop import CONFIG, CPU, StepFile, training_processes
 
@@ -81,9 +81,7 @@ def upload(folder: str, target: str) -> str:
 
 
 def rows(run: Path) -> list[dict[str, float]]:
-    path = run / "metrics.jsonl"
-    read = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [row for row in read if "train/workers" in row]
+    return [row for row in RunFolder(str(run)).rows() if "train/workers" in row]
 
 
 def squared_gradients(checkpoints: str) -> torch.Tensor:

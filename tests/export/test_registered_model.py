@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import tracking
-from pipelines.tracking import open_run
 from sddusr.checkpoint import load_model, write_checkpoint
 from sddusr.config import Config
 from sddusr.inference import super_resolve
@@ -51,13 +49,14 @@ def checkpoint(tmp_path) -> str:
 def test_a_registered_model_gives_its_checkpoints_picture(tmp_path, checkpoint, monkeypatch):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     for _ in range(2):  # the second time, the version is there
-        run = open_run(uri, name="run", folder=str(tmp_path / "run"))
+        run = RunFolder(str(tmp_path / "run"))
+        describe(run, uri, name="run", experiment="sddusr")
         run.register_model("sddusr-tiny", checkpoint, {"sddusr.checkpoint": "step-00000004"})
-        run.finish()
-    client = tracking.MlflowClient(uri)
+        run_id = mirror(run.folder, uri)
+    client = MlflowClient(uri)
     (version,) = client.search_model_versions("name='sddusr-tiny'")
-    assert version.run_id == run.run_id
-    (logged,) = client.search_logged_models([client.get_run(run.run_id).info.experiment_id])
+    assert version.run_id == run_id
+    (logged,) = client.search_logged_models([client.get_run(run_id).info.experiment_id])
     files = [path for path in Path(logged.artifact_location[7:]).rglob("*") if path.is_file()]
     assert any(path.name == "model.safetensors" for path in files)
     assert not any(path.suffix in (".pkl", ".pt", ".pth", ".pyc") for path in files)

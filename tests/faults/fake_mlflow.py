@@ -10,6 +10,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
+from requests import HTTPError, Response
 
 
 class FakeServer:
@@ -20,6 +21,7 @@ class FakeServer:
         flaky: share of calls that fail: half of them unheard, half done but unanswered.
         refused: metrics that are refused.
         breaking: metrics on which it answers with an internal error.
+        artifact_status: HTTP code with which it refuses all files; 0 takes them.
         delay: called before each call.
     """
 
@@ -27,6 +29,7 @@ class FakeServer:
         self.away, self.flaky = away, flaky
         self.refused: set[str] = set()
         self.breaking: set[str] = set()
+        self.artifact_status = 0
         self.delay: Callable[[], Any] = lambda: None
         self.runs: dict[str, SimpleNamespace] = {}
         self.experiments: dict[str, str] = {}
@@ -88,7 +91,7 @@ class FakeClient:
 
     def _search_runs(self, experiment_ids: list[str], query: str) -> list[Any]:
         key = query.split("'")[1]
-        return [run for run in self._server.runs.values() if run.tags["sddusr.key"] == key]
+        return [run for run in self._server.runs.values() if run.tags.get("sddusr.key") == key]
 
     def _get_run(self, run_id: str) -> Any:
         if run_id not in self._server.runs:
@@ -118,10 +121,15 @@ class FakeClient:
 
     def _log_artifact(self, run_id: str, path: str, folder: str | None = None) -> None:
         Path(path).read_bytes()
+        if status := self._server.artifact_status:
+            response = Response()
+            response.status_code = status
+            raise HTTPError(f"{status} from the artifact store", response=response)
         self._get_run(run_id).files.append(f"{folder}/{Path(path).name}")
 
     def _list_artifacts(self, run_id: str, folder: str) -> list[Any]:
-        return [SimpleNamespace(path=path) for path in dict.fromkeys(self._get_run(run_id).files)]
+        files = dict.fromkeys(self._get_run(run_id).files)
+        return [SimpleNamespace(path=path) for path in files if path.startswith(f"{folder}/")]
 
     def _set_tag(self, run_id: str, key: str, value: Any) -> None:
         self._get_run(run_id).tags[key] = str(value)

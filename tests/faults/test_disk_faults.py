@@ -3,13 +3,16 @@
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from pipelines.preprocess import PreprocessOptions, main
+from pipelines.tracking.background import describe, mirrored
 from sddusr.checkpoint import CheckpointStore, read_checkpoint
 from sddusr.cli import command_line
+from sddusr.runs.run_folder import RunFolder
 from sddusr.training.loop import train
 from tests.faults.loop import CONFIG, CPU, StepFile
 
@@ -80,3 +83,29 @@ def test_a_shard_that_does_not_fit_ends_the_command_and_leaves_the_others(
     check_told(capfd.readouterr().err, place, alone=False)
     assert leftovers(place) == []
     assert not (place / "shards" / "manifest.json").exists()
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Log rows until the disk is full."""
+
+
+def test_metrics_that_do_not_fit_end_the_command_and_leave_the_others(tmp_path, small_disk, capfd):
+    place = small_disk(300_000)
+    run, uri = RunFolder(f"{place}/run"), f"sqlite:///{tmp_path}/mlflow.db"
+
+    def log_for_ever(_: NoOptions) -> None:
+        describe(run, uri, name="run", experiment="tests")
+        with mirrored(run, uri):
+            for step in range(10**6):
+                run.log_metrics(step, {f"metric {number}": step for number in range(50)})
+
+    with pytest.raises(SystemExit) as left:
+        command_line.run(log_for_ever, NoOptions, args=[])
+    assert left.value.code == 2
+    told = capfd.readouterr().err
+    check_told(told, place, alone=False)
+    assert "Traceback" not in told
+    steps = [row["step"] for row in run.rows()]
+    assert steps == list(range(len(steps)))
+    assert leftovers(place) == [Path(run.place(".mirror.lock"))]

@@ -15,12 +15,21 @@ from urllib.request import urlopen
 
 import pytest
 
-from pipelines import tracking
-from pipelines.tracking import MlflowClient, courier, open_run
+from pipelines.tracking import background, links
+from pipelines.tracking.background import BackgroundMirror, describe, mirror, mirrored
+from pipelines.tracking.client import MlflowClient
+from pipelines.tracking.mirror import noted_run
+from sddusr.runs.run_folder import RunFolder
 from tests.conftest import textured
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120
+
+
+def described(folder: str, uri: str, params: dict[str, int] | None = None) -> RunFolder:
+    run = RunFolder(folder)
+    describe(run, uri, name="run", experiment="tests", params=params)
+    return run
 
 
 def points(uri: str, run_id: str, key: str = "loss") -> list[tuple[int, float]]:
@@ -30,48 +39,46 @@ def points(uri: str, run_id: str, key: str = "loss") -> list[tuple[int, float]]:
 def test_a_killed_process_loses_and_doubles_no_row(tmp_path):
     """Each life is killed at another moment; the next one begins again a few steps earlier."""
     uri, folder = f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "run")
-    open_run(uri, name="run", folder=folder).leave()
-    told = 0
+    described(folder, uri)
+    mirror(folder, uri, PATIENCE_S)
+    printed = 0
     for life_rows in (40, 150):
         command = [sys.executable, "-m", "tests.faults.tracked_writer", uri, folder]
         env = os.environ | {"PYTHONPATH": str(ROOT)}
-        first = str(max(told - 3, 0))
+        first = str(max(printed - 3, 0))
         with subprocess.Popen(
             [*command, first], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
         ) as writer:
             assert writer.stdout is not None
             for line in writer.stdout:
-                told = int(line)
+                printed = int(line)
                 life_rows -= 1
                 if life_rows == 0:
                     writer.kill()
-    run = open_run(uri, name="run", folder=folder)
-    run.finish()
+    run_id = mirror(folder, uri, PATIENCE_S)
     for key, sign in (("loss", 1), ("rate", -1)):
-        found = points(uri, run.run_id, key)
+        found = points(uri, run_id, key)
         assert found == [(step, sign * step) for step in range(len(found))]
-        assert len(found) > told  # what was printed had been logged
+        assert len(found) > printed  # what was printed had been logged
 
 
-def test_a_locked_database_counts_as_away(tmp_path, monkeypatch):
-    monkeypatch.setattr(courier, "FIRST_WAIT_S", 0.1)
+def test_a_locked_database_counts_as_unreachable(tmp_path, monkeypatch):
+    monkeypatch.setattr(background, "FIRST_WAIT_S", 0.1)
     database = tmp_path / "mlflow.db"
     uri, folder = f"sqlite:///{database}", str(tmp_path / "run")
-    run = open_run(uri, name="run", folder=folder)
+    run = described(folder, uri)
+    run_id = mirror(folder, uri, PATIENCE_S)
     lock = sqlite3.connect(database, isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
-    started = time.monotonic()
-    for step in range(100):
-        run.log_metrics({"loss": step}, step)
-    run.finish(wait_s=0.5)
-    assert time.monotonic() - started < 5
-    assert tracking.spool_of(folder, uri).num_waiting() == 101
+    with mirrored(run, uri, wait_s=0.5):
+        for step in range(100):
+            run.log_metrics(step, {"loss": step})
     lock.execute("ROLLBACK")
     lock.close()
     deadline = time.monotonic() + PATIENCE_S
-    while tracking.spool_of(folder, uri).num_waiting() and time.monotonic() < deadline:
-        tracking.deliver_rest(uri, folder, 1)
-    assert points(uri, run.run_id) == [(step, step) for step in range(100)]
+    while not mirror(folder, uri, 5) or len(points(uri, run_id)) < 100:
+        assert time.monotonic() < deadline
+    assert points(uri, run_id) == [(step, step) for step in range(100)]
 
 
 @contextmanager
@@ -104,14 +111,14 @@ def _answers(url: str) -> bool:
         return False
 
 
-def log_steps(run: tracking.TrackedRun, first: int, last: int) -> float:
+def log_steps(run: RunFolder, first: int, last: int) -> float:
     """Log some steps; the longest time that one took."""
     longest_s = 0.0
     for step in range(first, last):
         started = time.monotonic()
-        run.log_metrics({"loss": step, "rate": -step}, step)
+        run.log_metrics(step, {"loss": step, "rate": -step})
         if step % 10 == 0:
-            run.log_picture("val/x", textured(16, 16, step), step)
+            run.log_image(step, "val/x", textured(16, 16, step))
         longest_s = max(longest_s, time.monotonic() - started)
         time.sleep(0.01)
     return longest_s
@@ -119,28 +126,33 @@ def log_steps(run: tracking.TrackedRun, first: int, last: int) -> float:
 
 @pytest.mark.ray
 def test_a_server_away_at_the_start_killed_in_the_middle_and_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(courier, "LONGEST_WAIT_S", 1.0)
+    monkeypatch.setattr(background, "LONGEST_WAIT_S", 1.0)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     uri, folder = f"http://127.0.0.1:{port}", str(tmp_path / "run")
-    run = open_run(uri, name="run", folder=folder)
-    run.log_params({"seed": 0})
+    run = described(folder, uri, {"seed": 0})
+    first = BackgroundMirror(run, uri)
     longest_s = [log_steps(run, 0, 50)]
     with mlflow_server(tmp_path, port):
         longest_s.append(log_steps(run, 50, 150))
     longest_s.append(log_steps(run, 150, 200))
-    run.leave(wait_s=1)  # as if the process were killed here
-    resumed = open_run(uri, name="run", folder=folder)
-    longest_s.append(log_steps(resumed, 190, 250))  # away still; ten steps are done again
-    with mlflow_server(tmp_path, port):
-        resumed.finish()
-        found = tracking.read_run(uri, resumed.run_id)
-        assert points(uri, resumed.run_id) == [(step, step) for step in range(250)]
-        assert points(uri, resumed.run_id, "rate") == [(step, -step) for step in range(250)]
-        pictures = MlflowClient(uri).list_artifacts(resumed.run_id, "images")
-        assert len(pictures) == 2 * 25
+    first.close(wait_s=1)  # as if the process were killed here
+    resumed = described(folder, uri, {"seed": 0})
+    with mirrored(resumed, uri):
+        longest_s.append(log_steps(resumed, 190, 250))  # away still; ten steps are repeated
+        server = mlflow_server(tmp_path, port)
+        server.__enter__()
+    try:
+        run_id = noted_run(folder)
+        found = links.read_run(uri, run_id)
+        assert points(uri, run_id) == [(step, step) for step in range(250)]
+        assert points(uri, run_id, "rate") == [(step, -step) for step in range(250)]
+        images = MlflowClient(uri).list_artifacts(run_id, "images")
+        assert len(images) == 2 * 25
         runs = MlflowClient(uri).search_runs([found.info.experiment_id])
-    assert [one.info.run_id for one in runs] == [tracking.noted_run(folder)]
+    finally:
+        server.__exit__(None, None, None)
+    assert [one.info.run_id for one in runs] == [run_id]
     assert (found.info.status, found.data.params) == ("FINISHED", {"seed": "0"})
     assert max(longest_s) < 0.5

@@ -1,7 +1,6 @@
 """A run of Ray Train whose workers and whose command are ended while it trains."""
 
 import hashlib
-import json
 import multiprocessing as mp
 import signal
 import time
@@ -14,8 +13,9 @@ import ray.train
 from ray.train import PreemptionInfo
 
 from pipelines.ray_runtime import worker as train_worker
-from pipelines.tracking import MlflowClient
+from pipelines.tracking.client import MlflowClient
 from pipelines.train import TrainOptions, run_training
+from sddusr.runs.run_folder import RunFolder
 from sddusr.training.signals import Wish
 from tests.faults.loop import CONFIG, CONTEXT, together, training_processes
 
@@ -34,19 +34,24 @@ def worker_of(command: mp.process.BaseProcess) -> psutil.Process:
     return worker
 
 
-def logged_steps(folder: Path) -> list[int]:
-    path = folder / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [row["step"] for row in rows if "train/total" in row]
+def logged_steps(folder: Path) -> dict[int, int]:
+    """Step -> time at which it was logged last."""
+    rows = RunFolder(str(folder)).rows()
+    return {row["step"]: row["time_ms"] for row in rows if "train/total" in row}
 
 
-def wait_for_steps(folder: Path, num: int, command: mp.process.BaseProcess) -> list[int]:
-    """Once so many more are logged, all of them."""
+def wait_for_steps(folder: Path, num: int, command: mp.process.BaseProcess) -> dict[int, int]:
+    """Once so many more are logged, the time of each."""
     enough = len(logged_steps(folder)) + num
     while len(logged_steps(folder)) < enough:
         assert command.is_alive()
         time.sleep(0.02)
     return logged_steps(folder)
+
+
+def num_repeated(before: dict[int, int], after: dict[int, int]) -> int:
+    """Steps that were logged once more."""
+    return sum(after[step] != time_ms for step, time_ms in before.items())
 
 
 def final_hash(checkpoints: Path) -> str:
@@ -78,14 +83,18 @@ def test_a_run_whose_workers_and_command_are_ended_comes_out_the_same(
     asked = worker_of(command)
     asked.terminate()
     asked.wait(PATIENCE_S)
+    before = logged_steps(folder)
     done = wait_for_steps(folder, STEPS_BEFORE, command)
-    assert done == list(range(1, len(done) + 1))  # whoever came after it did nothing twice
+    assert list(done) == list(range(1, len(done) + 1))
+    assert num_repeated(before, done) == 0  # whoever came after it did nothing twice
 
     killed = worker_of(command)
     assert killed != asked
     killed.kill()
+    killed.wait(PATIENCE_S)
+    before = logged_steps(folder)
     done = wait_for_steps(folder, STEPS_BEFORE, command)
-    assert len(done) - max(done) < 2 * CONFIG.train.checkpoint_every
+    assert num_repeated(before, done) < 2 * CONFIG.train.checkpoint_every
 
     command.kill()
     command.join()

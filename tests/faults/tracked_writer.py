@@ -3,11 +3,14 @@
 import sys
 import time
 
-from pipelines.tracking import open_run
+from pipelines.tracking.background import describe, mirrored
+from sddusr.runs.run_folder import RunFolder
 
 uri, folder, first = sys.argv[1:]
-run = open_run(uri, name="run", folder=folder)
-for step in range(int(first), 10**6):
-    run.log_metrics({"loss": step, "rate": -step}, step)
-    print(step, flush=True)
-    time.sleep(0.002)
+run = RunFolder(folder)
+describe(run, uri, name="run", experiment="tests")
+with mirrored(run, uri):
+    for step in range(int(first), 10**6):
+        run.log_metrics(step, {"loss": step, "rate": -step})
+        print(step, flush=True)
+        time.sleep(0.002)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sddusr.inference.fused import fused_activations
+from sddusr.inference.fused import fused_activations, has_fused_bfloat16
 from sddusr.model.blocks import ResidualBlock, activation, conv3x3
 
 
@@ -13,6 +13,7 @@ def stack() -> torch.nn.Sequential:
 
 
 @torch.inference_mode()
+@pytest.mark.skipif(not has_fused_bfloat16(), reason="oneDNN has no bfloat16 on this processor")
 def test_convolution_and_activation_at_once_give_the_same(stack):
     picture = torch.randn(2, 3, 20, 14)
     with torch.autocast("cpu", torch.bfloat16):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sddusr.config import DEMO
+from sddusr.config import DEMO, DetailConfig
 from sddusr.evaluation.metrics import as_protocol
 from sddusr.geometry.box import Box, align_ref, crop, to_lr
 from sddusr.inference import bicubic, regions, sample, super_resolve, to_8bit, to_tensor
@@ -22,12 +22,15 @@ from sddusr.model.sddusr import SDDuSR
 from tests.conftest import textured
 from tests.tiny import TINY
 
+PLAIN = replace(DEMO.model, detail=DetailConfig(enabled=False))
+"""The detail skip has tests of its own."""
+
 
 @pytest.fixture(scope="module")
 def model() -> SDDuSR:
     """A narrow network whose output depends on all of its inputs."""
     torch.manual_seed(0)
-    return SDDuSR(replace(DEMO.model, image_skip=False)).eval()
+    return SDDuSR(replace(PLAIN, image_skip=False)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +210,7 @@ def test_progress_rises_to_one(model, region_px, tile_px, kept_maps, times):
 def test_a_match_names_the_cell_that_was_taken():
     """Where the wide picture is its own centre, each cell finds itself."""
     lr = textured(48, 48, seed=3)
-    model = SDDuSR(replace(DEMO.model, mask=replace(DEMO.model.mask, enabled=False))).eval()
+    model = SDDuSR(replace(PLAIN, mask=replace(PLAIN.mask, enabled=False))).eval()
     _, matches, box, *_ = super_resolve(model, lr, textured(96, 96, seed=3), Box(0, 96, 0, 96))
     assert box == Box(0, 96, 0, 96)
     assert matches.key_shape == (24, 24)
@@ -294,7 +297,7 @@ def test_bicubic_is_neither_clamped_nor_rounded():
 
 def test_an_untrained_network_with_image_skip_is_bicubic():
     lr, ref, box = noise(24, 26), noise(24, 24, seed=1), Box(12, 36, 12, 36)
-    sr = super_resolve(SDDuSR(DEMO.model), lr, ref, box).sr
+    sr = super_resolve(SDDuSR(PLAIN), lr, ref, box).sr
     assert sr == pytest.approx(bicubic(lr), abs=1e-6)
 
 

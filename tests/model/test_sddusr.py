@@ -25,7 +25,7 @@ def test_paper_has_the_papers_number_of_parameters():
 def test_every_parameter_gets_a_gradient(preset):
     torch.manual_seed(0)
     model = without_zero_starts(SDDuSR(preset.model)).train()
-    output = model(*pictures(1, (48, 48), (48, 48)), torch.tensor([1]))
+    output = model(*pictures(1, (48, 48), (48, 48)), torch.tensor([1]), torch.tensor([[8, 0]]))
     (output.sr - torch.rand_like(output.sr)).abs().mean().backward()
     norms = {name: float(p.grad.norm()) for name, p in model.named_parameters()}
     rounding = 1e-8 * max(norms.values())  # what cancels exactly still leaves this much
@@ -47,9 +47,11 @@ def test_any_even_sizes_give_a_picture_twice_as_large(training, mask, dictionary
     assert (output.dict_feat is not None) == dictionary
 
 
-def test_demo_starts_at_the_bicubic_picture():
+def test_demo_without_ref_starts_at_the_bicubic_picture():
     lr, center, ref = pictures(1, (48, 48), (48, 48))
-    sr = SDDuSR(DEMO.model).eval()(lr, center, ref).sr
+    model = SDDuSR(DEMO.model).eval()
+    absent = {"center_offset": torch.tensor([[0, 0]]), "has_ref": torch.tensor([False])}
+    sr = model(lr, center, ref, **absent).sr
     torch.testing.assert_close(sr, bicubic_up(lr))
 
 

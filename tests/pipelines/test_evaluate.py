@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines import tracking
 from pipelines.evaluate import EvaluateOptions, evaluate
+from pipelines.tracking import links
+from pipelines.tracking.background import describe, mirror
 from sddusr.checkpoint import write_checkpoint
 from sddusr.config import DEMO
 from sddusr.data.dataset import ShardSet
@@ -28,6 +29,7 @@ from sddusr.evaluation.scoring import (
 from sddusr.imaging.images import read_rgb, write_png
 from sddusr.inference import bicubic, super_resolve, to_8bit, to_tensor
 from sddusr.model.sddusr import SDDuSR
+from sddusr.runs.run_folder import RunFolder
 from tests.conftest import make_triplet
 
 CONFIG = replace(DEMO, model=replace(DEMO.model, image_skip=False))
@@ -145,12 +147,14 @@ def test_what_ref_gives_is_scored_on_request(tiny_shards, model, tmp_path):
 @pytest.mark.usefixtures("ray_session")
 def test_evaluate_writes_what_a_direct_computation_gives(tiny_shards, model, tmp_path):
     store = f"sqlite:///{tmp_path}/mlflow.db"
-    training = tracking.open_run(store, name="training")
-    training.finish()
+    training = RunFolder(str(tmp_path / "training"))
+    describe(training, store, name="training", experiment="sddusr")
+    training.set_state("finished")
+    training_id = mirror(training.folder, store)
     result = evaluate(
         EvaluateOptions(
             data=tiny_shards.root,
-            checkpoint=save(model, tmp_path / "checkpoint", training.run_id),
+            checkpoint=save(model, tmp_path / "checkpoint", training_id),
             out=str(tmp_path / "out"),
             protocols=("kedusr-float",),
             tracking_uri=store,
@@ -175,8 +179,8 @@ def test_evaluate_writes_what_a_direct_computation_gives(tiny_shards, model, tmp
     csv = pyarrow.csv.read_csv(f"{result.out}/per_image.csv").to_pylist()
     assert parquet == csv == [image.as_row() for image in result.images]
     assert result.table == Path(result.out, "table.txt").read_text()
-    assert result.run_id == training.run_id
-    logged = tracking.read_run(store, result.run_id)
+    assert result.run_id == training_id
+    logged = links.read_run(store, result.run_id)
     mean = np.mean([scores.full_psnr for _, method, scores in expected if method == BICUBIC])
     assert logged.data.metrics["test/kedusr-float/bicubic/full_psnr"] == pytest.approx(mean)
     assert logged.info.status == "FINISHED"

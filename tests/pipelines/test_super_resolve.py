@@ -18,6 +18,7 @@ from pipelines.super_resolve import SuperResolveOptions
 from sddusr import storage
 from sddusr.checkpoint import write_checkpoint
 from sddusr.cli import command_line
+from sddusr.cli.progress_bar import ProgressBar
 from sddusr.config import DEMO
 from sddusr.imaging.images import Metadata, read_picture, read_rgb, write_picture, write_png
 from sddusr.imaging.resize import bicubic_up
@@ -25,6 +26,7 @@ from sddusr.inference import super_resolve, to_8bit
 from sddusr.model.sddusr import SDDuSR
 from sddusr.photos import upscaler
 from sddusr.photos.jobs import Job, Settings
+from sddusr.photos.options import parse_bytes
 from sddusr.photos.upscaler import enlarge
 from sddusr.registration.register import NotRegistered
 from tests.phone import VIEW, save_pair
@@ -384,7 +386,7 @@ def test_the_share_of_the_work_that_is_done_only_grows(options, checkpoint):
 
 def test_a_log_gets_a_line_for_each_phase_and_few_within_it(caplog):
     caplog.set_level("INFO")
-    progress = worker.Progress("wide")
+    progress = ProgressBar("wide")
     for phase in ("reading", "super-resolving"):
         for number in range(100):
             progress.tell(phase, number / 100)
@@ -400,7 +402,7 @@ def test_a_log_gets_a_line_for_each_phase_and_few_within_it(caplog):
 
 def test_one_of_many_pictures_gets_a_line_only_when_it_takes_long(caplog):
     caplog.set_level("INFO")
-    progress = worker.Progress("wide", is_one_of_many=True)
+    progress = ProgressBar("wide", is_one_of_many=True)
     progress.tell("reading", 0.0)
     progress.tell("super-resolving", 0.3)
     progress.told_s -= worker.ACTOR_LOG_EVERY_S
@@ -432,10 +434,10 @@ def test_the_limit_reaches_the_engine(options, monkeypatch):
     ],
 )
 def test_sizes_are_read_as_people_write_them(text, size):
-    assert command_line.parse_bytes(text, "--memory") == size
+    assert parse_bytes(text, "--memory") == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "4 apples", "1iB", "1e9", "1.GB"])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ValueError, match="need a size such as 4GB"):
-        command_line.parse_bytes(text, "--memory")
+        parse_bytes(text, "--memory")

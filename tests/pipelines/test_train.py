@@ -1,4 +1,3 @@
-import json
 import os
 import re
 import shutil
@@ -10,10 +9,12 @@ import pytest
 from pipelines import train as pipeline
 from pipelines.evaluate import EvaluateOptions, evaluate
 from pipelines.ray_runtime.worker import Outcome
-from pipelines.tracking import MlflowClient, read_run
+from pipelines.tracking.client import MlflowClient
+from pipelines.tracking.links import read_run
 from pipelines.train import TrainOptions, run_training
 from sddusr.checkpoint import read_checkpoint
 from sddusr.config import Config, DataConfig, OptimConfig, TrainConfig
+from sddusr.runs.run_folder import RunFolder
 from tests.tiny import TINY
 
 CONFIG = Config(
@@ -47,8 +48,7 @@ def test_the_chain_runs_through_ray_and_its_mlflow_run_reads_back(
     checkpoint = read_checkpoint(result.folder)
     assert checkpoint.config == CONFIG
     assert checkpoint.progress["data_hash"] == tiny_shards.content_hash
-    told = Path(result.folder, "metrics.jsonl").read_text()
-    rows = [json.loads(line) for line in told.splitlines()]
+    rows = list(RunFolder(result.folder).rows())
     assert [row["step"] for row in rows if "train/total" in row] == [2, 4]
     assert [row["step"] for row in rows if "val/full_psnr" in row] == [4]
 
@@ -124,7 +124,7 @@ def test_missing_weights_are_named_before_workers_start(options):
 
 
 def test_fresh_deletes_nothing_where_the_new_run_cannot_start(options):
-    kept = Path(options.storage, "run", "metrics.jsonl")
+    kept = Path(options.storage, "run", "checkpoints", "earlier")
     kept.parent.mkdir(parents=True)
     kept.write_text("earlier")
     kept.with_name("mlflow.json").write_text('{"tracking_uri": "", "key": "k"}')

@@ -1,17 +1,19 @@
 """A tiny search, and an MLflow server in memory that its trials log to."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from pipelines.tracking import courier, store
+from pipelines.tracking import background, client, files
 from sddusr.config import OptimConfig
 from tests.faults.fake_mlflow import FakeServer
 from tests.runs import CONFIG
-from tune.children import Home
-from tune.ledger import Ledger
 from tune.space import Choices, Space
-from tune.trial import Setting
+from tune.trial import Setting, describe_trial
+from tune.trials import SearchFolder
+
+URI = "http://mlflow.example:5000"
 
 TOKENS = "model.dictionary.num_tokens"
 SPACE = Space({TOKENS: Choices((2, 4, 8)), "data.crop_px": Choices((16, 128))})
@@ -27,28 +29,36 @@ OF_SIX = replace(
 
 
 @pytest.fixture
-def server(monkeypatch, tmp_path) -> FakeServer:
+def server(monkeypatch) -> FakeServer:
     server = FakeServer()
-    monkeypatch.setattr(store, "MlflowClient", server.client)
-    monkeypatch.setattr(courier, "POLL_S", 0.02)
-    monkeypatch.setattr(courier, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(courier, "LONGEST_WAIT_S", 0.02)
-    monkeypatch.setenv("SDDUSR_SPOOL", str(tmp_path / "home"))
+    for module in (client, files):
+        monkeypatch.setattr(module, "make_client", server.client)
+    for name in ("POLL_S", "FIRST_WAIT_S", "LONGEST_WAIT_S"):
+        monkeypatch.setattr(background, name, 0.02)
     return server
 
 
 @pytest.fixture
-def ledger(tmp_path) -> Ledger:
-    return Ledger(str(tmp_path / "search"))
+def search(tmp_path) -> SearchFolder:
+    return SearchFolder(str(tmp_path / "search"))
 
 
 @pytest.fixture
-def setting(server, tiny_shards, ledger) -> Setting:
+def setting(tiny_shards, search) -> Setting:
     """Trials of six steps, validated at 2, 4 and 6."""
     return Setting(
-        folder=ledger.folder,
+        folder=search.folder,
         data=tiny_shards.root,
         config=OF_SIX,
         space=SPACE,
-        home=Home(uri="http://mlflow.example:5000", experiment="search", parent_id="parent"),
+        tracking_uri=URI,
+        experiment="search",
     )
+
+
+def propose(setting: Setting, number: int, values: dict[str, Any]) -> SearchFolder:
+    """As a search does before it starts a trial."""
+    search = SearchFolder(setting.folder)
+    describe_trial(setting, search.run(number), number, values)
+    search.propose(number, values)
+    return search

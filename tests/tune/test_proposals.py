@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from tune.ledger import Point, Progress, Trial
 from tune.proposals import NUM_RANDOM, Proposer
 from tune.space import Choices, Range, Space
+from tune.trials import Point, Trial
 
 FINITE = Space({"n": Choices((64, 128, 192, 256)), "kind": Choices(("none", "cosine"))})
 ENDLESS = Space({"weight": Range(1e-4, 1e-1, log=True), "kind": Choices(("none", "cosine"))})
@@ -14,9 +14,7 @@ ENDLESS = Space({"weight": Range(1e-4, 1e-1, log=True), "kind": Choices(("none",
 
 def trial(number, values, score=None, status="finished", step=10):
     curve = () if score is None else (Point(step, score, 1.0),)
-    return Trial(
-        number=number, folder="", values=values, status=status, progress=Progress(curve=curve)
-    )
+    return Trial(number=number, folder="", values=values, status=status, curve=curve)
 
 
 def search(proposer, num, score):

@@ -1,17 +1,17 @@
 """Tune asks for trials and tells of scores; what it is answered survives any restart."""
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
-import pytest
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from sddusr.training.loop import SCORE
-from tune.ledger import Ledger, Point, Progress
 from tune.proposals import Proposer
 from tune.scheduler import Halving, Proposals, Rungs, Verdicts
 from tune.space import Choices, Space
+from tune.trials import SearchFolder
 
 SPACE = Space({"model.dictionary.num_tokens": Choices(tuple(range(1, 9)))})
 HALVING = Halving(first_step=10, last_step=99, factor=2)
@@ -19,28 +19,25 @@ RUNGS = (10, 20, 40, 80)
 NUM = 6
 
 
-@pytest.fixture
-def ledger(tmp_path):
-    return Ledger(str(tmp_path))
+def proposals(setting, num=3, deadline=float("inf")):
+    setting = replace(setting, space=SPACE, deadline=deadline)
+    return Proposals(SearchFolder(setting.folder), Proposer(SPACE, "grid", 0), num, setting)
 
 
-def proposals(ledger, num=3, deadline=float("inf")):
-    return Proposals(ledger, Proposer(SPACE, "grid", 0), num, deadline)
-
-
-def test_new_trials_are_in_the_ledger_before_they_start(ledger):
-    searcher = proposals(ledger)
+def test_new_trials_are_on_disk_before_they_start(setting, search):
+    searcher = proposals(setting)
     for number in range(3):
         assert searcher.suggest("any") == {"number": number}
-        assert ledger.trial(number).values == {"model.dictionary.num_tokens": number + 1}
+        assert search.trial(number).values == {"model.dictionary.num_tokens": number + 1}
     assert searcher.suggest("any") == Searcher.FINISHED
+    assert search.run(2).config().name == "trial 2 N=3"
 
 
-def test_unfinished_trials_come_first_and_count(ledger):
-    before = proposals(ledger, 2)
+def test_unfinished_trials_come_first_and_count(setting, search):
+    before = proposals(setting, 2)
     before.suggest("any"), before.suggest("any")
-    ledger.end(0, "finished")
-    after = proposals(ledger, 3)
+    search.end(0, "finished")
+    after = proposals(setting, 3)
     assert [after.suggest("any") for _ in range(3)] == [
         {"number": 1},
         {"number": 2},
@@ -48,9 +45,9 @@ def test_unfinished_trials_come_first_and_count(ledger):
     ]
 
 
-def test_after_the_deadline_none_begins(ledger):
-    assert proposals(ledger, deadline=time.time() - 1).suggest("any") == Searcher.FINISHED
-    assert ledger.trials() == []
+def test_after_the_deadline_none_begins(setting, search):
+    assert proposals(setting, deadline=time.time() - 1).suggest("any") == Searcher.FINISHED
+    assert search.trials() == []
 
 
 def add(rungs, number, start):
@@ -65,44 +62,42 @@ def events():
     return [(k, step, 25 + (7 * k + step) % 11 + step / 50) for step in RUNGS for k in range(NUM)]
 
 
-def verdicts(ledger, restart_before=None):
+def verdicts(search, restart_before=None):
     """Outcomes of all trials, the search being started again before one of the events."""
     for number in range(NUM):
-        ledger.propose(number, {"model.dictionary.num_tokens": number + 1})
-    rungs = Rungs(ledger, HALVING)
+        search.propose(number, {"model.dictionary.num_tokens": number + 1})
+    rungs = Rungs(search, HALVING)
     trials = {k: add(rungs, k, 0) for k in range(NUM)}
-    curves = dict.fromkeys(range(NUM), ())
     for index, (number, step, score) in enumerate(events()):
         if index == restart_before:
-            rungs = Rungs(ledger, HALVING)
-            trials = {k: add(rungs, k, 1) for k in range(NUM) if not ledger.is_over(k)}
-        if ledger.is_over(number):
+            rungs = Rungs(search, HALVING)
+            trials = {k: add(rungs, k, 1) for k in range(NUM) if not search.is_over(k)}
+        if search.is_over(number):
             continue
-        curves[number] += (Point(step, score, 0.0),)
-        ledger.note(number, Progress(curve=curves[number]))
+        search.run(number).log_metrics(step, {SCORE: score})
         row = {"step": step, SCORE: score}
         assert rungs.on_trial_result(None, trials[number], row) == TrialScheduler.CONTINUE
-    return [(trial.status, trial.reason) for trial in ledger.trials()]
+    return [(trial.status, trial.reason) for trial in search.trials()]
 
 
 def test_verdicts_do_not_depend_on_restarts(tmp_path):
-    unbroken = verdicts(Ledger(str(tmp_path / "unbroken")))
+    unbroken = verdicts(SearchFolder(str(tmp_path / "unbroken")))
     assert {status for status, _ in unbroken} == {"open", "stopped"}
     assert any(reason == "behind the others at step 20" for _, reason in unbroken)
     for index in range(0, len(events()), 4):
-        assert verdicts(Ledger(str(tmp_path / str(index))), index) == unbroken
+        assert verdicts(SearchFolder(str(tmp_path / str(index))), index) == unbroken
 
 
-def test_a_trial_whose_process_died_failed_with_what_tune_knows(ledger, caplog):
+def test_a_trial_whose_process_died_failed_with_what_tune_knows(search, caplog):
     caplog.set_level("INFO")
     for number in range(2):
-        ledger.propose(number, {"model.dictionary.num_tokens": 1})
+        search.propose(number, {"model.dictionary.num_tokens": 1})
     died = SimpleNamespace(
         config={"number": 1},
         get_pickled_error=lambda: None,
         get_error=lambda: "The actor died\nunexpectedly",
     )
-    Verdicts(ledger, 2).on_trial_error(0, [], died)
-    trial = ledger.trial(1)
+    Verdicts(search, 2).on_trial_error(0, [], died)
+    trial = search.trial(1)
     assert (trial.status, trial.reason) == ("failed", "The actor died unexpectedly")
-    assert "trial 1 is failed, The actor died unexpectedly; 1 of 2 are over" in caplog.text
+    assert "Trial 1 failed, The actor died unexpectedly (1 of 2 trials done)" in caplog.text

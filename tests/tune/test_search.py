@@ -14,7 +14,8 @@ import ray
 import torch
 from ray.util.state import list_placement_groups
 
-from pipelines.tracking import MlflowClient, noted_run
+from pipelines.tracking.client import MlflowClient
+from pipelines.tracking.mirror import noted_run
 from sddusr.checkpoint import load_model
 from sddusr.data.manifest import build_manifest, write_manifest
 from sddusr.data.shard import write_shard
@@ -23,9 +24,9 @@ from tests.runs import CONFIG, run
 from tests.tune import driver
 from tune import plan as planning
 from tune import trial_resources
-from tune.ledger import Ledger
 from tune.search import run_search
 from tune.space import with_values
+from tune.trials import SearchFolder
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -71,8 +72,8 @@ def test_a_search_whose_driver_is_killed_goes_on_and_doubles_nothing(
     options, tiny_shards, tmp_path, caplog
 ):
     start_and_kill_within_the_third_trial(tiny_shards.root, tmp_path)
-    ledger = Ledger(str(tmp_path / "search"))
-    assert [trial.status for trial in ledger.trials()] == ["finished", "failed", "open"]
+    search = SearchFolder(str(tmp_path / "search"))
+    assert [trial.status for trial in search.trials()] == ["finished", "failed", "open"]
     with pytest.raises(ValueError, match=r"is not finished: 2 of 3 trials are over; --resume"):
         run_search(options)
 

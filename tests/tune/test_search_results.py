@@ -1,4 +1,4 @@
-"""The table, its files and figures tell what the ledger holds, whatever that is."""
+"""The table, its files and figures tell what the trials hold, whatever that is."""
 
 import base64
 import io
@@ -12,18 +12,18 @@ from PIL import Image
 
 from tests.runs import run
 from tests.tune.conftest import SMALL, SPACE, TOKENS, TOO_LARGE
-from tune.ledger import Point, Progress, Trial
 from tune.plots import draw_all
 from tune.results import best_of, importances, ranked, rows_of, to_markdown, write_results
 from tune.space import Choices, Range, Space
+from tune.trials import Point, Trial
 
 WIDE = Space({"n": Choices((64, 128)), "weight": Range(1e-4, 1e-2, log=True)})
 
 
-def trial(number, values=SMALL, score=None, status="finished", folder="", peak=10**9):
-    curve = () if score is None else (Point(5, score - 1, 30.0), Point(10, score, 90.0))
-    progress = Progress(curve=curve, peak_bytes=peak, num_parameters=1234)
-    return Trial(number=number, folder=folder, values=values, status=status, progress=progress)
+def trial(number, values=SMALL, score=None, status="finished", folder="", peak=1000.0):
+    points = () if score is None else ((5, score - 1, 30.0), (10, score, 90.0))
+    curve = tuple(Point(*point, peak, 1234) for point in points)
+    return Trial(number=number, folder=folder, values=values, status=status, curve=curve)
 
 
 MIXED = [

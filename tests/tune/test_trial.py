@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipelines.tracking.background import mirror
 from sddusr.checkpoint import load_model, read_checkpoint
-from tests.tune.conftest import SMALL, TOKENS, TOO_LARGE
+from tests.tune.conftest import SMALL, TOKENS, TOO_LARGE, URI, propose
 from tune import trial as hosted
-from tune.ledger import Ledger
 from tune.trial import TrialReporter, run_trial
 
 
@@ -18,25 +18,25 @@ def scores(trial):
 
 
 @pytest.fixture
-def unbroken(setting, tmp_path, server):
+def unbroken(setting, tmp_path):
     """The trial as it comes out when nothing happens, and its weights."""
-    ledger = Ledger(str(tmp_path / "unbroken"))
-    ledger.propose(0, SMALL)
-    run_trial({"number": 0}, replace(setting, folder=ledger.folder))
-    server.runs.clear()
-    trial = ledger.trial(0)
+    elsewhere = replace(setting, folder=str(tmp_path / "unbroken"))
+    search = propose(elsewhere, 0, SMALL)
+    run_trial({"number": 0}, elsewhere)
+    trial = search.trial(0)
     assert (trial.status, [step for step, _ in scores(trial)]) == ("finished", [2, 4, 6])
     return trial, load_model(trial.folder).state_dict()
 
 
-def assert_the_same(ledger, unbroken, server):
+def assert_the_same(search, unbroken, server):
     trial, weights = unbroken
-    ours = ledger.trial(0)
+    ours = search.trial(0)
     assert (ours.status, scores(ours)) == ("finished", scores(trial))
-    assert ours.progress.num_parameters == trial.progress.num_parameters > 1000
-    assert ours.progress.peak_bytes > 10**7
+    assert ours.best.num_parameters == trial.best.num_parameters > 1000
+    assert ours.best.peak_mb > 10
     for name, value in load_model(ours.folder).state_dict().items():
         assert torch.equal(value, weights[name])
+    mirror(ours.folder, URI)
     run = server.only_run()
     rows = Counter((point.key, point.step) for point in run.metrics)
     assert set(rows.values()) == {1}
@@ -45,31 +45,32 @@ def assert_the_same(ledger, unbroken, server):
     assert len(set(run.files)) == len(run.files)
 
 
-def test_a_trial_sets_its_values_and_logs_them_under_short_names(setting, ledger, server):
-    ledger.propose(3, SMALL)
+def test_a_trial_sets_its_values_and_logs_them_under_short_names(setting, search, server):
+    propose(setting, 3, SMALL)
     run_trial({"number": 3}, setting)
+    mirror(search.run(3).folder, URI)
     run = server.only_run()
     assert (run.params["N"], run.params["crop_px"]) == ("2", "16")
     assert run.params[TOKENS] == "2"
-    assert (run.tags["mlflow.parentRunId"], run.tags["sddusr.trial"]) == ("parent", "3")
-    checkpoint = read_checkpoint(ledger.trial_folder(3))
+    assert run.tags["sddusr.trial"] == "3"
+    checkpoint = read_checkpoint(search.run(3).folder)
     assert checkpoint.config.model.dictionary.num_tokens == 2
 
 
-def test_a_trial_that_is_out_of_time_saves_and_goes_on_exactly(setting, ledger, server, unbroken):
-    ledger.propose(0, SMALL)
+def test_a_trial_that_is_out_of_time_saves_and_goes_on_exactly(setting, search, server, unbroken):
+    propose(setting, 0, SMALL)
     for _ in range(2):  # each start gets one step done
         run_trial({"number": 0}, replace(setting, deadline=0.0))
-        assert ledger.trial(0).status == "open"
-    assert read_checkpoint(ledger.trial_folder(0)).progress["step"] == 2
+        assert search.trial(0).status == "open"
+    assert read_checkpoint(search.run(0).folder).progress["step"] == 2
     run_trial({"number": 0}, setting)
-    assert_the_same(ledger, unbroken, server)
+    assert_the_same(search, unbroken, server)
 
 
 def test_a_trial_that_is_killed_does_again_what_no_checkpoint_holds(
-    setting, ledger, server, unbroken, monkeypatch
+    setting, search, server, unbroken, monkeypatch
 ):
-    ledger.propose(0, SMALL)
+    propose(setting, 0, SMALL)
 
     def end_within_step_4(self, step, pictures):
         if step == 4:  # after its score was noted, before its checkpoint
@@ -80,36 +81,36 @@ def test_a_trial_that_is_killed_does_again_what_no_checkpoint_holds(
     with pytest.raises(SystemExit):
         run_trial({"number": 0}, setting)
     monkeypatch.setattr(TrialReporter, "show", show)
-    assert ledger.trial(0).status == "open"
-    assert [step for step, _ in scores(ledger.trial(0))] == [2, 4]
-    assert read_checkpoint(ledger.trial_folder(0)).progress["step"] < 4
+    assert search.trial(0).status == "open"
+    assert [step for step, _ in scores(search.trial(0))] == [2, 4]
+    assert read_checkpoint(search.run(0).folder).progress["step"] < 4
     run_trial({"number": 0}, setting)
-    assert_the_same(ledger, unbroken, server)
+    assert_the_same(search, unbroken, server)
 
 
-def test_what_a_trial_raises_is_its_outcome(setting, ledger, server):
-    ledger.propose(0, TOO_LARGE)
+def test_what_a_trial_raises_is_its_outcome(setting, search, server):
+    propose(setting, 0, TOO_LARGE)
     run_trial({"number": 0}, setting)
-    trial = ledger.trial(0)
+    trial = search.trial(0)
     assert trial.status == "failed"
     assert "128" in trial.reason
     assert "\n" not in trial.reason
 
 
 def test_a_trial_that_is_stopped_early_leaves_with_a_checkpoint(
-    setting, ledger, server, monkeypatch
+    setting, search, server, monkeypatch
 ):
-    ledger.propose(0, SMALL)
+    propose(setting, 0, SMALL)
     told = []
 
     def report(row):
         told.append(row["step"])
         if row["step"] == 4:
-            ledger.end(0, "stopped", "behind")
+            search.end(0, "stopped", "behind")
 
     monkeypatch.setattr(hosted.tune, "report", report)
     run_trial({"number": 0}, replace(setting, reports_scores=True))
-    trial = ledger.trial(0)
+    trial = search.trial(0)
     assert (trial.status, trial.reason, told) == ("stopped", "behind", [2, 4])
     assert [step for step, _ in scores(trial)] == [2, 4]
     assert read_checkpoint(trial.folder).progress["best_step"] == trial.best.step

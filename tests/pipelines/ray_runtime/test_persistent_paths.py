@@ -5,7 +5,7 @@ import pytest
 import ray
 
 from pipelines.ray_runtime import persistent_paths
-from pipelines.tracking import tracking_uri
+from pipelines.tracking.links import tracking_uri
 
 
 @pytest.fixture

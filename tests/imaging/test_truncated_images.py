@@ -8,9 +8,9 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from sddusr.data.strict_jpeg import check_jpeg
 from sddusr.imaging.encoding import encode
 from sddusr.imaging.images import read_picture, write_picture
+from sddusr.imaging.strict_jpeg import check_jpeg
 from tests.conftest import textured
 
 PICTURE = textured(160, 240, 3)

@@ -1,0 +1,3 @@
+from sddusr.cli.main import main
+
+main()

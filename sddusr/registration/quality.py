@@ -1,0 +1,109 @@
+"""What a tele picture adds to the wide one, measured, in words that a user understands."""
+
+import math
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, UInt8, UInt16
+
+Pixels = UInt8[np.ndarray, "_ _ 3"] | UInt16[np.ndarray, "_ _ 3"]
+
+MAX_PIXELS = 4_000_000
+"""Pixels that are measured at most: of a larger Ref, an evenly spread grid of blocks."""
+BLOCK_PX = 64
+FINE_SIGMA_PX = 1.0
+"""What a blur of this sigma takes away is the finest band."""
+FLAT_SHARE = 0.2
+"""Share of pixels, the smoothest ones of the centre, in which the finest band is noise."""
+DIFFERENT = 0.08
+"""Difference, of 1, of the two smoothed pictures that no exposure or blur explains."""
+SMOOTH_SIGMA_PX = 3.0
+SOFT = 1.15
+"""Ratio of the finest bands, tele over wide: good tele pictures have 1.8 to 4.9, soft ones less
+than 0.8, a digital zoom 1."""
+NOISE_GAIN = 0.58
+"""Amplitude of the luma's finest band for white noise of 1 in each colour."""
+NOISY = 8.0
+"""Standard deviation of 255."""
+MANY_DIFFER, MUCH_EMPTY = 0.03, 0.05
+
+
+class RefQuality(NamedTuple):
+    """Ref against the enlarged centre, after registration and colours."""
+
+    sharpness: float
+    """Finest band of Ref over that of the centre, noise taken off; 1 adds nothing."""
+    noise: float
+    """Standard deviation, of 255, of what Ref has beyond the centre in the smoothest places."""
+    differing: float
+    """Share of Ref that shows something else than the wide picture."""
+    empty: float
+    """Share of Ref that shows nothing: beyond its border, bars, transparent."""
+
+    def record(self) -> dict[str, Any]:
+        return {name: round(value, 4) for name, value in self._asdict().items()}
+
+    def reasons(self) -> list[str]:
+        """Why Ref may be left out, each measured."""
+        reasons = []
+        if self.sharpness < SOFT:
+            reasons.append(
+                f"the tele picture is no sharper than the wide one ({self.sharpness:.2f} of its "
+                f"finest detail)"
+            )
+        if self.noise > NOISY:
+            reasons.append(f"the tele picture is noisy (about {self.noise:.0f} of 255)")
+        if self.differing > MANY_DIFFER:
+            reasons.append(f"{self.differing:.0%} of it differs from the wide picture")
+        if self.empty > MUCH_EMPTY:
+            reasons.append(f"{self.empty:.0%} of it shows nothing (border, bars or transparent)")
+        return reasons
+
+
+def measure_quality(
+    ref: Pixels, center: Pixels, valid: Bool[np.ndarray, "rows cols"]
+) -> RefQuality:
+    """Compare Ref with the enlarged centre, of the same size, where Ref shows something."""
+    empty = 1 - float(valid.mean())
+    tele, wide, shown = (_sampled(x) for x in (ref, center, valid))
+    if not shown.any():
+        return RefQuality(1.0, 0.0, 0.0, empty)
+    tele, wide = _luma(tele), _luma(wide)
+    bands = [cv2.GaussianBlur(np.square(_fine(x)), (0, 0), 2.0)[shown] for x in (tele, wide)]
+    edge = np.quantile(bands[1], FLAT_SHARE)
+    flat = bands[1] <= edge
+    noise = [float(band[flat].mean()) for band in bands]
+    energy = [max(float(band.mean()) - n, 0.0) for band, n in zip(bands, noise, strict=True)]
+    smooth = [cv2.GaussianBlur(x, (0, 0), SMOOTH_SIGMA_PX) for x in (tele, wide)]
+    different = np.abs(smooth[0] - smooth[1])[shown] > DIFFERENT
+    return RefQuality(
+        sharpness=_ratio(*energy),
+        noise=255 / NOISE_GAIN * math.sqrt(max(noise[0] - noise[1], 0.0)),
+        differing=float(different.mean()),
+        empty=empty,
+    )
+
+
+def _ratio(tele: float, wide: float) -> float:
+    """Of amplitudes; a floor of a tenth of a grey level keeps flat pictures finite."""
+    floor = (0.1 / 255) ** 2
+    return math.sqrt((tele + floor) / (wide + floor))
+
+
+def _fine(x: np.ndarray) -> np.ndarray:
+    return x - cv2.GaussianBlur(x, (0, 0), FINE_SIGMA_PX)
+
+
+def _luma(picture: Pixels) -> np.ndarray:
+    top = np.iinfo(picture.dtype).max
+    return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32) / top
+
+
+def _sampled(picture: np.ndarray) -> np.ndarray:
+    """All of a small picture; of a large one every n-th block of rows and columns."""
+    step = math.ceil(math.sqrt(picture.shape[0] * picture.shape[1] / MAX_PIXELS))
+    if step == 1:
+        return np.ascontiguousarray(picture)
+    rows, cols = (np.arange(side) // BLOCK_PX % step == 0 for side in picture.shape[:2])
+    return np.ascontiguousarray(picture[rows][:, cols])

@@ -1,0 +1,213 @@
+"""The detail skip: Ref's detail in place, carried by the matches elsewhere, trusted or not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sddusr.config import DEMO, PAPER, PRESETS, DetailConfig, ModelConfig
+from sddusr.filters import box_mean, high_pass, soften
+from sddusr.imaging.resize import bicubic_up
+from sddusr.model.detail import lay_in_place, to_pixels, twin_cells
+from sddusr.model.evidence import (
+    block_maps,
+    measure_evidence,
+    pool_blocks,
+    reach,
+    statistics,
+)
+from sddusr.model.sddusr import SDDuSR
+from sddusr.training.losses import trust_loss
+from sddusr.types import Batch, DetailOutput
+
+SMALL = replace(DEMO.model, detail=DetailConfig(enabled=True, trust_dim=8))
+OFFSET = torch.tensor([[8, 16]])
+
+
+def pictures(size: int = 48, center: int = 24, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, size // 2, size // 2, generator=generator)
+    hr = F.interpolate(coarse, scale_factor=4, mode="bicubic").clamp(0, 1)
+    hr = (hr + 0.1 * torch.rand(hr.shape, generator=generator)).clamp(0, 1)
+    lr = F.avg_pool2d(hr, 2)
+    y, x = OFFSET[0].tolist()
+    lr_center = lr[..., y // 2 : y // 2 + center, x // 2 : x // 2 + center]
+    ref = hr[..., y : y + 2 * center, x : x + 2 * center]
+    return hr, lr, lr_center, ref
+
+
+def network(config: ModelConfig = SMALL) -> SDDuSR:
+    torch.manual_seed(0)
+    return SDDuSR(config).eval()
+
+
+def test_presets_have_it_or_are_the_paper():
+    has = {name: config.model.detail.enabled for name, (_, config) in PRESETS.items()}
+    assert has == {
+        "demo": True,
+        "compact": True,
+        "paper": False,
+        "baseline": False,
+        "sfm": False,
+    }
+    assert PAPER.data.register_ref == "none"
+    assert not PAPER.data.refs.has_any
+    assert PAPER.losses.trust_weight == 0
+
+
+@pytest.mark.parametrize("preset", ["paper", "baseline", "sfm"])
+def test_every_preset_can_be_given_a_detail_skip(preset):
+    config = PRESETS[preset][1].model
+    small = replace(
+        config,
+        dim=16,
+        encoder=replace(config.encoder, num_groups=1, num_blocks=1, num_ref_blocks=1, reduction=4),
+        matching=replace(config.matching, vgg_dims=(8, 8), vgg_weights="none", dim=4),
+        alignment=replace(
+            config.alignment, spynet_weights="none", spynet_levels=2, spynet_dims=(4, 4, 4, 4)
+        ),
+        fusion=replace(config.fusion, num_blocks=1, reduction=4),
+        detail=DetailConfig(enabled=True),
+    )
+    _, lr, lr_center, ref = pictures()
+    out = network(small)(lr, lr_center, ref, center_offset=OFFSET)
+    assert out.detail is not None
+    assert out.detail.inside[0, 0, 8:56, 16:64].all()
+
+
+@given(
+    y=st.integers(-4, 8),
+    x=st.integers(-4, 8),
+    rows=st.integers(1, 6),
+    cols=st.integers(1, 6),
+)
+def test_twins_are_the_cells_at_the_same_place(y, x, rows, cols):
+    index, inside = twin_cells(torch.tensor([[4 * y, 4 * x]]), (6, 7), (rows, cols))
+    keys = torch.arange(rows * cols).view(rows, cols)
+    for row in range(6):
+        for col in range(7):
+            is_there = 0 <= row - y < rows and 0 <= col - x < cols
+            assert bool(inside[0, 0, row, col]) == is_there
+            if is_there:
+                assert index[0, row * 7 + col] == keys[row - y, col - x]
+
+
+def test_what_lies_in_place_is_moved_nowhere():
+    own = torch.rand(1, 5, 16, 20)
+    moved = torch.zeros(1, 5, 24, 28)
+    index, inside = twin_cells(torch.tensor([[4, 8]]), (6, 7), (4, 5))
+    laid = lay_in_place(moved, own, index, inside)
+    assert torch.equal(laid[..., 4:20, 8:28], own)
+    assert laid.sum() == pytest.approx(own.sum().item(), rel=1e-5)
+    assert torch.equal(to_pixels(inside)[0, 0].nonzero()[0], torch.tensor([4, 8]))
+
+
+def test_full_trust_and_no_residual_is_ref_laid_over_bicubic():
+    _, lr, lr_center, ref = pictures()
+    net = network()
+    with torch.no_grad():
+        net.trust.confidence_scale.fill_(6.0)  # a twin's trust is 1
+        net.trust.confidence_center.fill_(0.9)
+        net.trust.error_scales.fill_(-20.0)
+        net.trust.correlation_scale.fill_(-20.0)
+    out = net(lr, lr_center, ref, center_offset=OFFSET)
+    inside = out.detail.inside.expand_as(out.sr)
+    center = bicubic_up(lr_center)
+    pasted = bicubic_up(lr)[..., 8:56, 16:64] + high_pass(ref - center, 17)
+    assert torch.allclose(out.sr[inside], pasted.flatten(), atol=1e-5)
+
+
+def test_without_ref_nothing_of_it_is_in_the_result():
+    _, lr, lr_center, ref = pictures()
+    net, none = network(), torch.tensor([False])
+    results = [
+        net(lr, lr_center, other, center_offset=OFFSET, has_ref=none).sr
+        for other in (ref, torch.rand_like(ref))
+    ]
+    assert torch.equal(*results)
+
+
+def test_an_offset_is_needed():
+    _, lr, lr_center, ref = pictures()
+    with pytest.raises(ValueError, match="center_offset"):
+        network()(lr, lr_center, ref)
+
+
+def test_every_parameter_gets_a_gradient_once_the_heads_speak():
+    hr, lr, lr_center, ref = pictures()
+    net = network().train()
+    for head in (net.trust.of_ref, net.trust.of_query):
+        torch.nn.init.normal_(head[-1].weight, std=0.05)
+    out = net(lr, lr_center, ref, torch.tensor([1]), OFFSET, torch.tensor([True]))
+    (out.sr - hr).square().mean().backward()
+    missing = [name for name, p in net.trust.named_parameters() if not p.grad.abs().sum() > 0]
+    assert not missing
+
+
+def test_evidence_of_a_window_is_that_of_the_whole():
+    ref = torch.rand(1, 3, 96, 96)
+    center = bicubic_up(torch.rand(1, 3, 48, 48))
+    halo = reach(17)
+    whole = measure_evidence(ref, center, 17)
+    near = slice(24 - halo, 72 + halo)
+    part = measure_evidence(ref[..., near, near], center[..., near, near], 17)
+    inner = slice(halo, halo + 48)
+    for one, other in zip(whole, part, strict=True):
+        assert torch.allclose(one[..., 24:72, 24:72], other[..., inner, inner], atol=1e-6)
+
+
+def test_evidence_tells_soft_noisy_and_other_refs_from_good_ones():
+    _, _, lr_center, ref = pictures(size=96, center=40)
+    center = bicubic_up(lr_center)
+    soft = soften(soften(soften(center)))
+    noisy = ref + 0.1 * torch.randn(ref.shape, generator=torch.Generator().manual_seed(0))
+    other = ref.flip(3)
+
+    def told(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        blocks = pool_blocks(block_maps(picture, center, 17))
+        return measure_evidence(picture, center, 17).evidence.mean((0, 2, 3)), statistics(blocks)[0]
+
+    good, of_soft, of_noisy, of_other = (told(x) for x in (ref, soft, noisy, other))
+    assert good[0][3] > of_soft[0][3]  # its detail sharpens, a soft one's takes away
+    assert of_soft[0][3] < 0
+    assert of_other[0][0] > 2 * good[0][0]
+    assert of_noisy[1][6] > good[1][6]  # the finest band where the centre is flattest
+    assert of_other[1][1] > good[1][1]
+
+
+def test_box_mean_repeats_the_border():
+    x = torch.rand(1, 2, 9, 11, dtype=torch.float64)
+    padded = F.pad(x, (2, 2, 2, 2), mode="replicate")
+    assert torch.allclose(box_mean(x, 5), F.avg_pool2d(padded, 5, 1))
+
+
+def batch_of(hr: torch.Tensor, lr: torch.Tensor, has_ref: bool = True) -> Batch:
+    return Batch(
+        ids=("a",),
+        lr=lr,
+        lr_center=lr,
+        ref=hr,
+        hr=hr,
+        mask_label=torch.zeros(1, 1, lr.shape[2] // 2, lr.shape[3] // 2),
+        seeds=torch.tensor([0]),
+        center_offset=torch.tensor([[0, 0]]),
+        has_ref=torch.tensor([has_ref]),
+    )
+
+
+def test_the_trusts_term_is_least_at_the_best_share_and_measures_decibels():
+    hr, lr, _, _ = pictures()
+    detail = hr - bicubic_up(lr)
+    inside = torch.ones_like(hr[:, :1], dtype=torch.bool)
+
+    def loss(trust: float, has_ref: bool = True) -> float:
+        output = DetailOutput(torch.full_like(hr[:, :1], trust), detail, inside)
+        return float(trust_loss(output, batch_of(hr, lr, has_ref)))
+
+    assert loss(1.0) < 1e-2 < loss(0.9) < loss(0.5) < loss(0.0)
+    assert loss(0.0, has_ref=False) == 0
+    # Half of what is missing left over is a quarter of its energy, against a floor of nearly none.
+    assert loss(0.9) > 0.2 * loss(0.0)
