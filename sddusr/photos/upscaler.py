@@ -175,7 +175,7 @@ def place_ref(
     check_box(box, (SCALE * height, SCALE * width), job.tele)
     if tele.pixels.shape[:2] != (box.height, box.width):
         raise ValueError(
-            f"{job.tele}: {tele.pixels.shape[0]}x{tele.pixels.shape[1]}, need the {box.height}x"
+            f"{job.tele}: Ref is {tele.pixels.shape[0]}x{tele.pixels.shape[1]}, need the {box.height}x"
             f"{box.width} pixels of its box {list(box)}"
         )
     visible = visible_mask(tele.pixels, tele.alpha)
