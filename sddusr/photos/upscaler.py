@@ -175,8 +175,8 @@ def place_ref(
     check_box(box, (SCALE * height, SCALE * width), job.tele)
     if tele.pixels.shape[:2] != (box.height, box.width):
         raise ValueError(
-            f"{job.tele}: Ref is {tele.pixels.shape[0]}x{tele.pixels.shape[1]}, need the {box.height}x"
-            f"{box.width} pixels of its box {list(box)}"
+            f"{job.tele}: Ref is {tele.pixels.shape[0]}x{tele.pixels.shape[1]}, need the "
+            f"{box.height}x{box.width} pixels of its box {list(box)}"
         )
     visible = visible_mask(tele.pixels, tele.alpha)
     found = register_ref(wide.pixels, tele.pixels, box, method, visible=visible, color=config.color)

@@ -17,7 +17,7 @@ from pipelines.ray_runtime import upscaling as worker
 from pipelines.super_resolve import SuperResolveOptions
 from sddusr import storage
 from sddusr.checkpoint import write_checkpoint
-from sddusr.cli import command_line
+from sddusr.cli import command_line, progress_bar
 from sddusr.cli.progress_bar import ProgressBar
 from sddusr.config import DEMO
 from sddusr.imaging.images import Metadata, read_picture, read_rgb, write_picture, write_png
