@@ -130,9 +130,10 @@ def describe_ref(made: Upscaled, quality: RefQuality) -> dict[str, Any]:
         has_detail = energy > MIN_DETAIL**2
         taken = float(trust[has_detail].mean()) if has_detail.any() else float(trust.mean())
     elif made.without_ref:
-        taken, differs = 0.0, ["left out as asked"]
+        taken = 0.0
     return {
         "taken_share": None if taken is None else round(taken, 4),
+        "left_out_as_asked": made.without_ref and not quality.is_useless,
         "measured": quality.record(),
         "reasons": differs,
     }
@@ -142,6 +143,8 @@ def warn_of_ref(record: dict[str, Any]) -> str:
     """One line where the tele picture was left out for the most part, or should be."""
     ref = record["ref"]
     taken, reasons = ref["taken_share"], "; ".join(ref["reasons"])
+    if ref["left_out_as_asked"]:
+        return ""
     if taken is None:
         return reasons and f"the tele picture may harm the result: {reasons}"
     if taken < MOSTLY_LEFT_OUT or (reasons and taken < 1):
