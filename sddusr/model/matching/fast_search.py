@@ -21,7 +21,8 @@ MatchingMode = Literal["exact", "fast", "auto"]
 keys. `auto` takes `fast` for large pictures, and `exact` where a check finds `fast` worse."""
 
 FAST_FROM = 2**15
-"""Kept keys from which `auto` is fast on a CPU that multiplies in float32, see docs/speed.md."""
+"""Kept keys from which `auto` is fast on a CPU that multiplies in float32: an estimate from the
+rates in docs/speed.md, by which it is about twice as fast there."""
 
 SHORTLIST_FACTOR, GPU_FACTOR = 4, 8
 """How many times as many it takes where the exact search runs on bfloat16 shortlists, and on a GPU.
