@@ -338,8 +338,8 @@ def test_an_evaluation_joins_a_run_and_does_not_end_it(server, tmp_path):
 
 
 def test_a_run_that_was_asked_to_end_waits_to_be_resumed(server, run):
+    run.log_metrics(1, {"loss": 0.5})
     with pytest.raises(StoppedError), mirrored(run, URI):
-        run.log_metrics(1, {"loss": 0.5})
         raise StoppedError("stopped; the same command resumes", 15)
     assert run.status().state == "paused"
     assert server.only_run().info.status == "KILLED"
