@@ -52,6 +52,7 @@ from sddusr.evaluation.scoring import (
     pick_rows,
 )
 from sddusr.runs.run_folder import RunFolder
+from sddusr.secrets import mask
 
 PAGE = "page.html"
 
@@ -157,12 +158,12 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
 
 def _about(options: EvaluateOptions, checkpoint: Checkpoint | None, lpips: str) -> dict[str, str]:
     """What a reader of the page must know about its numbers."""
-    about = {"data": options.data, "split": options.split, "LPIPS": lpips}
+    about = {"data": mask(options.data), "split": options.split, "LPIPS": lpips}
     if checkpoint is not None:
         step = checkpoint.progress.get("step", "?")
-        about |= {options.name: f"{checkpoint.place}, step {step}, {options.precision}"}
+        about |= {options.name: f"{mask(checkpoint.place)}, step {step}, {options.precision}"}
     if options.sr_dir:
-        about |= {options.other_name: options.sr_dir}
+        about |= {options.other_name: mask(options.sr_dir)}
     return about | {"code": links.code_version()}
 
 

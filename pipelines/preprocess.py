@@ -29,6 +29,7 @@ from sddusr import storage
 from sddusr.cli import command_line
 from sddusr.config import LR_PER_CELL, DataConfig
 from sddusr.data.degradation import Degradation
+from sddusr.data.folder_lock import hold_lock
 from sddusr.data.layouts import REGISTERED, Found, Layout, find, hold_out
 from sddusr.data.loading import Job, Pairing
 from sddusr.data.manifest import MANIFEST, Manifest, build_manifest, write_manifest
@@ -48,6 +49,9 @@ logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
 """What an out folder was begun with; guards it against shards of another run."""
+
+LOCK = ".preprocess.lock"
+"""Held while a run writes to its out folder."""
 
 OF_A_PLAN = frozenset({"root", "layout", "window_px"})
 """Keys of every plan of ours."""
@@ -198,7 +202,7 @@ def preprocess(options: PreprocessOptions) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError, ValueError: the first problem of the data, or more set aside than
-            `max_errors_share`; or --out holds another run's shards.
+            `max_errors_share`; or --out holds another run's shards, or another run writes there.
         OSError: --out cannot be written.
     """
     started = time.monotonic()
@@ -211,10 +215,11 @@ def preprocess(options: PreprocessOptions) -> dict[str, Any]:
         )
     sources = hold_out(found.sources, options.hold_out)
     plans = plan_shards(sources, options.recipe, options.pictures_per_shard)
-    _claim(job.out, {"root": job.root, **options.parameters}, options.overwrite)
-    manifest = _manifest(options, found, _run(plans, job))
-    _sweep(job.out, {plan.name for plan in plans})
-    write_manifest(job.out, manifest)
+    with hold_lock(storage.join(job.out, LOCK), job.out):
+        _claim(job.out, {"root": job.root, **options.parameters}, options.overwrite)
+        manifest = _manifest(options, found, _run(plans, job))
+        _sweep(job.out, {plan.name for plan in plans})
+        write_manifest(job.out, manifest)
     _log_summary(manifest, job.out, time.monotonic() - started)
     return dataclasses.asdict(manifest)
 

@@ -116,7 +116,9 @@ def _plan(options: SuperResolveOptions, settings: Settings) -> Plan:
         raise ValueError("--box y0 y1 x0 x1 goes with two files, --boxes FILE with many")
     boxes = read_boxes([options.boxes]) if options.boxes else None
     out = persistent_path(options.out, "--out")
-    outs = result_places(found.pairs, out, options.format, single)
+    outs = result_places(found.pairs, out, options.format, single, explain=options.explain)
+    for folder in {place.rpartition("/")[0] for place in outs.values()}:
+        storage.remove_orphaned_temporaries(folder)
     without = [pair.name for pair in found.pairs if boxes is not None and pair.name not in boxes]
     plan = Plan([], [], found.orphans | dict.fromkeys(without, f"no box in {options.boxes}"))
     for job in _jobs(options, found, boxes, outs):

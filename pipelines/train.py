@@ -28,6 +28,7 @@ from pipelines.ray_runtime.preflight import (
     samples_shards,
     with_absolute_weights,
 )
+from pipelines.ray_runtime.stop_request import StoppableWork
 from pipelines.ray_runtime.worker import Outcome, store_of, train_worker
 from pipelines.tracking import links
 from pipelines.tracking.background import END_WAIT_S, describe, mirror, mirrored
@@ -36,11 +37,10 @@ from sddusr.checkpoint import resolve
 from sddusr.cli import command_line
 from sddusr.config import DEMO, PRESETS, Config, flatten, to_dict
 from sddusr.data.dataset import ShardSet
+from sddusr.data.folder_lock import hold_lock
 from sddusr.runs.own_folders import check_run_folder, check_run_name, delete_run
 from sddusr.runs.run_folder import RunFolder
 from sddusr.training.loop import NonFiniteError, Progress, check_same_run
-
-COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,7 @@ def run_training(options: TrainOptions) -> TrainResult:
         ValueError, OSError: a name, options, data or weights that cannot be used.
         NonFiniteError: a loss or gradient is NaN or infinite.
         NodesLostError: the nodes that the run lost did not come back.
+        StoppedError: SIGTERM or Ctrl-C; a checkpoint was saved.
     """
     if options.name is not None:
         check_run_name(options.name)
@@ -130,16 +131,37 @@ def run_training(options: TrainOptions) -> TrainResult:
     if earlier is None:
         check_weights(options.config)
     check_shared(storage, shards.root, uri)
-    if options.fresh:
-        delete_run(folder)
-    run = RunFolder(folder)
-    _describe(run, options, uri, name, shards)
-    with mirrored(run, uri, options.tracking_wait_s) as mirrored_run:
-        run_id = mirrored_run.run_id
-        log.info("run %s in %s, MLflow run %s", name, folder, run_id or "is created later")
-        progress = fit_workers(options, workers, shards.root, folder, run_id)
-        _register(options, run)
+    with hold_lock(places.join(storage, f".{name}.lock"), f"run {name} in {folder}"):
+        if options.fresh:
+            delete_run(folder)
+        run = RunFolder(folder)
+        _describe(run, options, uri, name, shards)
+        with mirrored(run, uri, options.tracking_wait_s) as mirrored_run:
+            run_id = mirrored_run.run_id
+            log.info("run %s in %s, MLflow run %s", name, folder, run_id or "is created later")
+            progress = _train(options, workers, shards.root, folder, run_id)
+            _register(options, run)
     return TrainResult(folder=folder, progress=progress, run_id=mirrored_run.run_id)
+
+
+def _train(
+    options: TrainOptions, workers: ScalingConfig, data: str, folder: str, tracking_run: str
+) -> Progress:
+    """Train until the last step, or until the command is asked to end.
+
+    Raises:
+        StoppedError: SIGTERM or Ctrl-C; a checkpoint was saved.
+    """
+    stoppable = StoppableWork[Progress | None]()
+    progress = stoppable.run(
+        lambda: fit_workers(options, workers, data, folder, tracking_run, stoppable.flag)
+    )
+    if progress is None:
+        raise command_line.StoppedError(
+            f"stopped; a checkpoint is saved in {folder}, and the same command resumes",
+            stoppable.signal_number,
+        )
+    return progress
 
 
 def _places(options: TrainOptions) -> tuple[str, str, str | None]:
@@ -170,15 +192,16 @@ def fit_workers(
     data: str,
     folder: str,
     tracking_run: str,
-) -> Progress:
-    """Let Ray Train's workers train; how far they came.
+    stop_flag: Any = None,
+) -> Progress | None:
+    """Let Ray Train's workers train; how far they came, or None where `stop_flag` was set.
 
     A node that dies while workers are started ends a fit whatever `max_failures` says, so that is
     counted here; as ever, the next fit goes on from the newest checkpoint.
     """
     num_failures = 0
     while True:
-        trainer = _trainer(options, workers, data, folder, tracking_run)
+        trainer = _trainer(options, workers, data, folder, tracking_run, stop_flag)
         try:
             outcome = Outcome(**cast(Any, trainer.fit().return_value))
         except ControllerError as error:
@@ -193,6 +216,8 @@ def fit_workers(
             log.warning("workers could not be started (%.200s); once more", error)
         else:
             outcome.raise_error()
+            if outcome.stopped:
+                return None
             return Progress(**outcome.progress)
 
 
@@ -202,6 +227,7 @@ def _trainer(
     data: str,
     folder: str,
     tracking_run: str,
+    stop_flag: Any,
 ) -> TorchTrainer:
     return TorchTrainer(
         train_worker,
@@ -210,6 +236,7 @@ def _trainer(
             "data": data,
             "folder": folder,
             "run_id": tracking_run,
+            "stop_flag": stop_flag,
         },
         torch_config=PersistentGroup(),
         scaling_config=workers,
@@ -285,7 +312,7 @@ def main(options: TrainOptions) -> int:
     log.info("done: %d steps", progress.step)
     if progress.best_step:
         log.info("best: %.3f dB at step %d", progress.best_score, progress.best_step)
-    print(f"checkpoints  {result.folder}/checkpoints")
+    print(f"checkpoints  {places.join(result.folder, 'checkpoints')}")
     print(f"MLflow       {links.how_to_look(options.tracking_uri)}")
     page = links.run_page(options.tracking_uri, result.run_id, "model-metrics")
     print(f"this run     {page}")
@@ -310,14 +337,8 @@ def command() -> None:
     presets = {
         name: TrainOptions(preset=name, config=config) for name, (_, config) in PRESETS.items()
     }
-    told = {name: description for name, (description, _) in PRESETS.items()}
-    args = sys.argv[1:]
-    if args and not args[0].startswith("-") and args[0] not in presets:
-        command_line.refuse(f"no preset is named {args[0]!r}, need one of {', '.join(presets)}")
-    if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help", *COMPLETION)):
-        args = ["demo", *args]
-    kind = tyro.extras.subcommand_type_from_defaults(presets, told)
-    command_line.run(main, kind, args=args, description=HELP)
+    described = {name: description for name, (description, _) in PRESETS.items()}
+    command_line.run_with_presets(main, presets, described, HELP)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,16 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from sddusr import storage
-from sddusr.config import Config, from_dict, to_dict
+from sddusr.checkpoint_checks import (
+    build_model,
+    parse_config,
+    parse_weights,
+)
+from sddusr.config import Config, to_dict
 from sddusr.model.sddusr import SDDuSR
 
 MODEL, TRAIN_STATE, CONFIG, HASHES = (
@@ -102,16 +107,12 @@ def read_checkpoint(place: str) -> Checkpoint:
     if not isinstance(hashes, dict) or not required <= set(hashes) <= known:
         raise ValueError(f"{place}: {HASHES} is damaged, use another checkpoint")
     content = {name: _checked(place, name, sha256) for name, sha256 in hashes.items()}
-    described = json.loads(content[CONFIG])
-    if described.get("format") != FORMAT:
-        raise ValueError(
-            f"{place}: checkpoint format {described.get('format')}, this version reads {FORMAT}"
-        )
+    config, progress = parse_config(content[CONFIG], place, FORMAT)
     return Checkpoint(
         place=place,
-        config=from_dict(Config, described["config"]),
-        progress=described["progress"],
-        model_state=load(content[MODEL]),
+        config=config,
+        progress=progress,
+        model_state=parse_weights(content[MODEL], place),
         train_state=_unpickled(place, content[TRAIN_STATE]) if TRAIN_STATE in content else None,
     )
 
@@ -119,12 +120,19 @@ def read_checkpoint(place: str) -> Checkpoint:
 def _unpickled(place: str, content: bytes) -> dict[str, Any]:
     """Tensors, numbers and containers of them; anything else is refused, no code runs."""
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{place}: {TRAIN_STATE} holds more than tensors and numbers; it is not ours, "
             f"do not use it"
         ) from error
+    except Exception as error:  # torch raises many kinds for a bad file; all mean the same here
+        raise ValueError(
+            f"{place}: {TRAIN_STATE} cannot be read ({error!r:.120}); use another checkpoint"
+        ) from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{place}: {TRAIN_STATE} holds no dict; use another checkpoint")
+    return state
 
 
 def _checked(place: str, name: str, sha256: str) -> bytes:
@@ -171,14 +179,7 @@ def _step_folders(folder: str) -> list[str]:
 def load_model(place: str) -> SDDuSR:
     """The trained network of a checkpoint, ready for inference."""
     checkpoint = read_checkpoint(place)
-    model = SDDuSR(checkpoint.config.model)
-    try:
-        model.load_state_dict(checkpoint.model_state)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{checkpoint.place}: {MODEL} does not fit the network of its {CONFIG}; it was written "
-            f"by another version"
-        ) from error
+    model = build_model(checkpoint.config.model, checkpoint.model_state, checkpoint.place)
     return model.eval().requires_grad_(False)
 
 
@@ -218,7 +219,9 @@ class CheckpointStore:
         """The newest whole checkpoint; the log names damaged ones."""
         for name in reversed(_step_folders(self.folder)):
             try:
-                return read_checkpoint(storage.join(self.folder, name))
+                found = read_checkpoint(storage.join(self.folder, name))
+                build_model(found.config.model, found.model_state, found.place)
+                return found
             except (ValueError, FileNotFoundError) as error:
                 log.warning("Skipping damaged checkpoint %s", error)
         return None

@@ -1,11 +1,16 @@
 """Places: local paths and URIs of object stores (s3://, gs://, ...) behind one set of helpers."""
 
 import errno
+import functools
+import hashlib
 import json
 import os
 import posixpath
+import re
 import shutil
+import socket
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +19,14 @@ from typing import IO, Any
 from pyarrow import fs
 
 _TEMPORARY_SUFFIX = ".tmp"
+_TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{16}-(?P<machine>[0-9a-f]{8})-(?P<pid>\d{1,10})\.tmp")
+_MAX_NAME_BYTES = 240
+"""Of a picture's name: what is written for it adds a few letters, and file systems take 255."""
+_FOREIGN_TEMPORARY_S = 86_400.0
+_CANNOT_SYNC_FOLDERS = frozenset(
+    {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES}
+    | {errno.EPERM, errno.ENOTTY, errno.EISDIR}
+)
 
 Content = bytes | Callable[[IO[bytes]], None]
 """What to write: the bytes, or a function that writes them into an open file."""
@@ -69,6 +82,23 @@ def member(root: str | Path, name: str) -> str:
     return place
 
 
+def check_name(name: str) -> None:
+    """A name that can become the name of a file of ours, here and in an object store.
+
+    Raises:
+        ValueError: it holds a slash, a colon or a control character, or is `.` or `..`.
+    """
+    if len(name.encode()) > _MAX_NAME_BYTES:
+        raise ValueError(
+            f"the name {name[:20]!r}... has more than {_MAX_NAME_BYTES} bytes; rename it"
+        )
+    is_bad = any(char in "/\\:" or ord(char) < 32 or ord(char) == 127 for char in name)
+    if is_bad or name in ("", ".", ".."):
+        raise ValueError(
+            f"the name {name!r} cannot be used: no slash, colon or control character; rename it"
+        )
+
+
 def exists(place: str | Path) -> bool:
     return info(place).type != fs.FileType.NotFound
 
@@ -82,15 +112,42 @@ def info(place: str | Path) -> fs.FileInfo:
 def list_files(place: str | Path, kind: fs.FileType = fs.FileType.File) -> dict[str, str]:
     """Base name -> place of the files (or folders) right below a folder, sorted by name.
 
+    A link to what is not there counts as a file, so that whoever reads it finds out.
+
     Raises:
         FileNotFoundError: no such folder.
+        ValueError: a name that is not UTF-8.
     """
+    if is_local(place):
+        names = _list_local(os.path.abspath(place), kind)
+        return {name: join(place, name) for name in names}
     system, path = resolve(place)
     if system.get_file_info(path).type != fs.FileType.Directory:
         raise FileNotFoundError(f"{place}: no such folder")
     found = system.get_file_info(fs.FileSelector(path))
     names = sorted(item.base_name for item in found if item.type == kind)
     return {name: join(place, name) for name in names}
+
+
+def _list_local(folder: str, kind: fs.FileType) -> list[str]:
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{folder}: no such folder")
+    with os.scandir(folder) as entries:
+        found = [entry.name for entry in entries if _is_of_kind(entry, kind)]
+    for name in found:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{folder}: the name {os.fsencode(name)!r} is not UTF-8; rename the file"
+            ) from error
+    return sorted(found)
+
+
+def _is_of_kind(entry: "os.DirEntry[str]", kind: fs.FileType) -> bool:
+    if kind == fs.FileType.Directory:
+        return entry.is_dir()
+    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
 
 
 def list_names(folder: str | Path) -> list[str]:
@@ -112,7 +169,11 @@ def open_file(place: str | Path) -> Any:
     """
     system, path = resolve(place)
     if system.get_file_info(path).type != fs.FileType.File:
-        raise FileNotFoundError(f"{place}: no such file")
+        is_dangling = is_local(place) and os.path.islink(place)
+        what = (
+            f"a link to {os.readlink(place)}, which is not there" if is_dangling else "no such file"
+        )
+        raise FileNotFoundError(f"{place}: {what}")
     return system.open_input_file(path)
 
 
@@ -125,12 +186,20 @@ def read_json(place: str | Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        ValueError: not JSON.
+        ValueError: not JSON, or a key twice in an object, of which one would be lost.
     """
     try:
-        return json.loads(read_bytes(place))
+        return json.loads(read_bytes(place), object_pairs_hook=_with_unique_keys)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: not valid JSON ({error}); make it anew") from error
+
+
+def _with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
+        raise ValueError(f"the key {twice[:80]!r} is there twice")
+    return found
 
 
 def remove(place: str | Path) -> None:
@@ -159,17 +228,60 @@ def remove_temporaries(folder: str | Path) -> None:
                 remove(place)
 
 
-def write_atomic(place: str | Path, content: Content) -> None:
+def remove_orphaned_temporaries(folder: str | Path) -> None:
+    """Sweep what killed processes left in a folder that others may be writing to.
+
+    A process of this machine that is gone writes no more; of other machines, what is a day old.
+    """
+    if not is_local(folder) or not os.path.isdir(folder):
+        return
+    for name, place in list_files(folder).items():
+        written_by = _TEMPORARY_NAME.fullmatch(name)
+        if written_by is None:
+            continue
+        if written_by["machine"] == _machine():
+            is_over = not _is_alive(int(written_by["pid"]))
+        else:
+            is_over = time.time() - os.path.getmtime(place) > _FOREIGN_TEMPORARY_S
+        if is_over:
+            remove(place)
+
+
+def _temporary_name() -> str:
+    """A short name, whatever the file's own: a file system that takes 255 bytes takes both."""
+    return f".{uuid.uuid4().hex[:16]}-{_machine()}-{os.getpid()}{_TEMPORARY_SUFFIX}"
+
+
+@functools.cache
+def _machine() -> str:
+    """Stands for this machine or container, whose process ids are its own."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def write_atomic(place: str | Path, content: Content, *, private: bool = False) -> None:
     """Write a file so that no reader ever sees half of it; missing folders are made.
 
     Locally: a temporary name in the same folder, fsync, rename. In an object store an object
     appears when its upload closes, so the content is complete on this side before it starts.
 
+    Args:
+        private: a local file that only its owner reads, since there are credentials in it.
+
     Raises:
         OSError: with path, needed and free bytes when the disk is full; nothing is left behind.
     """
     if is_local(place):
-        _write_local(Path(os.path.abspath(place)), content)
+        _write_local(Path(os.path.abspath(place)), content, 0o600 if private else 0o666)
         return
     system, path = resolve(place)
     with tempfile.TemporaryFile() as buffer:
@@ -179,12 +291,12 @@ def write_atomic(place: str | Path, content: Content) -> None:
             shutil.copyfileobj(buffer, upload, 2**20)
 
 
-def _write_local(path: Path, content: Content) -> None:
+def _write_local(path: Path, content: Content, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}")
+    temporary = path.with_name(_temporary_name())
     needed = len(content) if isinstance(content, bytes) else 0
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb", opener=functools.partial(os.open, mode=mode)) as file:
             try:
                 _fill(file, content)
                 file.flush()
@@ -216,9 +328,13 @@ def _fill(file: IO[bytes], content: Content) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut."""
+    """Make a rename survive a power cut, where the file system can: SMB, VirtualBox and some FUSE
+    folders cannot, and the file is written all the same."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC_FOLDERS:
+            raise
     finally:
         os.close(handle)

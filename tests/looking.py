@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from pipelines.report import ReportOptions, write_report
+from pipelines.tracking.background import describe
 from sddusr.data.dataset import ShardSet
 from sddusr.evaluation.results import gains, summarize, write_tables
 from sddusr.evaluation.scoring import EvaluationConfig, Scorer
+from sddusr.runs.run_folder import RunFolder
 from tests.runs import CONFIG, Notebook, train_in
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -19,7 +19,8 @@ class SearchOptions:
     """Folder or URI of shards from pipelines/preprocess.py --hold-out; without it, the pictures
     that ship with scikit-image and scikit-learn are preprocessed into STORAGE/samples."""
     space: str = "tokens"
-    """What varies: tokens, losses, mask, attention, all, or a .yaml or .py file of your own."""
+    """What varies: tokens, losses, mask, attention, all, or a .yaml or .py file of your own.
+    A .py file runs as code of this process; use one only if you trust it."""
     search: Algorithm | None = None
     """How values are chosen: optuna learns from the trials before, random does not, grid takes
     all combinations; by default grid where these are 16 or fewer, else optuna."""

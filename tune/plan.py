@@ -30,6 +30,7 @@ class Plan:
     """All that a search does, decided before it begins."""
 
     name: str
+    storage: str
     folder: str
     identity: dict[str, Any]
     """All that decides the result, as JSON values."""
@@ -86,6 +87,7 @@ def make_plan(options: SearchOptions) -> Plan:
     name = options.name or f"search-{options.preset}-{space_name}-{digest}"
     return Plan(
         name=name,
+        storage=storage,
         folder=places.join(storage, name),
         identity=json.loads(described),
         config=config,

@@ -11,6 +11,7 @@ from pipelines.tracking import links
 from pipelines.tracking.background import describe, mirror, mirrored
 from sddusr import storage
 from sddusr.config import flatten
+from sddusr.data.folder_lock import hold_lock
 from sddusr.runs.own_folders import SEARCH, check_run_folder, check_run_name, delete_run
 from sddusr.runs.run_folder import RunFolder
 from tune.finalize import SearchResult, finalize, is_done, result_of
@@ -35,6 +36,12 @@ def run_search(options: SearchOptions) -> SearchResult:
     cluster.init_ray()
     plan = make_plan(options)
     check_run_folder(plan.folder, is_search=True)
+    lock = storage.join(plan.storage, f".{plan.name}.lock")
+    with hold_lock(lock, f"search {plan.name} in {plan.folder}"):
+        return _search_locked(options, plan)
+
+
+def _search_locked(options: SearchOptions, plan: Plan) -> SearchResult:
     search = SearchFolder(plan.folder)
     if options.fresh:
         delete_run(plan.folder, is_search=True)

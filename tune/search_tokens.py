@@ -7,9 +7,8 @@ if not __package__:  # a script of a checkout, in which only sddusr is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import tune  # noqa: F401  # names what is not installed
 
-import tyro
-
 from pipelines.tracking import links
+from sddusr import storage
 from sddusr.cli import command_line
 from sddusr.config import PRESETS
 from tune.options import SearchOptions
@@ -24,9 +23,20 @@ def main(options: SearchOptions) -> int:
         print(f"best         trial {result.best.number}, {result.best.checkpoint}")
     if not result.is_complete:
         print("unfinished   the same command with --resume goes on")
-    print(f"results      {result.folder}/results")
+    print(f"results      {storage.join(result.folder, 'results')}")
     print(f"MLflow       {links.how_to_look(options.tracking_uri)}")
     return 0 if result.best is not None else 1
+
+
+HELP = """Search for the config with the best full PSNR on held-out training pictures (split val).
+
+The first word is a preset; without one it is demo. A preset's own help lists every flag: python
+tune/search_tokens.py paper --help. A space from a .py file runs as code of this process. Examples:
+
+python tune/search_tokens.py paper --data shards --steps 20000
+
+python tune/search_tokens.py --data shards --space mine.yaml --hours 8 --resume
+"""
 
 
 def command() -> None:
@@ -34,11 +44,8 @@ def command() -> None:
     presets = {
         name: SearchOptions(preset=name, config=config) for name, (_, config) in PRESETS.items()
     }
-    told = {name: description for name, (description, _) in PRESETS.items()}
-    args = sys.argv[1:]
-    if not args or (args[0] not in presets and args[0] not in ("-h", "--help")):
-        args = ["demo", *args]
-    command_line.run(main, tyro.extras.subcommand_type_from_defaults(presets, told), args=args)
+    described = {name: description for name, (description, _) in PRESETS.items()}
+    command_line.run_with_presets(main, presets, described, HELP)
 
 
 if __name__ == "__main__":

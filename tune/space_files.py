@@ -27,6 +27,9 @@ from tune.space import (
     with_values,
 )
 
+MAX_BYTES = 2**20
+"""A space in YAML is a few lines."""
+
 
 def find_space(name: str, config: Config) -> Space:
     """A space of `SPACES`, or a user's own from a YAML or Python file.
@@ -64,16 +67,38 @@ def has_effect(field: str, config: Config) -> bool:
 
 
 def _content(path: Path) -> Any:
+    """What a file says; a Python file runs as part of this process.
+
+    Raises:
+        ValueError: not text, not YAML, YAML with aliases, or Python code that raises.
+    """
     if path.suffix == ".py":
-        content = runpy.run_path(str(path)).get("SPACE")
-        if content is None:
-            raise ValueError(f"{path}: defines no SPACE; need SPACE = {{field: values}}")
-        return content
+        return _run_python(path)
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes, need at most {MAX_BYTES}")
     try:
-        return yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        text = path.read_text(encoding="utf-8")
+        # An alias stands for all that its anchor holds, which may hold aliases again: a few
+        # hundred bytes would take all memory there is.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError(f"{path}: has aliases (*name); write the values out")
+        return yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    except (yaml.YAMLError, RecursionError) as error:
         told = " ".join(str(error).split())
         raise ValueError(f"{path}: not valid YAML ({told})") from error
+
+
+def _run_python(path: Path) -> Any:
+    try:
+        content = runpy.run_path(str(path)).get("SPACE")
+    except (Exception, SystemExit) as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{path}: raised {told:.200}") from error
+    if content is None:
+        raise ValueError(f"{path}: defines no SPACE; need SPACE = {{field: values}}")
+    return content
 
 
 def parsed(content: Any, source: str) -> dict[str, Dimension]:
@@ -84,20 +109,26 @@ def parsed(content: Any, source: str) -> dict[str, Dimension]:
     """
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"{source}: need fields of the config, each with its values")
+    if twice := _twice([str(field).lstrip("-").replace("-", "_") for field in content]):
+        raise ValueError(f"{source}: {twice} is there twice; keep one")
     return {
         str(field).lstrip("-").replace("-", "_"): _dimension(told, f"{source}: {field}")
         for field, told in content.items()
     }
 
 
+def _twice(names: list[str]) -> str | None:
+    return next((name for name in names if names.count(name) > 1), None)
+
+
 def _dimension(told: Any, where: str) -> Dimension:
     if isinstance(told, list | tuple):
         told = {"choices": told}
     if not isinstance(told, Mapping) or len(told) != 1:
-        raise ValueError(f"{where} is {told!r}, need one of choices, uniform or loguniform")
+        raise ValueError(f"{where} is {_short(told)}, need one of choices, uniform or loguniform")
     ((kind, values),) = told.items()
     if not isinstance(values, list | tuple) or not values:
-        raise ValueError(f"{where}: {kind} is {values!r}, need a list")
+        raise ValueError(f"{where}: {kind} is {_short(values)}, need a list")
     if kind == "choices":
         return Choices(tuple(values))
     if kind not in ("uniform", "loguniform"):
@@ -106,7 +137,9 @@ def _dimension(told: Any, where: str) -> Dimension:
     try:
         low, high = (_number(value) for value in values)
     except ValueError as error:
-        raise ValueError(f"{where}: {kind} is {values!r}, need two numbers [low, high]") from error
+        raise ValueError(
+            f"{where}: {kind} is {_short(values)}, need two numbers [low, high]"
+        ) from error
     if not low < high or (log and low <= 0):
         wanted = "0 < low < high" if log else "low < high"
         raise ValueError(f"{where}: {kind} is [{low:g}, {high:g}], need {wanted}")
@@ -121,10 +154,18 @@ def _number(value: Any) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{value!r} is not a number")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise ValueError(f"{_short(value)} is too large") from error
     if not math.isfinite(number):
         raise ValueError(f"{value!r} is not finite")
     return number
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def checked(dimensions: Mapping[str, Dimension], config: Config, source: str) -> Space:
@@ -161,7 +202,7 @@ def _fitted(dimension: Dimension, hint: Any) -> Dimension:
     if isinstance(dimension, Choices):
         values = tuple(_value(value, hint) for value in dimension.values)
         if len(set(values)) < len(values):
-            raise ValueError(f"{list(values)} has a value twice")
+            raise ValueError(f"{_short(list(values))} has a value twice")
         return Choices(values)
     if hint is not float:
         raise ValueError("a range needs a field of real numbers; list values under choices")
@@ -188,4 +229,4 @@ def _value(value: Any, hint: Any) -> Any:
         return _number(value)
     elif isinstance(hint, type) and type(value) is hint:
         return value
-    raise ValueError(f"{value!r} does not fit, need {wanted}")
+    raise ValueError(f"{_short(value)} does not fit, need {wanted}")

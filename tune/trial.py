@@ -14,6 +14,7 @@ from pipelines.ray_runtime.worker import store_of
 from pipelines.tracking.background import describe
 from pipelines.train import TrainOptions, fit_workers
 from sddusr.checkpoint import CheckpointStore
+from sddusr.cli import command_line
 from sddusr.config import Config, flatten, to_dict
 from sddusr.data.dataset import ShardSet
 from sddusr.inference.memory import peak_bytes
@@ -78,7 +79,8 @@ def run_trial(proposed: Mapping[str, Any], setting: Setting) -> None:
     Whatever is raised in it would be raised again, so it ends the trial with its reason and not
     the search; only a process that dies is started again, by Tune.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    command_line.mask_streams()
+    command_line.log_lines()
     search = SearchFolder(setting.folder)
     trial = search.trial(proposed["number"])
     run = search.run(trial.number)
@@ -192,6 +194,7 @@ def train_in_workers(setting: Setting, trial: Trial, config: Config) -> bool:
     options = TrainOptions(config=config, max_failures=setting.max_failures)
     started_s = time.monotonic()
     reached = fit_workers(options, setting.scaling, setting.data, trial.folder, "")
+    assert reached is not None  # there is no flag to stop it
     costs = {
         "search/best_psnr": reached.best_score,
         "search/num_steps": reached.step,

@@ -4,12 +4,15 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 """Holds pipelines/ and tune/, which no wheel does: workers find them by PYTHONPATH."""
+
+STARTUP_ERRORS = (Exception,)
+"""What ray.init raises where a cluster cannot be started or joined: bare exceptions too."""
 
 
 class Node(NamedTuple):
@@ -57,13 +60,69 @@ def init_ray(num_cpus: int | None = None) -> None:
     guesses, which fails with two clusters on one machine; so the cluster's processes are told.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if os.environ.get("RAY_ADDRESS"):
+        use_token()
     import ray
 
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=True)
+        _join_cluster()
         return
+    try:
+        _start_cluster(num_cpus)
+    except STARTUP_ERRORS as error:
+        if "timed out" not in str(error):
+            raise _explain_start(error) from error
+        logging.getLogger(__name__).warning("Ray did not start in time; once more")
+        ray.shutdown()
+        try:
+            _start_cluster(num_cpus)
+        except STARTUP_ERRORS as again:
+            raise _explain_start(again) from again
+    _make_token_private()
+
+
+def use_token() -> None:
+    """Send the user's token to a cluster wherever there is one, as a cluster of Ray 2.59 or newer
+    wants; RAY_AUTH_MODE=disabled sends none."""
+    if "RAY_AUTH_MODE" not in os.environ and (
+        os.environ.get("RAY_AUTH_TOKEN") or _token_file().is_file()
+    ):
+        os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def _token_file() -> Path:
+    given = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(given) if given else Path(os.path.expanduser("~"), ".ray", "auth_token")
+
+
+def _make_token_private() -> None:
+    """Ray writes its token so that all users of the machine can read it."""
+    with suppress(OSError):
+        if _token_file().stat().st_mode & 0o077:
+            _token_file().chmod(0o600)
+
+
+def _join_cluster() -> None:
+    import ray
+
+    address = os.environ["RAY_ADDRESS"]
+    try:
+        ray.init(log_to_driver=True)
+    except STARTUP_ERRORS as error:
+        has_token = os.environ.get("RAY_AUTH_MODE") == "token"
+        about_token = "the token is not the cluster's" if has_token else "no token was found"
+        raise ValueError(
+            f"no Ray cluster can be joined at RAY_ADDRESS={address} ({_first_line(error)}). If it "
+            f"runs: it may want its token ({about_token}): set RAY_AUTH_MODE=token and "
+            f"RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH; or unset RAY_ADDRESS to start one here"
+        ) from error
+
+
+def _start_cluster(num_cpus: int | None) -> None:
+    import ray
+
     port = _free_port()
     path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     with _environment(RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{port}", PYTHONPATH=path):
@@ -74,6 +133,27 @@ def init_ray(num_cpus: int | None = None) -> None:
             object_store_memory=512 * 2**20,
             logging_level=logging.WARNING,
         )
+
+
+def _explain_start(error: Exception) -> ValueError:
+    """What keeps Ray from starting here, and the remedy."""
+    told = _first_line(error)
+    if "AF_UNIX" in str(error):
+        remedy = (
+            "its temporary folder's name is too long: set RAY_TMPDIR=/tmp, or another short path"
+        )
+    elif isinstance(error, OSError):
+        remedy = (
+            "it writes below the home folder: set HOME to a folder that can be written, or "
+            "RAY_AUTH_TOKEN_PATH to a file of yours (RAY_TMPDIR for its logs)"
+        )
+    else:
+        remedy = "the machine may be too busy or out of memory: try again when there is less load"
+    return ValueError(f"Ray cannot be started ({told}); {remedy}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _free_port() -> int:

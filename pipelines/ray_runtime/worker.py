@@ -10,6 +10,7 @@ import ray
 import ray.train
 from ray.train.torch import get_device
 
+from pipelines.ray_runtime.stop_request import is_stop_requested
 from sddusr import storage
 from sddusr.checkpoint import CheckpointStore
 from sddusr.cli import command_line
@@ -37,6 +38,8 @@ class Outcome:
     progress: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     non_finite: bool = False
+    stopped: bool = False
+    """The command asked for the end; a checkpoint was saved."""
 
     def raise_error(self) -> None:
         if self.error:
@@ -45,11 +48,13 @@ class Outcome:
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """One rank; runs in a process of Ray Train's, which has set up torch.distributed."""
+    command_line.mask_streams()
     command_line.log_lines()
     for handler in logging.getLogger().handlers:
         handler.addFilter(is_not_of_a_report)
     config = from_dict(Config, settings["config"])
     reporter = RayReporter(settings)
+    stop_flag = settings.get("stop_flag")
     try:
         with sigterm_caught():
             progress = train(
@@ -59,7 +64,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
                 reporter,
                 get_device(),
                 settings["run_id"],
-                Notices(),
+                Notices(stop_flag),
             )
     except NonFiniteError as error:
         return asdict(Outcome(error=str(error), non_finite=True))
@@ -67,6 +72,8 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
         if distributed.world_size() > 1:
             raise  # the other ranks may wait for this one; Ray Train ends them
         return asdict(Outcome(error=str(error)))
+    if progress.step < config.train.num_steps and is_stop_requested(stop_flag):
+        return asdict(Outcome(progress=asdict(progress), stopped=True))
     if progress.step < config.train.num_steps:
         # A clean return would end the run; after an error Ray Train starts the workers anew.
         raise RuntimeError(f"asked to end; saved after step {progress.step}, to be resumed")
@@ -99,13 +106,15 @@ def sigterm_caught() -> Iterator[None]:
 
 
 class Notices:
-    """What a worker is told about its end: SIGTERM, and Ray's notice that a node will be taken.
+    """What a worker is told about its end: SIGTERM, a stop of the command's, and Ray's notice that
+    a node will be taken.
 
     After a notice Ray Train itself moves the workers when the time has come, and does not count it
     as a failure; so a checkpoint is written at once and training goes on until then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stop_flag: Any = None) -> None:
+        self._stop_flag = stop_flag if distributed.rank() == 0 else None
         self._num_asked = 0
         self._known: Any = None
 
@@ -116,6 +125,8 @@ class Notices:
         notice = ray.train.get_preemption_info()
         is_new = notice is not None and notice != self._known
         self._known = notice
+        if is_stop_requested(self._stop_flag):
+            return Wish.STOP
         return max(SIGTERM(), Wish.SAVE if is_new else Wish.GO_ON)
 
 

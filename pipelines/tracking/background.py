@@ -12,6 +12,7 @@ from pipelines.tracking.files import FileMirror
 from pipelines.tracking.links import PARENT_TAG, source_tags
 from pipelines.tracking.mirror import Mirror
 from sddusr import storage
+from sddusr.cli.command_line import StoppedError
 from sddusr.runs.run_folder import RunFolder
 
 POLL_S, BUCKET_POLL_S = 1.0, 5.0
@@ -242,7 +243,8 @@ def describe(
 
 @contextmanager
 def mirrored(run: RunFolder, uri: str, wait_s: float = END_WAIT_S) -> Iterator[BackgroundMirror]:
-    """Mirror a run while it goes on; its state says how it ended.
+    """Mirror a run while it goes on; its state says how it ended: paused where it was asked to
+    end and saved.
 
     Raises:
         ValueError: MLflow answers that it cannot be used.
@@ -254,6 +256,9 @@ def mirrored(run: RunFolder, uri: str, wait_s: float = END_WAIT_S) -> Iterator[B
         run.set_state("running")
         yield mirror
         run.set_state("finished")
+    except StoppedError as stopped:
+        run.set_state("paused", str(stopped))
+        raise
     except BaseException as error:
         reason = " ".join(str(error).split())[:500] or type(error).__name__
         run.set_state("failed", reason)

@@ -1,6 +1,7 @@
 """Configs as nested dicts of JSON values, and back."""
 
 import dataclasses
+import math
 import typing
 from typing import Any, TypeVar
 
@@ -23,12 +24,14 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def from_dict(kind: type[T], tree: dict[str, Any], path: str = "") -> T:
+def from_dict(kind: type[T], tree: Any, path: str = "") -> T:
     """Rebuild a config from `to_dict`'s output, after a trip through JSON.
 
     Raises:
-        ValueError: a field that this version does not know.
+        ValueError: a field that this version does not know, or a value of another type.
     """
+    if not isinstance(tree, dict):
+        raise ValueError(f"config{path and ' of ' + path} is {str(tree)[:40]!r}, need an object")
     hints = typing.get_type_hints(kind)
     if unknown := tree.keys() - hints.keys():
         raise ValueError(
@@ -37,9 +40,33 @@ def from_dict(kind: type[T], tree: dict[str, Any], path: str = "") -> T:
         )
     values = {}
     for name, value in tree.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = from_dict(typing.cast(type, hints[name]), value, f"{path}.{name}".lstrip("."))
-        elif typing.get_origin(hints[name]) is tuple:
-            value = tuple(value)
-        values[name] = value
+        hint, below = hints[name], f"{path}.{name}".lstrip(".")
+        if dataclasses.is_dataclass(hint):
+            values[name] = from_dict(typing.cast(type, hint), value, below)
+        else:
+            values[name] = _value(hint, value, below)
     return kind(**values)
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    """A field's value, a list where JSON made one of a tuple; other types than ours pass as is."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _value(args[0], value, path)
+    if origin is tuple:
+        if not isinstance(value, list | tuple) or len(value) != len(args):
+            raise ValueError(f"config field {path} is {str(value)[:40]}, need {len(args)} values")
+        return tuple(_value(arg, item, path) for arg, item in zip(args, value, strict=True))
+    if origin is typing.Literal:
+        good, wanted = value in args, f"one of {', '.join(map(str, args))}"
+    elif hint is int:
+        good, wanted = type(value) is int, "an integer"
+    elif hint is float:
+        good, wanted = type(value) in (int, float) and math.isfinite(value), "a finite number"
+    elif hint in (bool, str):
+        good, wanted = type(value) is hint, {bool: "true or false", str: "a text"}[hint]
+    else:
+        return value
+    if not good:
+        raise ValueError(f"config field {path} is {str(value)[:40]!r}, need {wanted}")
+    return value

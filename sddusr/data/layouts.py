@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -193,7 +194,9 @@ def _pair(
     for stem in sorted(set().union(*members.values())):
         id = top.prefix + stem
         box = boxes if isinstance(boxes, str) else boxes.get(stem)
-        if absent := [member for member, files in members.items() if stem not in files]:
+        if problem := _name_problem(stem):
+            orphans[id] = f"{id}: {problem}"
+        elif absent := [member for member, files in members.items() if stem not in files]:
             orphans[id] = f"{id}: no {' and no '.join(absent)} picture of that stem"
         elif box is None:
             orphans[id] = f"{id}: no centre box in the coordinates file"
@@ -201,6 +204,15 @@ def _pair(
             files = {_FIELDS.get(name, name): found[stem] for name, found in members.items()}
             sources.append(Source(id=id, scene=id, split=top.split, box=box, **files))
     return Found(sources, orphans)
+
+
+def _name_problem(stem: str) -> str:
+    """Why results cannot be named like a picture; empty where they can."""
+    try:
+        storage.check_name(stem)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _folder(top: str, name: str) -> str:
@@ -228,6 +240,8 @@ def pictures_by_stem(folder: str) -> dict[str, str]:
 
 
 def _stem(name: str) -> str:
+    """A name without a picture's extension, composed: macOS writes é as e and an accent."""
+    name = unicodedata.normalize("NFC", name)
     stem, dot, extension = name.rpartition(".")
     return stem if dot and f".{extension.lower()}" in EXTENSIONS else name
 
@@ -244,7 +258,12 @@ def read_boxes(files: list[str]) -> dict[str, Box]:
     tree = storage.read_json(files[0])
     if not isinstance(tree, dict):
         raise ValueError(f"{files[0]}: need an object of name: [y0, y1, x0, x1] in HR pixels")
-    return {_stem(key): _box(value, f"{files[0]}: {key}") for key, value in tree.items()}
+    boxes: dict[str, Box] = {}
+    for key, value in tree.items():
+        if _stem(key) in boxes:
+            raise ValueError(f"{files[0]}: {_stem(key)} has two boxes; keep one")
+        boxes[_stem(key)] = _box(value, f"{files[0]}: {key}")
+    return boxes
 
 
 def _box(value: Any, name: str) -> Box:

@@ -139,7 +139,16 @@ def make_shard(plan: ShardPlan, job: Job) -> ShardReport:
         }
         return _finished(plan, job, metadata) or _made(plan, job, metadata)
     except (ValueError, OSError) as error:
-        return ShardReport(name=plan.name, error=getattr(error, "strerror", None) or str(error))
+        return ShardReport(name=plan.name, error=_in_one_line(error))
+
+
+def _in_one_line(error: ValueError | OSError) -> str:
+    """What went wrong, with the path that it happened to."""
+    reason = getattr(error, "strerror", None)
+    if reason is None:
+        return str(error)
+    path = getattr(error, "filename", None)
+    return reason if path is None or str(path) in reason else f"{path}: {reason}"
 
 
 def _made(plan: ShardPlan, job: Job, metadata: dict[str, str]) -> ShardReport:

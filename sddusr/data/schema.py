@@ -124,6 +124,8 @@ def check_sizes(triplet: Triplet) -> None:
             f"{triplet.id}: detail is {triplet.detail.shape} with "
             f"{triplet.detail_quantiles.shape} quantiles, need {cells} with (101,)"
         )
+    if not (np.isfinite(triplet.detail).all() and np.isfinite(triplet.detail_quantiles).all()):
+        raise ValueError(f"{triplet.id}: detail is not finite; preprocess again")
 
 
 def _check_center(triplet: Triplet) -> None:

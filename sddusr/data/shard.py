@@ -23,6 +23,10 @@ _MAGIC = b"PAR1"
 _TAIL_BYTES = 8
 """At the end of a Parquet file: the footer's length and the magic."""
 
+_ALWAYS_ALLOWED_BYTES, _MAX_RATIO = 2**26, 1000
+"""A row may unpack to so many bytes, and so many times its own: photographs do to 2 or 3 times, a
+black picture of 12 megapixels to 60 MB."""
+
 
 class _HashingFile(io.RawIOBase):
     """Writes through to a file and hashes what it was told to write."""
@@ -151,6 +155,8 @@ class Shard:
             raise ValueError(f"{place}: damaged footer ({error}); preprocess again") from error
         if not self._file.schema_arrow.equals(SCHEMA):
             raise ValueError(f"{place}: columns are not those of a shard; preprocess again")
+        for row_group in range(self.num_rows):
+            self._check_sizes(row_group)
 
     @property
     def num_rows(self) -> int:
@@ -180,6 +186,16 @@ class Shard:
             name: value.as_buffer() if pa.types.is_binary(value.type) else value.as_py()
             for name, value in values.items()
         }
+
+    def _check_sizes(self, row_group: int) -> None:
+        """Refuse, by the footer, a row that would unpack to far more than pictures do."""
+        group = self._file.metadata.row_group(row_group)
+        columns = [group.column(index) for index in range(group.num_columns)]
+        packed = sum(column.total_compressed_size for column in columns)
+        unpacked = sum(column.total_uncompressed_size for column in columns)
+        if packed < 0 or not 0 <= unpacked <= _ALWAYS_ALLOWED_BYTES + _MAX_RATIO * packed:
+            why = f"{packed} bytes would unpack to {unpacked}"
+            raise self._damaged(row_group, why)
 
     def read(self, row_group: int) -> Triplet:
         """One row as a triplet; its arrays are read-only.

@@ -1,20 +1,24 @@
 """Tables 3 and 4 of the paper, what the network costs: `python -m sddusr.evaluation.complexity`."""
 
 import argparse
+import math
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sddusr.checkpoint import load_model
 from sddusr.config import LR_PER_CELL, PRESETS, SCALE
 from sddusr.data.dataset import ShardSet
 from sddusr.geometry.box import centered, snap_box, whole
-from sddusr.inference import super_resolve
+from sddusr.inference import Matches, super_resolve
 from sddusr.inference.memory import peak_bytes
 from sddusr.model.precision import Precision, native_precision
 from sddusr.model.sddusr import SDDuSR, num_parameters
@@ -87,12 +91,36 @@ def measure_kept(model: SDDuSR, shards: ShardSet, split: str) -> Kept:
         matches = super_resolve(model, triplet.lr, triplet.ref, triplet.center_box).matches
         if matches.query_mask is None:
             raise ValueError("the checkpoint's network matches densely, it has no masks")
-        queries = float(matches.query_mask.mean())
-        keys = 1.0 if matches.key_mask is None else float(matches.key_mask.mean())
-        shares.append((queries, keys, queries * keys))
+        shares.append(kept_shares(matches))
     if not shares:
         raise ValueError(f"{shards.root}: no picture in split {split}")
     return Kept(*(sum(column) / len(shares) for column in zip(*shares, strict=True)))
+
+
+def kept_shares(matches: Matches) -> Kept:
+    """What one picture's masks kept; all of it where matching is dense."""
+    queries, keys = (
+        1.0 if mask is None else float(mask.mean())
+        for mask in (matches.query_mask, matches.key_mask)
+    )
+    return Kept(queries, keys, queries * keys)
+
+
+@contextmanager
+def fixed_masks(model: SDDuSR, share: float) -> Iterator[None]:
+    """Masks that keep `share` of the cells, drawn evenly: an untrained mask keeps all or none."""
+    generator = model.matching.mask_generator
+    if generator is None:
+        yield
+        return
+
+    def keep(features: Tensor) -> Tensor:
+        _, _, height, width = features.shape
+        drawn = torch.rand(height, width, generator=torch.Generator().manual_seed(0))
+        return (drawn < share).expand(len(features), 1, height, width).to(features.device)
+
+    with patch.object(generator, "keep", keep):
+        yield
 
 
 def parameters_by_part(model: SDDuSR) -> dict[str, int]:
@@ -117,6 +145,8 @@ class Latency(NamedTuple):
     precision: Precision
     """The fastest that the device computes itself."""
     device: str
+    kept: Kept
+    """Shares of cells in the search while it was timed; 1 where it is dense."""
 
 
 def measure_latency(model: SDDuSR, height: int, width: int) -> Latency:
@@ -130,17 +160,29 @@ def measure_latency(model: SDDuSR, height: int, width: int) -> Latency:
     seconds, precision = [], native_precision(device)
     for _ in range(2):
         start = time.perf_counter()
-        super_resolve(model, lr, ref, box, precision)
+        matches = super_resolve(model, lr, ref, box, precision).matches
         seconds.append(time.perf_counter() - start)
+    kept = kept_shares(matches)
     if device.type == "cuda":
         return Latency(
             min(seconds),
             torch.cuda.max_memory_allocated() / 2**20,
             precision,
             torch.cuda.get_device_name(),
+            kept,
         )
     cores = f"{torch.get_num_threads()} cores, {platform.machine()}"
-    return Latency(min(seconds), peak_bytes(device) / 2**20, precision, cores)
+    return Latency(min(seconds), peak_bytes(device) / 2**20, precision, cores, kept)
+
+
+def measure_latencies(model: SDDuSR, height: int, width: int) -> list[Latency]:
+    """Of an untrained network: searching densely, and with masks that keep the paper's share."""
+    data = DATASETS[0]
+    found = []
+    for share in (1.0, math.sqrt(data.paper_sparse / data.paper_dense)):
+        with fixed_masks(model, share):
+            found.append(measure_latency(model, height, width))
+    return found if model.matching.mask_generator is not None else found[:1]
 
 
 def table_3(kept: Kept | None = None) -> str:
@@ -186,16 +228,17 @@ def table_3(kept: Kept | None = None) -> str:
     return "\n".join(["Table 3: matching cost, GFLOP", aligned(rows), *notes])
 
 
-def table_4(model: SDDuSR, latency: Latency | None, height: int, width: int) -> str:
+def table_4(model: SDDuSR, latencies: Sequence[Latency], height: int, width: int) -> str:
     """Parameters by part, and the time and memory of one picture on this machine."""
     parts = parameters_by_part(model)
     rows = [[name, f"{count:,}"] for name, count in parts.items()]
     rows.append(["total", f"{sum(parts.values()):,}"])
     lines = ["Table 4: parameters", aligned(rows), f"{sum(parts.values()) / 1e6:.2f} M"]
-    if latency is not None:
+    for latency in latencies:
         lines.append(
             f"{latency.seconds:.2f} s and {latency.peak_mb:.0f} MB for an LR picture of "
-            f"{height}x{width} in {latency.precision} on {latency.device}"
+            f"{height}x{width} in {latency.precision} on {latency.device}, searching "
+            f"{latency.kept.queries:.1%} of the cells among {latency.kept.keys:.1%} of the keys"
         )
     return "\n".join(lines)
 
@@ -228,20 +271,29 @@ def main() -> None:
     if (args.data is None) != (args.checkpoint is None):
         parser.error("--checkpoint and --data go together: masks need pictures and pictures a mask")
     try:
-        model = (
-            load_model(args.checkpoint)
-            if args.checkpoint
-            else SDDuSR(PRESETS[args.preset][1].model)
-        )
+        model = load_model(args.checkpoint) if args.checkpoint else build_untrained(args.preset)
         kept = measure_kept(model, ShardSet(args.data), args.split) if args.data else None
         if any(side < 8 or side % 4 for side in args.size):
             raise ValueError(f"--size is {args.size}, need multiples of 4, 8 or more")
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print(table_3(kept), end="\n\n")
-    print(
-        table_4(model, None if args.no_latency else measure_latency(model, *args.size), *args.size)
-    )
+    latencies: list[Latency] = []
+    if not args.no_latency:
+        measure = measure_latencies if args.checkpoint is None else _measure_as_trained
+        latencies = measure(model, *args.size)
+    print(table_4(model, latencies, *args.size))
+
+
+def build_untrained(preset: str) -> SDDuSR:
+    """A preset's network before training; the same at every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return SDDuSR(PRESETS[preset][1].model)
+
+
+def _measure_as_trained(model: SDDuSR, height: int, width: int) -> list[Latency]:
+    return [measure_latency(model, height, width)]
 
 
 if __name__ == "__main__":

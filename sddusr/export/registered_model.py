@@ -3,17 +3,15 @@
 MLflow calls `_load_pyfunc` of the copy that lies in the model's own folder.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
-from sddusr.checkpoint import CONFIG, MODEL
-from sddusr.config import Config, from_dict
+from sddusr.checkpoint import CONFIG, FORMAT, MODEL
+from sddusr.checkpoint_checks import build_model, parse_config, parse_weights
 from sddusr.geometry.box import Box
 from sddusr.inference import super_resolve
 from sddusr.model.sddusr import SDDuSR
@@ -43,9 +41,9 @@ class RegisteredModel:
 
 def load_network(folder: str | Path) -> SDDuSR:
     """The network of a checkpoint's two readable files, ready for inference."""
-    described = json.loads(Path(folder, CONFIG).read_text())
-    model = SDDuSR(from_dict(Config, described["config"]).model)
-    model.load_state_dict(load_file(Path(folder, MODEL)))
+    config, _ = parse_config(Path(folder, CONFIG).read_bytes(), str(folder), FORMAT)
+    weights = parse_weights(Path(folder, MODEL).read_bytes(), str(folder))
+    model = build_model(config.model, weights, str(folder))
     return model.eval().requires_grad_(False)
 
 

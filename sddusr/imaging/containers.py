@@ -32,6 +32,21 @@ def check_png(data: bytes) -> None:
         raise ValueError("it has no end")
 
 
+def is_avif(data: bytes) -> bool:
+    """Whether a file is an AVIF picture."""
+    return data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis")
+
+
+def nclx_codes(data: bytes) -> tuple[int, int] | None:
+    """Primaries and transfer of an AVIF file's first colour box; None without one."""
+    at = data.find(b"colrnclx")
+    if at < 0 or at + 12 > len(data):
+        return None
+    return int.from_bytes(data[at + 8 : at + 10], "big"), int.from_bytes(
+        data[at + 10 : at + 12], "big"
+    )
+
+
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker and bytes (start, end) of each segment up to the end; of a scan, its coded pixels."""
     at = 2

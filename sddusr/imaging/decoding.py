@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8, UInt16
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     Image,
     ImageFile,
@@ -25,7 +26,9 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from sddusr.imaging import containers, exif, heif
+from sddusr.imaging import camera_raw, containers, exif, heif, jxl
+from sddusr.imaging.color_profile import SRGB_COLORS, Colors, colors_of_cicp, colors_of_gamma
+from sddusr.imaging.descriptive import NOTHING, Descriptive, clean_xmp, find_left_out
 from sddusr.imaging.strict_jpeg import check_jpeg
 
 Channels = UInt8[np.ndarray, "rows cols channels"] | UInt16[np.ndarray, "rows cols channels"]
@@ -36,7 +39,11 @@ Shown = (
 )
 """The same, upright."""
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", *heif.EXTENSIONS)
+EXTENSIONS = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".avif"),
+    *heif.EXTENSIONS,
+    *jxl.EXTENSIONS,
+)
 
 MOST_PIXELS = 2**30
 """OpenCV's own limit, and what a user can raise ours to."""
@@ -68,13 +75,15 @@ _UNREADABLE = (
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa")
 _DEEP_MODES = ("I;16", "I;16B", "LA", "RGB", "RGBA")
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES, _EXTRA_SAMPLES, _PAGE_KIND = 258, 262, 284, 338, 254
+_XMP = 700
 _PREMULTIPLIED, _REDUCED = 1, (1, 3, 5, 7)
 
 
 class Decoded(NamedTuple):
     channels: Shown
     exif: bytes
-    icc: bytes
+    colors: Colors
+    about: Descriptive
 
 
 def decode(data: bytes, place: str, max_pixels: int) -> Decoded:
@@ -86,6 +95,10 @@ def decode(data: bytes, place: str, max_pixels: int) -> Decoded:
     """
     if heif.is_heif(data):
         return _decode_heif(data, place, max_pixels)
+    if jxl.is_jxl(data):
+        return _decode_jxl(data, place, max_pixels)
+    if camera_raw.is_camera_raw(data):
+        return _decode_raw(data, place, max_pixels)
     with warnings.catch_warnings():
         # Our limit takes the place of Pillow's warning; damaged tags are no matter of the pixels.
         warnings.simplefilter("ignore")
@@ -93,8 +106,10 @@ def decode(data: bytes, place: str, max_pixels: int) -> Decoded:
         width, height = header.size
         check_size(place, height, width, max_pixels)
         _check_kind(header, data, place)
+        colors = _colors(header, data, place)
         try:
             channels, block = _channels(header, data), _exif_block(header, data)
+            about = _descriptive(header, data)
         except Image.DecompressionBombError as error:
             raise _too_large_for_pillow(place) from error
         except _UNREADABLE as error:
@@ -102,8 +117,9 @@ def decode(data: bytes, place: str, max_pixels: int) -> Decoded:
     _check_shape(place, channels, height, width)
     # Both decoders have turned a TIFF already, and nothing else.
     turn = 1 if header.format == "TIFF" else exif.orientation(block)
-    icc = _rgb_profile(header.info.get("icc_profile"))
-    return Decoded(turned(channels, turn), block, icc)
+    if turn >= 5 and about.dpi:
+        about = about._replace(dpi=about.dpi[::-1])
+    return Decoded(turned(channels, turn), block, colors, about)
 
 
 def _decode_heif(data: bytes, place: str, max_pixels: int) -> Decoded:
@@ -115,7 +131,89 @@ def _decode_heif(data: bytes, place: str, max_pixels: int) -> Decoded:
     except heif.ERRORS as error:
         raise _damaged(place, error) from error
     _check_shape(place, channels, height, width)
-    return Decoded(channels, file.info["exif"] or b"", _rgb_profile(file.info.get("icc_profile")))
+    icc, nclx = _rgb_profile(file.info.get("icc_profile")), file.info.get("nclx_profile")
+    colors = Colors(icc)
+    if nclx and not icc:
+        codes = nclx["color_primaries"], nclx["transfer_characteristics"]
+        colors = colors_of_cicp(*map(int, codes), place)
+    aux = " ".join(map(str, file.info.get("aux") or {})).lower()
+    left_out = [name for name, mark in (("gain map", "gainmap"),) if mark in aux]
+    left_out += ["depth map"] if file.info.get("depth_images") else []
+    about = Descriptive(xmp=clean_xmp(file.info.get("xmp") or b""), left_out=tuple(left_out))
+    return Decoded(channels, file.info["exif"] or b"", colors, about)
+
+
+def _decode_jxl(data: bytes, place: str, max_pixels: int) -> Decoded:
+    height, width = jxl.size_of(data, place)
+    check_size(place, height, width, max_pixels)
+    jxl.library(place)
+    try:
+        channels, info = jxl.decode(data, place)
+    except jxl.ERRORS as error:
+        if isinstance(error, ValueError) and place in str(error):
+            raise
+        raise _damaged(place, error) from error
+    if sorted(channels.shape[:2]) != sorted((height, width)):
+        _check_shape(place, channels, height, width)
+    block = info.get("exif") or b""
+    return Decoded(channels, block, Colors(_rgb_profile(info.get("icc_profile"))), NOTHING)
+
+
+def _decode_raw(data: bytes, place: str, max_pixels: int) -> Decoded:
+    raw = camera_raw.open_raw(data, place)
+    height, width = camera_raw.size_of(raw)
+    check_size(place, height, width, max_pixels)
+    channels = camera_raw.develop(raw, place)
+    _check_shape(place, channels, height, width)
+    return Decoded(channels, b"", SRGB_COLORS, NOTHING)
+
+
+def _colors(header: ImageFile.ImageFile, data: bytes, place: str) -> Colors:
+    """What the file says of its colours: code points before a profile before gamma, as PNG has it.
+
+    Raises:
+        ValueError: colours that are not known here.
+    """
+    icc = _rgb_profile(header.info.get("icc_profile"))
+    if header.format == "AVIF" and not icc and (codes := containers.nclx_codes(data)):
+        return colors_of_cicp(*codes, place)
+    if header.format != "PNG" or header.mode in ("L", "LA", "1", "I;16", "I;16B"):
+        return Colors(icc)
+    chunks = {name: content for name, content, _ in containers.png_chunks(data)}
+    if len(codes := chunks.get(b"cICP", b"")) == 4:
+        primaries, transfer, matrix, is_full_range = codes
+        if matrix != 0 or is_full_range != 1:
+            raise ValueError(f"{place}: colours are no full-range RGB (cICP); convert it to sRGB")
+        return colors_of_cicp(primaries, transfer, place)
+    if icc or b"sRGB" in chunks:
+        return Colors(icc)
+    gamma, corners = chunks.get(b"gAMA", b""), chunks.get(b"cHRM", b"")
+    return colors_of_gamma(
+        struct.unpack(">I", gamma)[0] / 100_000 if len(gamma) == 4 else None,
+        [value / 100_000 for value in struct.unpack(">8I", corners)]
+        if len(corners) == 32
+        else None,
+    )
+
+
+def _descriptive(header: ImageFile.ImageFile, data: bytes) -> Descriptive:
+    info = header.info
+    dpi = info.get("dpi")
+    packet = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
+    if isinstance(header, TiffImagePlugin.TiffImageFile):
+        packet = header.tag_v2.get(_XMP, b"")
+    packet = packet if isinstance(packet, bytes | str) else b""
+    comment = info.get("comment") or info.get("Comment") or b""
+    is_density = isinstance(dpi, tuple) and all(1 <= float(value) <= 1e5 for value in dpi)
+    raw_packet = packet.encode() if isinstance(packet, str) else packet
+    return Descriptive(
+        dpi=(float(dpi[0]), float(dpi[1])) if is_density and dpi else None,
+        xmp=clean_xmp(packet),
+        comment=comment.encode("latin-1", "replace")
+        if isinstance(comment, str)
+        else bytes(comment),
+        left_out=find_left_out(data, raw_packet) if header.format == "JPEG" else (),
+    )
 
 
 def check_size(place: str, height: int, width: int, max_pixels: int) -> None:
@@ -152,6 +250,8 @@ def _too_large_for_pillow(place: str) -> ValueError:
 def _open(data: bytes, place: str) -> ImageFile.ImageFile:
     """Read the header alone."""
     plugin = next((plugin for mark, plugin in _PLUGINS.items() if data.startswith(mark)), None)
+    if containers.is_avif(data):
+        plugin = AvifImagePlugin.AvifImageFile
     reason = "of no known kind"
     try:
         if plugin is not None:

@@ -5,6 +5,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import DTypeLike
 from PIL import Image, TiffImagePlugin
 
 from sddusr import storage
-from sddusr.imaging import exif, heif
+from sddusr.imaging import exif, heif, jxl
+from sddusr.imaging.descriptive import NOTHING, Descriptive
 
 Channels = UInt8[np.ndarray, "rows cols channels"] | UInt16[np.ndarray, "rows cols channels"]
 """RGB, or RGB and alpha."""
@@ -25,15 +27,28 @@ _FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".webp": "WebP",
+    ".avif": "AVIF",
     **dict.fromkeys(heif.EXTENSIONS, "HEIC"),
+    **dict.fromkeys(jxl.EXTENSIONS, "JPEG XL"),
 }
-_MAX_SIDE_PX = {"PNG": 1_000_000, "JPEG": 65_500, "TIFF": 2**31 - 1, "WebP": 16_383, "HEIC": 16_384}
+_MAX_SIDE_PX = {
+    "PNG": 1_000_000,
+    "JPEG": 65_500,
+    "TIFF": 2**31 - 1,
+    "WebP": 16_383,
+    "AVIF": 16_384,
+    "HEIC": 16_384,
+    "JPEG XL": 65_535,
+}
 """What the encoders take; JPEG's own limit is 65,535."""
 _DEEP = ("PNG", "TIFF")
 _DTYPES = {False: (np.uint8,), True: (np.uint8, np.uint16)}
 _MAX_TIFF_BYTES = 2**32 - 2**24
 """Offsets have 32 bits; the room is for all that is not pixels, and strips that do not shrink."""
 _MAX_JPEG_EXIF_BYTES = 65_533 - 6
+_MAX_JPEG_XMP_BYTES = 65_502
+_METRES_PER_INCH = 0.0254
+_XMP_TAG = 700
 _FULL_CHROMA_QUALITY = 90
 _STRIP_BYTES = 2**20
 _DEFLATE, _DIFFERENCES = 8, 2
@@ -51,6 +66,8 @@ def check_output(
     kind = _kind(place)
     if kind == "HEIC":
         heif.library(place)
+    if kind == "JPEG XL":
+        jxl.library(place)
     if max(height, width) > _MAX_SIDE_PX[kind]:
         raise ValueError(
             f"{place}: {height}x{width}, {kind} holds at most {_MAX_SIDE_PX[kind]} pixels a side; "
@@ -81,21 +98,66 @@ def _kind(place: str) -> str:
     return _FORMATS[extension]
 
 
-def encode(place: str, channels: Channels, block: bytes, icc: bytes, quality: int) -> bytes:
+def holds_cicp(place: str) -> bool:
+    """Whether a format can say its colours by code points."""
+    return _kind(place) in ("PNG", "HEIC")
+
+
+def not_held(place: str, about: Descriptive) -> list[str]:
+    """What of these the format of a place does not hold."""
+    kind = _kind(place)
+    is_long = len(about.xmp) > _MAX_JPEG_XMP_BYTES
+    lost = {
+        "density": about.dpi and kind not in ("JPEG", "PNG", "TIFF"),
+        "comment": about.comment and kind not in ("JPEG", "PNG"),
+        "XMP": about.xmp and (kind in ("AVIF", "JPEG XL") or (kind == "JPEG" and is_long)),
+    }
+    return [name for name, is_lost in lost.items() if is_lost]
+
+
+def encode(
+    place: str,
+    channels: Channels,
+    block: bytes,
+    icc: bytes,
+    quality: int,
+    cicp: tuple[int, int] | None = None,
+    about: Descriptive = NOTHING,
+) -> bytes:
     """The file that a place's extension asks for; see `check_output` for what it can hold."""
     kind = _kind(place)
     if kind == "PNG":
-        return with_chunks(encode_png(channels), block, icc)
+        return with_chunks(encode_png(channels), block, icc, None if icc else cicp, about)
     if kind == "TIFF":
-        return _encode_tiff(channels, block, icc)
+        return _encode_tiff(channels, block, icc, about)
     if kind == "HEIC":
-        return heif.encode(channels, place, quality, block, icc)
+        return heif.encode(channels, place, quality, block, icc, cicp, about.xmp)
+    if kind == "JPEG XL":
+        return jxl.encode(channels, place, quality, block, icc)
     content = io.BytesIO()
     image = Image.fromarray(channels)
     if kind == "WebP":
         # exact: colours below full transparency are the user's too.
-        image.save(content, "WEBP", quality=quality, exact=True, exif=block, icc_profile=icc)
+        image.save(
+            content,
+            "WEBP",
+            quality=quality,
+            exact=True,
+            exif=block,
+            icc_profile=icc,
+            xmp=about.xmp,
+        )
+    elif kind == "AVIF":
+        extras = {"exif": block, "icc_profile": icc} if icc else {"exif": block}
+        image.save(content, "AVIF", quality=quality, **extras)
     else:
+        extras: dict[str, Any] = {}
+        if about.dpi:
+            extras["dpi"] = tuple(round(value) for value in about.dpi)
+        if about.xmp and len(about.xmp) <= _MAX_JPEG_XMP_BYTES:
+            extras["xmp"] = about.xmp
+        if about.comment:
+            extras["comment"] = about.comment[:_MAX_JPEG_XMP_BYTES]
         image.save(
             content,
             "JPEG",
@@ -103,6 +165,7 @@ def encode(place: str, channels: Channels, block: bytes, icc: bytes, quality: in
             subsampling=0 if quality >= _FULL_CHROMA_QUALITY else 2,
             exif=b"Exif\0\0" + block if 0 < len(block) <= _MAX_JPEG_EXIF_BYTES else b"",
             icc_profile=icc,
+            **extras,
         )
     return content.getvalue()
 
@@ -116,13 +179,30 @@ def encode_png(channels: Channels) -> bytes:
     return data.tobytes()
 
 
-def with_chunks(png: bytes, block: bytes, icc: bytes) -> bytes:
-    """A PNG with its colour profile and EXIF block, which stand right after its header."""
+def with_chunks(
+    png: bytes,
+    block: bytes,
+    icc: bytes,
+    cicp: tuple[int, int] | None = None,
+    about: Descriptive = NOTHING,
+) -> bytes:
+    """A PNG with what it says of its colours and its photo, which stands right after its header."""
     after_header = 8 + 12 + 13
-    profile = _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)) if icc else b""
-    return b"".join(
-        [png[:after_header], profile, _chunk(b"eXIf", block) if block else b"", png[after_header:]]
-    )
+    chunks = []
+    if cicp:
+        chunks.append(_chunk(b"cICP", bytes([*cicp, 0, 1])))
+    if icc:
+        chunks.append(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)))
+    if block:
+        chunks.append(_chunk(b"eXIf", block))
+    if about.dpi:
+        per_metre = [round(value / _METRES_PER_INCH) for value in about.dpi]
+        chunks.append(_chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1)))
+    if about.xmp:
+        chunks.append(_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + about.xmp))
+    if about.comment:
+        chunks.append(_chunk(b"tEXt", b"Comment\0" + about.comment.replace(b"\0", b" ")))
+    return b"".join([png[:after_header], *chunks, png[after_header:]])
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
@@ -130,7 +210,7 @@ def _chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + checksum
 
 
-def _encode_tiff(channels: Channels, block: bytes, icc: bytes) -> bytes:
+def _encode_tiff(channels: Channels, block: bytes, icc: bytes, about: Descriptive) -> bytes:
     """Deflated strips of differences. Pillow writes no 16 bits of RGB, OpenCV no profile."""
     height, width, num_channels = channels.shape
     num_rows = max(1, _STRIP_BYTES // (width * num_channels * channels.itemsize))
@@ -149,6 +229,12 @@ def _encode_tiff(channels: Channels, block: bytes, icc: bytes) -> bytes:
         tags[TiffImagePlugin.EXTRASAMPLES] = 2
     if icc:
         tags[TiffImagePlugin.ICCPROFILE] = icc
+    if about.dpi:
+        tags[TiffImagePlugin.X_RESOLUTION], tags[TiffImagePlugin.Y_RESOLUTION] = about.dpi
+        tags[TiffImagePlugin.RESOLUTION_UNIT] = 2
+    if about.xmp:
+        tags.tagtype[_XMP_TAG] = 1
+        tags[_XMP_TAG] = about.xmp
     tags[TiffImagePlugin.ROWSPERSTRIP] = num_rows
     tags[TiffImagePlugin.STRIPBYTECOUNTS] = tuple(lengths)
     tags[TiffImagePlugin.STRIPOFFSETS] = tuple(np.cumsum([0, *lengths[:-1]]).tolist())

@@ -14,6 +14,7 @@ ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, EOFError)
 """What the library raises on files that are damaged, or of a kind that it does not know."""
 
 _BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_BT601, _BT2020 = 6, 9
 _MODES = ("L", "RGB", "RGBA", "L;16", "I;16", "RGB;16", "RGBA;16")
 
 
@@ -73,6 +74,8 @@ def encode(
     quality: int,
     exif: bytes,
     icc: bytes,
+    cicp: tuple[int, int] | None = None,
+    xmp: bytes = b"",
 ) -> bytes:
     """RGB or RGBA as a HEIC file.
 
@@ -82,7 +85,19 @@ def encode(
     height, width, num_channels = channels.shape
     mode = "RGB" if num_channels == 3 else "RGBA"
     file = library(place).from_bytes(mode=mode, size=(width, height), data=channels.tobytes())
-    extras = {"exif": exif or None} | ({"icc_profile": icc} if icc else {})
+    extras: dict[str, Any] = {"exif": exif or None}
+    if xmp:
+        extras["xmp"] = xmp
+    if cicp:
+        primaries, transfer = cicp
+        extras |= {
+            "color_primaries": primaries,
+            "transfer_characteristics": transfer,
+            "matrix_coefficients": _BT2020 if primaries == _BT2020 else _BT601,
+            "full_range_flag": 1,
+        }
+    elif icc:
+        extras["icc_profile"] = icc
     content = io.BytesIO()
     try:
         file.save(content, quality=quality, chroma=444 if quality >= 90 else 420, **extras)

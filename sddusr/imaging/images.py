@@ -8,8 +8,10 @@ from jaxtyping import UInt8, UInt16
 
 from sddusr import storage
 from sddusr.imaging import exif
+from sddusr.imaging.color_profile import HDR_TRANSFERS
 from sddusr.imaging.decoding import EXTENSIONS, MOST_PIXELS, decode
-from sddusr.imaging.encoding import check_output, encode, encode_png
+from sddusr.imaging.descriptive import NOTHING, Descriptive
+from sddusr.imaging.encoding import check_output, encode, encode_png, holds_cicp, not_held
 
 __all__ = [
     "EXTENSIONS",
@@ -18,7 +20,9 @@ __all__ = [
     "NO_METADATA",
     "Metadata",
     "Picture",
+    "check_colors",
     "check_output",
+    "describe_lost",
     "encode_png",
     "focal_length_35mm",
     "read_picture",
@@ -40,6 +44,10 @@ class Metadata(NamedTuple):
     """The EXIF block, from its byte order on; it says that the pixels are upright."""
     icc: bytes = b""
     """The profile of the RGB colours."""
+    cicp: tuple[int, int] | None = None
+    """Code points of primaries and transfer, where the file has them and no profile."""
+    about: Descriptive = NOTHING
+    """Density, XMP, comment."""
 
 
 NO_METADATA = Metadata()
@@ -64,14 +72,15 @@ def read_picture(place: str, max_pixels: int = MAX_PIXELS) -> Picture:
             are not RGB or grey of at most 16 bits.
     """
     data = storage.read_bytes(place)
-    channels, block, icc = decode(data, place, max_pixels)
+    channels, block, colors, about = decode(data, place, max_pixels)
     height, width = channels.shape[:2]
     pixels, alpha = channels, None
     if channels.shape[2] == 4:
         pixels, alpha = channels[..., :3].copy(), channels[..., 3].copy()
         if (alpha == np.iinfo(alpha.dtype).max).all():
             alpha = None
-    metadata = Metadata(exif.describe_pixels(block, height, width), icc)
+    described = exif.describe_pixels(block, height, width)
+    metadata = Metadata(described, colors.icc, colors.cicp, about)
     return Picture(pixels, hashlib.sha256(data).hexdigest(), alpha, metadata)
 
 
@@ -106,13 +115,33 @@ def write_picture(
     """
     height, width = pixels.shape[:2]
     check_output(place, height, width, pixels.dtype, alpha is not None, quality)
+    check_colors(place, metadata)
     if alpha is not None and (alpha.dtype, alpha.shape) != (pixels.dtype, pixels.shape[:2]):
         raise ValueError(
             f"{place}: alpha is {alpha.dtype} {alpha.shape}, need {pixels.dtype} {height}x{width}"
         )
     channels = pixels if alpha is None else np.dstack([pixels, alpha])
     block = exif.describe_pixels(metadata.exif, height, width)
-    storage.write_atomic(place, encode(place, channels, block, metadata.icc, quality))
+    content = encode(place, channels, block, metadata.icc, quality, metadata.cicp, metadata.about)
+    storage.write_atomic(place, content)
+
+
+def check_colors(place: str, metadata: Metadata) -> None:
+    """Refuse, before the work, colours that a format cannot hold.
+
+    Raises:
+        ValueError: HDR (PQ or HLG) in a format without code points.
+    """
+    if metadata.cicp and metadata.cicp[1] in HDR_TRANSFERS and not holds_cicp(place):
+        raise ValueError(
+            f"{place}: the picture is HDR ({HDR_TRANSFERS[metadata.cicp[1]]}), which this format "
+            f"cannot say; write .png or .heic, or convert the picture to sRGB first"
+        )
+
+
+def describe_lost(place: str, metadata: Metadata) -> str:
+    """What of a picture's metadata the format of `place` does not hold; empty: nothing is lost."""
+    return ", ".join((*metadata.about.left_out, *not_held(place, metadata.about)))
 
 
 def write_png(place: str, pixels: UInt8[np.ndarray, "rows cols 3"]) -> None:

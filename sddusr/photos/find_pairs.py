@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from pyarrow.fs import FileType
 
 from sddusr import storage
 from sddusr.data.layouts import pictures_by_stem
+from sddusr.imaging import camera_raw
 from sddusr.imaging.images import EXTENSIONS
 
 _WILDCARD = re.compile(r"(\*+|\?|\[[^\]]+\])")
@@ -91,8 +93,20 @@ def _by_key(
             )
         found[key], names[candidate.name] = candidate, candidate.place
     if not found:
-        raise FileNotFoundError(f"{place}: no picture, need one of {', '.join(EXTENSIONS)}")
+        raise FileNotFoundError(
+            f"{place}: no picture, need one of {', '.join(EXTENSIONS)}{_about_brackets(place)}"
+        )
     return found
+
+
+def _about_brackets(place: str) -> str:
+    """What `[...]` in a pattern means, where a folder of just that name is there."""
+    parts = place.split("/")
+    folders = ("/".join(parts[:number]) for number in range(1, len(parts)))
+    has_one = any("[" in folder and storage.exists(folder) for folder in folders if folder)
+    return (
+        "; in a pattern [...] stands for one character, write [[] for a bracket" if has_one else ""
+    )
 
 
 def _kind(place: str) -> FileType:
@@ -138,7 +152,7 @@ def _step(
     regex, below = _regex(part, wildcard), []
     for folder in folders:
         for name, place in storage.list_files(folder.place, kind).items():
-            match = regex.fullmatch(name)
+            match = regex.fullmatch(unicodedata.normalize("NFC", name))
             if match is None or (name.startswith(".") and not part.startswith(".")):
                 continue
             stem = _stem(name) if kind == FileType.File else name
@@ -156,7 +170,7 @@ def _caught(match: re.Match[str], stem: str) -> tuple[str, ...]:
 
 def _regex(part: str, wildcard: re.Pattern[str]) -> re.Pattern[str]:
     """A part of a pattern, one group for each wildcard."""
-    pieces = wildcard.split(part)
+    pieces = wildcard.split(unicodedata.normalize("NFC", part))
     pieces[::2] = [re.escape(text) for text in pieces[::2]]
     pieces[1::2] = [_group(text) for text in pieces[1::2]]
     try:
@@ -168,7 +182,7 @@ def _regex(part: str, wildcard: re.Pattern[str]) -> re.Pattern[str]:
 def _group(wildcard: str) -> str:
     if wildcard[0] != "[":
         return "(.*)" if wildcard[0] == "*" else "(.)"
-    inside = wildcard[1:-1].replace("\\", r"\\")
+    inside = wildcard[1:-1].replace("\\", r"\\").replace("[", r"\[")
     return f"([^{inside[1:]}])" if inside[0] == "!" and inside[1:] else f"([{inside}])"
 
 
@@ -178,6 +192,6 @@ def bare(place: str) -> str:
 
 
 def _stem(place: str) -> str:
-    name = posixpath.basename(bare(place))
+    name = unicodedata.normalize("NFC", posixpath.basename(bare(place)))
     stem, extension = posixpath.splitext(name)
-    return stem if extension.lower() in EXTENSIONS else name
+    return stem if extension.lower() in (*EXTENSIONS, *camera_raw.EXTENSIONS) else name

@@ -14,6 +14,7 @@ from pyarrow.fs import FileType
 from sddusr import storage
 from sddusr.checkpoint import HASHES
 from sddusr.geometry.box import Box
+from sddusr.imaging import camera_raw
 from sddusr.imaging.images import MAX_PIXELS, check_output
 from sddusr.model.matching.fast_search import MatchingMode
 from sddusr.model.precision import Precision
@@ -21,7 +22,9 @@ from sddusr.photos.find_pairs import PairFiles, bare
 from sddusr.registration.pairing import PairConfig
 from sddusr.registration.residual import RefRegistration
 
-READ_ONLY_EXTENSIONS = (".bmp",)
+MAX_NAME_BYTES = 255
+
+READ_ONLY_EXTENSIONS = (".bmp", *camera_raw.EXTENSIONS)
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -79,7 +82,12 @@ def hash_checkpoint(place: str) -> str:
 
 
 def result_places(
-    pairs: Sequence[PairFiles], given_out: str, given_format: str | None, single: bool
+    pairs: Sequence[PairFiles],
+    given_out: str,
+    given_format: str | None,
+    single: bool,
+    *,
+    explain: bool = False,
 ) -> dict[str, str]:
     """Name -> where its result goes, never onto a picture that is read.
 
@@ -102,9 +110,21 @@ def result_places(
     }
     for place in outs.values():
         check_output(place, 1, 1, np.uint8, False)
+        _check_length(place, explain)
     _check_apart(pairs, outs, out, single)
     _check_writable(out if is_folder else posixpath.dirname(out))
     return outs
+
+
+def _check_length(place: str, explain: bool) -> None:
+    """Refuse a name that no file system takes before the picture is made, not after."""
+    for written in (place, record_place(place), *([explanation_place(place)] if explain else [])):
+        num_bytes = len(posixpath.basename(bare(written)).encode())
+        if storage.is_local(place) and num_bytes > MAX_NAME_BYTES:
+            raise ValueError(
+                f"{written}: a name of {num_bytes} bytes, file systems take {MAX_NAME_BYTES}; "
+                f"rename the wide picture or give a shorter --out"
+            )
 
 
 def _check_apart(

@@ -16,7 +16,15 @@ from sddusr import storage
 from sddusr.checkpoint import load_model
 from sddusr.config import SCALE
 from sddusr.geometry.box import Box, centered, check_box, whole
-from sddusr.imaging.images import NO_METADATA, Picture, check_output, read_picture, write_picture
+from sddusr.imaging.images import (
+    NO_METADATA,
+    Picture,
+    check_colors,
+    check_output,
+    describe_lost,
+    read_picture,
+    write_picture,
+)
 from sddusr.imaging.resize import bicubic_up
 from sddusr.inference import Upscaled, super_resolve
 from sddusr.inference.memory import peak_bytes
@@ -34,6 +42,7 @@ from sddusr.registration.residual import (
     register_ref,
 )
 from sddusr.registration.visible import visible_mask
+from sddusr.secrets import mask
 from sddusr.visualization.explanation import Evidence, sheet
 
 log = logging.getLogger(__name__)
@@ -68,6 +77,7 @@ class Upscaler:
         dtype = _dtype(job, wide)
         size = SCALE * wide.pixels.shape[0], SCALE * wide.pixels.shape[1]
         check_output(job.out, *size, dtype, wide.alpha is not None)
+        self._check_metadata(job, wide)
         phases.begin("registering")
         pair = place_ref(job, wide, tele, settings.pair, self._registration)
         quality = _quality(pair, wide)
@@ -89,7 +99,7 @@ class Upscaler:
             phases.begin("explaining")
             drawing = sheet(_evidence(wide, tele, pair, made, describe(record)))
             write_picture(explanation_place(job.out), drawing, quality=90)
-        storage.write_atomic(record_place(job.out), json.dumps(record, indent=1).encode())
+        storage.write_atomic(record_place(job.out), mask(json.dumps(record, indent=1)).encode())
         return record
 
     @property
@@ -98,6 +108,14 @@ class Upscaler:
         if self.settings.register_ref is not None:
             return self.settings.register_ref
         return "none" if self.model.trust is None else "auto"
+
+    def _check_metadata(self, job: Job, wide: Picture) -> None:
+        """Refuse colours that the result's format cannot hold; log what else is lost."""
+        if self.settings.strip_metadata:
+            return
+        check_colors(job.out, wide.metadata)
+        if lost := describe_lost(job.out, wide.metadata):
+            log.info("%s: not carried over: %s", job.out, lost)
 
     def _super_resolve(
         self, wide: Picture, pair: PreparedPair, dtype: type, tell_share: Callable[[float], None]

@@ -19,7 +19,7 @@ from sddusr.registration.overlap import (
     resized,
 )
 
-LIKELY_ZOOMS = 1.6, 3.5
+LIKELY_ZOOMS = 1.6, 3.5, 7.5
 """Where nothing is known; SIFT finds what is off by a factor of 1.6, less well."""
 MAX_ENLARGEMENT = 2.0
 """Small pictures are searched larger: SIFT sees little in few pixels."""
@@ -51,7 +51,7 @@ class RegistrationConfig:
     """Distance within which a match agrees with the homography, at the working size."""
     min_zoom: float = 1.2
     """Tele pixels per wide pixel; at 1 the tele picture has nothing to add to the wide one."""
-    max_zoom: float = 5.5
+    max_zoom: float = 10.5
     """Tele pixels per wide pixel, or the fields of view where a denser sensor makes that less."""
     max_rotation_deg: float = 15.0
     """Off upright, or off the nearest quarter turn."""
@@ -231,12 +231,25 @@ _REMEDY = "check that the one shows a part of the other"
 
 def _check_view(view: View, density: float, config: RegistrationConfig) -> None:
     off_turn = abs((view.rotation_deg + 45) % 90 - 45)
+    if view.zoom < config.min_zoom and off_turn <= config.max_rotation_deg:
+        raise NotRegistered(_no_zoom(view, config))
     _at_least("zoom (tele pixels per wide pixel)", view.zoom, config.min_zoom)
     _at_most("zoom (tele pixels per wide pixel)", view.zoom / density, config.max_zoom)
     _at_most("rotation off a quarter turn, in degrees,", off_turn, config.max_rotation_deg)
     _at_most("anisotropy", view.anisotropy, config.max_anisotropy)
     _at_most("perspective", view.perspective, config.max_perspective)
     _at_least("share of the tele picture inside the wide one", view.overlap, config.min_overlap)
+
+
+def _no_zoom(view: View, config: RegistrationConfig) -> str:
+    """What two pictures are of which the tele one is no denser than the wide one."""
+    is_swapped = view.zoom < 1 / config.min_zoom
+    what = "the pictures are swapped" if is_swapped else "both pictures show the same view"
+    remedy = "give the wide picture first" if is_swapped else "give one of the tele lens"
+    return (
+        f"{what}: the best guess's zoom (tele pixels per wide pixel) is {view.zoom:.3g}, need at "
+        f"least {config.min_zoom:.3g}; check that, and {remedy}"
+    )
 
 
 def _check_evidence(found: Registration, config: RegistrationConfig, unit_px: float) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sddusr import storage
+from sddusr.secrets import has_credentials
 
 CHECKSUM = "crc32"
 
@@ -21,13 +22,14 @@ class DamagedError(ValueError):
 
 
 def write_object(place: str, content: Mapping[str, Any]) -> None:
-    """Write a JSON object atomically.
+    """Write a JSON object atomically; one with credentials in it is its owner's alone.
 
     Raises:
         OSError: the disk is full, or the place cannot be written.
     """
     checked = {**content, CHECKSUM: _checksum(_canonical(content))}
-    storage.write_atomic(place, json.dumps(checked, indent=1).encode() + b"\n")
+    text = json.dumps(checked, indent=1)
+    storage.write_atomic(place, text.encode() + b"\n", private=has_credentials(text))
 
 
 def read_object(place: str) -> dict[str, Any]:

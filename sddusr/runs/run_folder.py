@@ -36,6 +36,7 @@ from sddusr.runs.checked_json import (
     write_object,
     write_rows,
 )
+from sddusr.secrets import mask
 
 CONFIG, STATUS, LINKS, MODEL, MLFLOW = (
     "config.json",
@@ -125,7 +126,8 @@ class RunFolder:
         tracking_uri: str = "",
         joins: str = "",
     ) -> RunConfig:
-        """Say what the run is. A run that goes on in this folder keeps its key.
+        """Say what the run is, without the credentials of URIs in parameters and tags. A run that
+        goes on in this folder keeps its key.
 
         Raises:
             DamagedError: the folder's config.json cannot be read.
@@ -136,9 +138,9 @@ class RunFolder:
             key=earlier.key if earlier else self._mirrored_key() or uuid.uuid4().hex,
             experiment=experiment,
             created_ms=earlier.created_ms if earlier else _now_ms(),
-            params={key: str(value) for key, value in params.items()},
-            tags={**(earlier.tags if earlier else {}), **tags},
-            source=dict(source or {}),
+            params=_masked(params),
+            tags={**(earlier.tags if earlier else {}), **_masked(tags)},
+            source=_masked(source or {}),
             tracking_uri=tracking_uri,
             joins=joins,
         )
@@ -159,7 +161,7 @@ class RunFolder:
         config = self.config()
         if config is None:
             raise FileNotFoundError(f"{self.place(CONFIG)}: no such file; give a run's folder")
-        self._write(CONFIG, asdict(replace(config, tags={**config.tags, **tags})))
+        self._write(CONFIG, asdict(replace(config, tags={**config.tags, **_masked(tags)})))
 
     def _mirrored_key(self) -> str:
         """The key of a run that was tracked before run folders had a config."""
@@ -172,7 +174,7 @@ class RunFolder:
     # --- how it goes -------------------------------------------------------------------------
 
     def set_state(self, state: State, reason: str = "", step: int = 0) -> None:
-        status = Status(state=state, reason=reason, step=step, since_ms=_now_ms())
+        status = Status(state=state, reason=mask(reason), step=step, since_ms=_now_ms())
         self._write(STATUS, asdict(status))
 
     def end(self, state: State, reason: str = "", step: int = 0) -> None:
@@ -224,7 +226,7 @@ class RunFolder:
 
     def register_model(self, name: str, checkpoint: str, tags: Mapping[str, str]) -> None:
         """Ask for a checkpoint to become a version of a registered model."""
-        entry = ModelEntry(name=name, checkpoint=checkpoint, tags=dict(tags))
+        entry = ModelEntry(name=name, checkpoint=checkpoint, tags=_masked(tags))
         self._write(MODEL, asdict(entry))
 
     # --- what was reported -------------------------------------------------------------------
@@ -306,6 +308,10 @@ class RunFolder:
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         write_object(self.place(name), content)
+
+
+def _masked(entries: Mapping[str, Any]) -> dict[str, str]:
+    return {key: mask(str(value)) for key, value in entries.items()}
 
 
 def _segment(step: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from sddusr.checkpoint import CheckpointStore, snapshot
+from sddusr.checkpoint import Checkpoint, CheckpointStore, snapshot
 from sddusr.config import Config
 from sddusr.data.dataset import ShardSet
 from sddusr.data.stream import Stream
@@ -136,9 +136,28 @@ def _start(learner: Learner, store: CheckpointStore, data_hash: str, run: str) -
         return Progress(data_hash=data_hash, tracking_run=run)
     progress = Progress(**checkpoint.progress)
     check_same_run(checkpoint, learner.config, data_hash)
-    learner.restore(checkpoint)
+    _restore(learner, checkpoint)
     log.info("resuming from %s at step %d", checkpoint.place, progress.step)
     return progress
+
+
+def _restore(learner: Learner, checkpoint: Checkpoint) -> None:
+    """Go on where a checkpoint stood.
+
+    Raises:
+        ValueError: its optimizer states are not those of this network.
+    """
+    try:
+        learner.restore(checkpoint)
+        for weight, state in learner.optimizer.state.items():
+            sizes = {x.shape for x in state.values() if isinstance(x, Tensor) and x.dim()}
+            if sizes - {weight.shape}:
+                raise RuntimeError(f"a state of {sizes} for a weight of {weight.shape}")
+    except (RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"{checkpoint.place}: its optimizer states do not fit ({error!s:.120}); delete it to "
+            f"resume from an earlier checkpoint"
+        ) from error
 
 
 class _Run:

@@ -4,6 +4,7 @@ import logging
 from dataclasses import replace
 
 from sddusr.checkpoint import Checkpoint, read_checkpoint
+from sddusr.checkpoint_checks import build_model
 from sddusr.config import Config, ModelConfig, flatten, to_dict
 from sddusr.model.sddusr import SDDuSR
 
@@ -32,7 +33,9 @@ def load_start(model: SDDuSR, config: Config) -> None:
             f"preset and --model flags, pass --train.init-missing fresh to load what fits, or "
             f"leave --train.init-from out"
         )
-    model.load_state_dict(earlier.model_state)
+    model.load_state_dict(
+        build_model(earlier.config.model, earlier.model_state, earlier.place).state_dict()
+    )
 
 
 def _load_what_fits(model: SDDuSR, earlier: Checkpoint) -> None:
@@ -72,11 +75,11 @@ def check_same_run(checkpoint: Checkpoint, config: Config, data_hash: str) -> No
         ValueError: what differs.
     """
     before, now = (flatten(to_dict(c)) for c in (checkpoint.config, config))
-    before["data"], now["data"] = checkpoint.progress["data_hash"], data_hash
+    before["data"], now["data"] = checkpoint.progress.get("data_hash"), data_hash
     changed = [
-        f"{key} was {before[key]}, is {now[key]}"
+        f"{key} was {before.get(key)}, is {now[key]}"
         for key in now
-        if before[key] != now[key] and key not in WITHOUT_EFFECT
+        if before.get(key) != now[key] and key not in WITHOUT_EFFECT
     ]
     if changed:
         raise ValueError(

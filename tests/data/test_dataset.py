@@ -5,13 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sddusr.data.dataset import ShardSet
 from sddusr.data.manifest import MANIFEST, build_manifest, write_manifest
-from sddusr.data.schema import from_record, to_record
+from sddusr.data.schema import SCHEMA, check_sizes, from_record, to_record
 from sddusr.data.shard import Shard, write_shard
 from sddusr.geometry.box import Box
 from sddusr.types import Triplet
@@ -184,3 +186,31 @@ def test_manifest_is_needed_and_of_this_schema(tmp_path):
     (tmp_path / MANIFEST).write_text('{"schema_version": 99}')
     with pytest.raises(ValueError, match="schema version is 99"):
         ShardSet(str(tmp_path))
+
+
+def test_a_row_that_unpacks_to_far_more_than_its_bytes_is_refused_unread(tmp_path):
+    record = to_record(make_triplet())
+    record |= {"lr": bytes(2 * 10**8), "lr_shape": [8000, 8000]}
+    place = str(tmp_path / "train-00000.parquet")
+    table = pa.Table.from_pylist([record], SCHEMA)
+    pq.write_table(table, place, compression="zstd", use_dictionary=False)
+    with pytest.raises(ValueError, match=r"row group 0 is damaged \(\d+ bytes would unpack to"):
+        Shard(place)
+
+
+def test_a_black_picture_of_12_megapixels_is_no_bomb(tmp_path):
+    black = np.zeros((3000, 4000, 3), np.uint8)
+    triplet = make_triplet("night", "test", (1500, 2000))
+    dark = {"hr": black, "ref": black, "lr": black[::2, ::2].copy()}
+    write_shard(f"{tmp_path}/test-00000.parquet", "test", [triplet._replace(**dark)], {})
+    assert Shard(f"{tmp_path}/test-00000.parquet").read(0).hr.shape == black.shape
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("field", ["detail", "detail_quantiles"])
+def test_detail_that_is_not_finite_is_refused(field, value):
+    triplet = make_triplet()
+    changed = getattr(triplet, field).copy()
+    changed.flat[3] = value
+    with pytest.raises(ValueError, match="detail is not finite"):
+        check_sizes(triplet._replace(**{field: changed}))

@@ -24,7 +24,7 @@ def test_table_3s_figures_are_reproduced(width, height, paper, true):
 def test_parts_add_up_to_the_whole():
     model = SDDuSR(PAPER.model)
     assert sum(parameters_by_part(model).values()) == num_parameters(model)
-    assert "6.07 M" in table_4(model, None, 448, 896)
+    assert "6.07 M" in table_4(model, [], 448, 896)
 
 
 def test_tables_name_their_figures():

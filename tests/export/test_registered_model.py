@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.tracking.background import describe
+from pipelines.tracking.client import MlflowClient
 from sddusr.checkpoint import load_model, write_checkpoint
 from sddusr.config import Config
 from sddusr.inference import super_resolve
 from sddusr.model.sddusr import SDDuSR
+from sddusr.runs.run_folder import RunFolder
 from tests.conftest import make_triplet
 from tests.tiny import TINY, without_zero_starts
 

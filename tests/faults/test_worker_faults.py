@@ -2,7 +2,9 @@
 
 import hashlib
 import multiprocessing as mp
+import os
 import signal
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,6 +17,7 @@ from ray.train import PreemptionInfo
 from pipelines.ray_runtime import worker as train_worker
 from pipelines.tracking.client import MlflowClient
 from pipelines.train import TrainOptions, run_training
+from sddusr.cli import command_line
 from sddusr.runs.run_folder import RunFolder
 from sddusr.training.signals import Wish
 from tests.faults.loop import CONFIG, CONTEXT, together, training_processes
@@ -26,6 +29,14 @@ PATIENCE_S = 120
 def drive(options: TrainOptions) -> None:
     """The command; it starts a Ray of its own."""
     run_training(options)
+
+
+def drive_as_typed(options: TrainOptions) -> None:
+    """The same, ended as the command line ends it."""
+    try:
+        run_training(options)
+    except command_line.StoppedError as stopped:
+        sys.exit(stopped.exit_code)
 
 
 def worker_of(command: mp.process.BaseProcess) -> psutil.Process:
@@ -105,6 +116,39 @@ def test_a_run_whose_workers_and_command_are_ended_comes_out_the_same(
     assert found.info.status == "FINISHED"
     history = MlflowClient(uri).get_metric_history(found.info.run_id, "train/total")
     assert Counter(point.step for point in history) == Counter(range(1, CONFIG.train.num_steps + 1))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_told_to_end_saves_and_the_same_command_resumes(
+    tiny_shards, tmp_path, unbroken, number
+):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    options = TrainOptions(
+        data=tiny_shards.root,
+        name="run",
+        storage=str(tmp_path),
+        workers="1",
+        cpus_per_worker=1,
+        tracking_uri=uri,
+        register_model="",
+        config=CONFIG,
+    )
+    folder = tmp_path / "run"
+    command = CONTEXT.Process(target=drive_as_typed, args=(options,))
+    command.start()
+    wait_for_steps(folder, STEPS_BEFORE, command)
+    os.kill(command.pid, number)
+    command.join(PATIENCE_S)
+    assert command.exitcode == 128 + number
+    newest = max(path.parent.name for path in folder.glob("checkpoints/*/hashes.json"))
+    assert newest == f"step-{max(logged_steps(folder)):08d}"  # nothing that was done is lost
+    assert not list(tmp_path.glob(".run.lock"))
+    (found,) = MlflowClient(uri).search_runs(["1"])
+    assert found.info.status == "KILLED"
+    assert together(drive, (options,)) == [0]
+    assert final_hash(folder / "checkpoints") == final_hash(unbroken / "checkpoints")
 
 
 def test_rays_notice_is_taken_once_for_a_wish_to_save(monkeypatch):

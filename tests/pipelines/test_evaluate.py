@@ -207,6 +207,6 @@ def test_a_black_test_picture_is_named_and_nothing_non_finite_is_logged(model, t
     assert "night (full)" in Path(result.page).read_text()
     alone = evaluate(replace(options, limit=1))
     assert result.summaries == [each._replace(num_pictures=2) for each in alone.summaries]
-    metrics = tracking.read_run(options.tracking_uri, result.run_id).data.metrics
+    metrics = links.read_run(options.tracking_uri, result.run_id).data.metrics
     assert metrics
     assert all(abs(value) < 1000 for value in metrics.values())

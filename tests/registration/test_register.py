@@ -140,3 +140,17 @@ def test_few_matches_need_a_better_likeness():
 def test_the_same_pair_gives_the_same_homography():
     pair = take(grey_photo("coffee"), view(3.0, angle_deg=3))
     np.testing.assert_array_equal(register(*pair).homography, register(*pair).homography)
+
+
+def test_swapped_pictures_and_the_same_picture_twice_are_said_for_what_they_are():
+    wide, tele = take(grey_photo("coffee"), view(2.0))
+    with pytest.raises(
+        NotRegistered, match=r"the pictures are swapped: .* is 0\.5, .*wide picture f"
+    ):
+        register(tele, wide)
+    with pytest.raises(NotRegistered, match=r"both pictures show the same view: .* is 1, need"):
+        register(wide, wide)
+
+
+def test_the_largest_zoom_that_is_taken_is_ten():
+    assert RegistrationConfig().max_zoom == 10.5

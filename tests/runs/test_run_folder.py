@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import random
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +142,19 @@ def test_a_damaged_segment_is_named_and_the_others_are_read(run, caplog):
     caplog.set_level(logging.WARNING)
     assert [row["step"] for row in run.rows()] == [1, 3]
     assert caplog.text.count("0000000002.jsonl: damaged") == 1
+
+
+def test_no_credential_is_kept_where_it_is_shown_and_the_rest_is_its_owners_alone(tmp_path):
+    secret = "s3://AKIA:sEcReT@bucket/x"
+    run = RunFolder(str(tmp_path / "run"))
+    uri = "http://me:sEcReT@mlflow:5000"
+    config = describe(run, params={"data": secret}, tags={"data": secret}, tracking_uri=uri)
+    run.set_tags({"more": secret})
+    run.set_state("failed", f"{secret}: not found")
+    assert config.tracking_uri == uri  # later uploads need it
+    found = run.config()
+    assert found is not None
+    shown = [*found.params.values(), *found.tags.values(), run.status().reason]
+    assert not any("sEcReT" in text for text in shown)
+    mode = stat.S_IMODE((tmp_path / "run" / "config.json").stat().st_mode)
+    assert mode == 0o600

@@ -122,3 +122,38 @@ def test_a_grid_takes_ends_and_middle_of_a_range():
     space = Space({"a": Choices((1, 2)), "b": Range(0, 1)})
     assert space.size is None
     assert len(list(space.grid())) == 6
+
+
+def bomb(levels=9):
+    names = "abcdefghijklm"[:levels]
+    text = "&a [x,x,x,x,x,x,x,x]"
+    for name, below in zip(names[1:], names, strict=False):
+        text = f"&{name} [{text}" + f",*{below}" * 8 + "]"
+    return f"model.dim: {text}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.yaml", bomb().encode(), r"has aliases"),
+        ("a.yaml", "data.crop-px: [16] # caf\u00e9".encode("latin-1"), "not UTF-8 at byte 24"),
+        ("a.yaml", b"[" * 5000, "not valid YAML"),
+        ("a.yaml", b"#" * (2**20 + 1), "need at most 1048576"),
+        ("a.yaml", b"data.crop-px: [16]\n--data.crop_px: [32]", r"data\.crop_px is there twice"),
+        ("a.yaml", b"optim.lr: {uniform: [1, 1" + b"0" * 400 + b"]}", "need two numbers"),
+        ("a.yaml", b"\x00", "not valid YAML"),
+        ("a.py", b"raise KeyError('x')", "raised KeyError: 'x'"),
+        ("a.py", b"import sys; sys.exit(3)", "raised SystemExit: 3"),
+        ("a.py", b"SPACE = [", "raised SyntaxError"),
+        ("a.py", b"\xff", "raised SyntaxError"),
+        ("a.py", b"", "defines no SPACE"),
+    ],
+)
+def test_a_space_that_cannot_be_used_is_one_line_with_its_file(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as refused:
+        find_space(str(path), DEMO)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 400

@@ -15,6 +15,7 @@ from pipelines.tracking.background import BackgroundMirror, describe, mirrored
 from pipelines.tracking.command import MirrorOptions, main
 from pipelines.tracking.mirror import Mirror, noted_run
 from sddusr import storage
+from sddusr.cli.command_line import StoppedError
 from sddusr.runs.checked_json import DamagedError
 from sddusr.runs.run_folder import RunFolder
 from tests.conftest import textured
@@ -334,6 +335,17 @@ def test_an_evaluation_joins_a_run_and_does_not_end_it(server, tmp_path):
     alone.set_state("finished")
     found = server.runs[background.mirror(alone.folder, URI)]
     assert found.info.status == "FINISHED"
+
+
+def test_a_run_that_was_asked_to_end_waits_to_be_resumed(server, run):
+    run.log_metrics(1, {"loss": 0.5})
+    with pytest.raises(StoppedError), mirrored(run, URI):
+        raise StoppedError("stopped; the same command resumes", 15)
+    assert run.status().state == "paused"
+    assert server.only_run().info.status == "KILLED"
+    with mirrored(run, URI):
+        run.log_metrics(2, {"loss": 0.25})
+    assert server.only_run().info.status == "FINISHED"
 
 
 def test_a_search_is_one_run_with_a_child_for_each_trial(server, tmp_path):

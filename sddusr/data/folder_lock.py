@@ -1,0 +1,184 @@
+"""One writer to a folder: a lock file, on local disks, NFS and object stores.
+
+A lock that a dead process left is told from a live one: on the same machine by its process, of
+another machine by its heartbeat, which a living process renews. No clocks are compared.
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from sddusr import storage
+
+HEARTBEAT_S = 15.0
+DEAD_S = 60.0
+"""A lock of another machine that is not renewed for so long is taken over."""
+SETTLE_S = 1.0
+"""After writing to an object store, which cannot refuse a second writer: whoever wrote last has the
+lock, and all see that after this time."""
+
+log = logging.getLogger(__name__)
+
+
+class LockedError(ValueError):
+    """Another process writes there."""
+
+
+@contextmanager
+def hold_lock(place: str, what: str) -> Iterator[None]:
+    """Hold the lock file at `place` meanwhile.
+
+    Args:
+        what: is written there, for the message, such as "run paper-1a2b3c4d".
+
+    Raises:
+        LockedError: another process holds it and is alive.
+        OSError: it cannot be written.
+    """
+    token = uuid.uuid4().hex
+    _acquire(place, what, token)
+    stop = threading.Event()
+    beats = threading.Thread(target=_beat, args=(place, token, stop), daemon=True)
+    beats.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beats.join()
+        _release(place, token)
+
+
+def _acquire(place: str, what: str, token: str) -> None:
+    while not _create(place, token):
+        holder = _read(place)
+        if holder is None:
+            continue  # released meanwhile
+        if _is_alive(place, holder):
+            raise LockedError(
+                f"{what}: another process is writing there (process {holder.get('pid')} on "
+                f"{holder.get('host')}); wait until it ends, or write elsewhere"
+            )
+        log.warning("%s: taking over from a process that is gone (%s)", what, holder.get("host"))
+        if storage.is_local(place):
+            _remove_if(place, holder)
+        else:
+            storage.write_atomic(place, _content(token, 0))
+            time.sleep(SETTLE_S)
+            if (_read(place) or {}).get("token") == token:
+                return
+
+
+def _create(place: str, token: str) -> bool:
+    """Write the lock file unless there is one."""
+    if not storage.is_local(place):
+        if storage.exists(place):
+            return False
+        storage.write_atomic(place, _content(token, 0))
+        time.sleep(SETTLE_S)
+        return (_read(place) or {}).get("token") == token
+    path = Path(place)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(path, "xb") as file:  # exclusive, on NFS too
+            file.write(_content(token, 0))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _content(token: str, beat: int) -> bytes:
+    holder = {
+        "token": token,
+        "beat": beat,
+        "machine": _machine(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": psutil.Process().create_time(),
+    }
+    return json.dumps(holder).encode()
+
+
+def _machine() -> str:
+    """Names the machine or container whose process ids are its own."""
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        namespace = 0
+    return f"{socket.gethostname()}-{uuid.getnode():x}-{namespace}"
+
+
+def _read(place: str) -> dict[str, Any] | None:
+    """The holder; None where there is no lock. One that cannot be read has no known holder."""
+    try:
+        holder = json.loads(storage.read_bytes(place))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        holder = None
+    return holder if isinstance(holder, dict) else {"damaged": True}
+
+
+def _is_alive(place: str, holder: dict[str, Any]) -> bool:
+    if holder.get("machine") == _machine():
+        try:
+            process = psutil.Process(holder.get("pid"))
+            return abs(process.create_time() - holder.get("started", 0)) < 1.0
+        except (psutil.Error, TypeError, ValueError):
+            return False
+    deadline = time.monotonic() + DEAD_S
+    while time.monotonic() < deadline:
+        time.sleep(min(1.0, DEAD_S / 10))
+        now = _read(place)
+        if now is None:
+            return False
+        if now != holder:
+            return True
+    return False
+
+
+def _remove_if(place: str, holder: dict[str, Any]) -> None:
+    """Remove a dead lock: of several that see it, one renames it and the others come too late."""
+    aside = f"{place}.{uuid.uuid4().hex}"
+    try:
+        os.rename(place, aside)
+    except FileNotFoundError:
+        return
+    if _read(aside) != holder:  # a new one was made meanwhile: give it back
+        try:
+            os.link(aside, place)
+        except OSError:
+            log.warning("%s: two processes may write there", place)
+    os.unlink(aside)
+
+
+def _beat(place: str, token: str, stop: threading.Event) -> None:
+    """Renew the lock until told to stop, or until it is another process's."""
+    beat = 0
+    while not stop.wait(HEARTBEAT_S):
+        beat += 1
+        try:
+            holder = _read(place)
+            if holder is not None and holder.get("token") != token:
+                log.error("%s: another process took the lock over", place)
+                return
+            storage.write_atomic(place, _content(token, beat))
+        except (OSError, ValueError) as error:
+            log.warning("%s cannot be renewed: %.200s", place, error)
+
+
+def _release(place: str, token: str) -> None:
+    try:
+        if (_read(place) or {}).get("token") == token:
+            storage.remove(place)
+    except (OSError, ValueError) as error:
+        log.warning("%s cannot be removed: %.200s", place, error)

@@ -1,0 +1,149 @@
+"""Names as people have them: composed, decomposed, long, not UTF-8, with brackets and colons."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sddusr import storage
+from sddusr.data.layouts import find, pictures_by_stem, read_boxes
+from sddusr.data.prepare import _in_one_line
+from sddusr.imaging.images import write_png
+from sddusr.photos.find_pairs import find_pairs
+from sddusr.photos.jobs import result_places
+
+PIXELS = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Café") for form in ("NFC", "NFD"))
+
+
+def picture(folder: Path, name: str) -> Path:
+    write_png(str(folder / name), PIXELS)
+    return folder / name
+
+
+def test_macos_names_pair_with_linux_names(tmp_path):
+    picture(tmp_path / "wide", f"{COMPOSED}.png")
+    picture(tmp_path / "tele", f"{DECOMPOSED}.png")
+    for wide, tele in (("wide", "tele"), ("wide/*.png", "tele/*.png")):
+        (pair,) = find_pairs(str(tmp_path / wide), str(tmp_path / tele)).pairs
+        assert pair.name == COMPOSED
+        assert Path(pair.tele).exists()
+    (source,) = find("pairs", str(tmp_path)).sources
+    assert source.id == COMPOSED
+    (tmp_path / "boxes.json").write_text(json.dumps({DECOMPOSED: [0, 8, 0, 8]}))
+    assert list(read_boxes([str(tmp_path / "boxes.json")])) == [COMPOSED]
+
+
+def test_a_long_name_is_written_or_refused_before_the_work(tmp_path):
+    name = "x" * 246 + ".png"
+    path = picture(tmp_path, name)
+    pairs = find_pairs(str(path), str(path)).pairs
+    out = tmp_path / "out"
+    (place,) = result_places(pairs, f"{out}/", None, False).values()
+    storage.write_atomic(place, b"result")
+    assert [file.name for file in out.iterdir()] == [name]
+    with pytest.raises(ValueError, match=r"explain\.jpg: a name of 258 bytes, file systems take"):
+        result_places(pairs, f"{out}/", None, False, explain=True)
+
+
+def test_a_name_that_is_not_utf8_is_told_with_its_folder(tmp_path):
+    picture(tmp_path, "ok.png")
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")).write_bytes(b"x")
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    with pytest.raises(ValueError, match=rf"{tmp_path}: the name b'caf\\xe9\.png' is not UTF-8"):
+        pictures_by_stem(str(tmp_path))
+
+
+def test_a_link_to_nothing_is_told_and_not_dropped(tmp_path):
+    for folder in ("wide", "tele"):
+        picture(tmp_path / folder, "a.png")
+        (tmp_path / folder / "b.png").symlink_to("gone.png")
+    pairs = find_pairs(str(tmp_path / "wide"), str(tmp_path / "tele")).pairs
+    assert [pair.name for pair in pairs] == ["a", "b"]
+    with pytest.raises(FileNotFoundError, match=r"b\.png: a link to gone\.png, which is not there"):
+        storage.read_bytes(pairs[1].wide)
+
+
+def test_brackets_in_a_pattern_say_what_they_are(tmp_path):
+    for member in ("wides", "teles"):
+        picture(tmp_path / "br [2024]" / member, "a.png")
+    pattern = f"{tmp_path}/br [2024]/{{}}/*.png"
+    with pytest.raises(FileNotFoundError, match=r"\[\.\.\.\] stands for one character, write \[\["):
+        find_pairs(pattern.format("wides"), pattern.format("teles"))
+    escaped = f"{tmp_path}/br [[]2024]/{{}}/*.png"
+    assert find_pairs(escaped.format("wides"), escaped.format("teles")).pairs
+
+
+@pytest.mark.parametrize("name", ["a:b", "a\nb", "a\\b", "x" * 241, "a\x7f"])
+def test_a_name_that_no_result_can_have_is_told_at_the_start(tmp_path, name):
+    for folder in ("LR", "Ref", "HR"):
+        picture(tmp_path / folder, "good.png")
+        picture(tmp_path / folder, f"{name}.png")
+    found = find("folders", str(tmp_path))
+    assert [source.id for source in found.sources] == ["good"]
+    assert "rename it" in found.orphans[name]
+
+
+def test_a_key_that_is_there_twice_is_told(tmp_path):
+    path = tmp_path / "boxes.json"
+    path.write_text('{"a": [0, 8, 0, 8], "a": [0, 4, 0, 4]}')
+    with pytest.raises(ValueError, match=r"boxes\.json: .*'a' is there twice"):
+        read_boxes([str(path)])
+    path.write_text('{"a": [0, 8, 0, 8], "a.png": [0, 4, 0, 4]}')
+    with pytest.raises(ValueError, match=r"boxes\.json: a has two boxes"):
+        read_boxes([str(path)])
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EACCES])
+def test_a_folder_that_cannot_be_synced_takes_the_file(tmp_path, monkeypatch, number):
+    real = os.fsync
+
+    def fsync(handle):
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    storage.write_atomic(str(tmp_path / "file"), b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_disk_that_fails_is_told_all_the_same(tmp_path, monkeypatch):
+    def fsync(handle):
+        raise OSError(errno.EIO, "I/O error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="I/O error"):
+        storage.write_atomic(str(tmp_path / "file"), b"content")
+
+
+def test_what_a_killed_process_left_is_swept_and_a_living_ones_is_not(tmp_path):
+    code = "from sddusr.storage import _temporary_name; print(_temporary_name())"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    (tmp_path / done.stdout.strip()).write_text("half")
+    ours = storage._temporary_name()
+    foreign = ours.replace(storage._machine(), "0" * 8)
+    old = storage._temporary_name().replace(storage._machine(), "1" * 8)
+    for name in (ours, foreign, old, ".mine.tmp"):
+        (tmp_path / name).write_text("half")
+    os.utime(tmp_path / old, (1, 1))
+    storage.remove_orphaned_temporaries(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {ours, foreign, ".mine.tmp"}
+
+
+def test_a_shards_problem_names_the_path_it_happened_to():
+    gone = FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/out/x")
+    assert _in_one_line(gone) == "/data/out/x: No such file or directory"
+    full = OSError(errno.ENOSPC, "/out/x: no space to write it")
+    assert _in_one_line(full) == "/out/x: no space to write it"
+    assert _in_one_line(ValueError("a.png: truncated")) == "a.png: truncated"
