@@ -6,7 +6,7 @@ export PYTHONPATH := $(CURDIR)
 # Of benchmarks/, what answers other questions than how fast.
 NOT_TIMED := benchmarks/ablation.py benchmarks/triplets.py benchmarks/reference.py benchmarks/faulty_refs.py
 
-.PHONY: setup demo test coverage lint bench ablation clean
+.PHONY: setup demo test coverage lint bench ablation docs clean
 
 setup: $(VENV)/.ready
 
@@ -40,5 +40,9 @@ bench: setup
 ablation: setup
 	$(BIN)/python benchmarks/ablation.py $(ARGS)
 
+docs: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf site $(VENV) runs .pytest_cache .ruff_cache .hypothesis *.egg-info

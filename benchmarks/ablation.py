@@ -29,7 +29,7 @@ from _scoring import Scoring, score_run
 from _variants import Study, Variant, variants
 
 from pipelines.ray_runtime import cluster
-from pipelines.ray_runtime.persistent_paths import lasting
+from pipelines.ray_runtime.persistent_paths import persistent_path
 from pipelines.ray_runtime.preflight import samples_shards
 from pipelines.tracking import links
 from pipelines.tracking.background import describe, mirror, mirrored
@@ -147,12 +147,12 @@ def run_ablation(options: AblationOptions) -> str:
 
 
 def _with_absolute_places(options: AblationOptions) -> AblationOptions:
-    out = lasting(options.out, "--out")
-    data = lasting(options.data, "--data") if options.data else samples_shards(out)
+    out = persistent_path(options.out, "--out")
+    data = persistent_path(options.data, "--data") if options.data else samples_shards(out)
     return replace(
         options,
         data=data,
-        tests=tuple(lasting(place, "--tests") for place in options.tests or (data,)),
+        tests=tuple(persistent_path(place, "--tests") for place in options.tests or (data,)),
         out=out,
         tracking_uri=links.tracking_uri(options.tracking_uri),
     )

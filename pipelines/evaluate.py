@@ -12,16 +12,16 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 if not __package__:  # a script of a checkout, in which only sddusr is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import pipelines  # noqa: F401  # names what is not installed
 
-import ray
 
 from pipelines.ray_runtime import cluster
-from pipelines.ray_runtime.persistent_paths import lasting
+from pipelines.ray_runtime.persistent_paths import persistent_path
+from pipelines.ray_runtime.tasks import map_actors
 from pipelines.report import ReportOptions, write_report
 from pipelines.tracking import links
 from pipelines.tracking.background import describe, mirror
@@ -170,7 +170,9 @@ def _about(options: EvaluateOptions, checkpoint: Checkpoint | None, lpips: str) 
 def _with_absolute_places(options: EvaluateOptions) -> EvaluateOptions:
     """Actors may run in another folder."""
     given = {name: getattr(options, name) for name in ("data", "out", "checkpoint", "sr_dir")}
-    absolute = {name: place and lasting(place, f"--{name}") for name, place in given.items()}
+    absolute = {
+        name: place and persistent_path(place, f"--{name}") for name, place in given.items()
+    }
     if options.lpips_weights != "imagenet":
         absolute["lpips_weights"] = storage.absolute(options.lpips_weights)
     return replace(options, **absolute)
@@ -181,21 +183,15 @@ def _scores(
 ) -> Iterator[ImageScores]:
     """Every picture's scores, in the order of the rows."""
     cluster.init_ray()
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its lines would bury ours
-    num_cpus = cluster.cores_for_each(options.num_actors, "--num-actors")
-    num_gpus = min(1.0, ray.cluster_resources().get("GPU", 0) / options.num_actors)
-    items = [{"index": index} for index in range(len(rows))]
-    scored = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        cast(Any, ScorerActor),
-        fn_constructor_args=(options, rows, others, lpips),
-        compute=ray.data.ActorPoolStrategy(size=options.num_actors),
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
+    scored = map_actors(
+        ScorerActor,
+        (options, rows, others, lpips),
+        num_items=len(rows),
+        num_actors=options.num_actors,
+        num_gpus=cluster.gpus_for_each(options.num_actors),
+        in_order=True,
     )
-    for number, item in enumerate(scored.iter_rows(), start=1):
+    for number, item in enumerate(scored, start=1):
         if item["error"]:
             raise ValueError(item["error"])
         images = [ImageScores.from_row(row) for row in json.loads(item["images"])]

@@ -22,7 +22,7 @@ if not __package__:  # a script of a checkout, in which only sddusr is installed
 
 import tyro
 
-from pipelines.ray_runtime.persistent_paths import lasting
+from pipelines.ray_runtime.persistent_paths import persistent_path
 from pipelines.ray_runtime.tasks import run_tasks
 from pipelines.reporting.preview import preview
 from sddusr import storage
@@ -176,8 +176,10 @@ class PreprocessOptions:
     @property
     def job(self) -> Job:
         return Job(
-            root=lasting(self.root, "--root") if self.root else "",
-            out=lasting(self.out, "--out") if self.out else lasting(str(self.preview), "--preview"),
+            root=persistent_path(self.root, "--root") if self.root else "",
+            out=persistent_path(self.out, "--out")
+            if self.out
+            else persistent_path(str(self.preview), "--preview"),
             quarantine=self.on_error == "quarantine",
             max_pixels=int(self.max_megapixels * 1e6),
             checked=self.check_triplets,

@@ -15,7 +15,7 @@ if not __package__:  # a script of a checkout, in which only sddusr is installed
 import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pipelines.ray_runtime.persistent_paths import lasting
+from pipelines.ray_runtime.persistent_paths import persistent_path
 from pipelines.ray_runtime.upscaling import make_all, make_here
 from sddusr import storage
 from sddusr.cli import command_line
@@ -115,7 +115,7 @@ def _plan(options: SuperResolveOptions, settings: Settings) -> Plan:
     if (options.boxes if single else options.box) is not None:
         raise ValueError("--box y0 y1 x0 x1 goes with two files, --boxes FILE with many")
     boxes = read_boxes([options.boxes]) if options.boxes else None
-    out = lasting(options.out, "--out")
+    out = persistent_path(options.out, "--out")
     outs = result_places(found.pairs, out, options.format, single, explain=options.explain)
     for folder in {place.rpartition("/")[0] for place in outs.values()}:
         storage.remove_orphaned_temporaries(folder)

@@ -19,7 +19,7 @@ from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from pipelines.ray_runtime import cluster, persistent_paths
-from pipelines.ray_runtime.backend import LastingGroup
+from pipelines.ray_runtime.backend import PersistentGroup
 from pipelines.ray_runtime.capacity import WorkerOptions, scaling
 from pipelines.ray_runtime.preflight import (
     check_data,
@@ -170,7 +170,7 @@ def _places(options: TrainOptions) -> tuple[str, str, str | None]:
     Raises:
         ValueError: one of them is relative to a folder that will be deleted.
     """
-    data = persistent_paths.lasting(options.data, "--data") if options.data else None
+    data = persistent_paths.persistent_path(options.data, "--data") if options.data else None
     uri = links.tracking_uri(options.tracking_uri)
     return persistent_paths.storage_folder(options.storage), uri, data
 
@@ -238,7 +238,7 @@ def _trainer(
             "run_id": tracking_run,
             "stop_flag": stop_flag,
         },
-        torch_config=LastingGroup(),
+        torch_config=PersistentGroup(),
         scaling_config=workers,
         run_config=RunConfig(
             name="ray",

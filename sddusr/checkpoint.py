@@ -216,14 +216,14 @@ class CheckpointStore:
         return place
 
     def newest_good(self) -> Checkpoint | None:
-        """The newest whole checkpoint; damaged ones are named in the log and passed over."""
+        """The newest whole checkpoint; the log names damaged ones."""
         for name in reversed(_step_folders(self.folder)):
             try:
                 found = read_checkpoint(storage.join(self.folder, name))
                 build_model(found.config.model, found.model_state, found.place)
                 return found
             except (ValueError, FileNotFoundError) as error:
-                log.warning("CHECKPOINT PASSED OVER: %s", error)
+                log.warning("Skipping damaged checkpoint %s", error)
         return None
 
     def _drop_old(self, best: str) -> None:

@@ -284,11 +284,11 @@ def write_atomic(place: str | Path, content: Content, *, private: bool = False) 
         _write_local(Path(os.path.abspath(place)), content, 0o600 if private else 0o666)
         return
     system, path = resolve(place)
-    with tempfile.TemporaryFile() as spool:
-        _fill(spool, content)
-        spool.seek(0)
+    with tempfile.TemporaryFile() as buffer:
+        _fill(buffer, content)
+        buffer.seek(0)
         with system.open_output_stream(path) as upload:
-            shutil.copyfileobj(spool, upload, 2**20)
+            shutil.copyfileobj(buffer, upload, 2**20)
 
 
 def _write_local(path: Path, content: Content, mode: int) -> None:

@@ -58,7 +58,7 @@ def make_plan(options: SearchOptions) -> Plan:
     storage = persistent_paths.storage_folder(options.storage)
     persistent_paths.check_is_named(options.storage, "--storage", "a folder or URI")
     data = (
-        persistent_paths.lasting(options.data, "--data")
+        persistent_paths.persistent_path(options.data, "--data")
         if options.data
         else samples_shards(storage)
     )

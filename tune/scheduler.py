@@ -137,9 +137,9 @@ class Rungs(ASHAScheduler):
         self._search = search
         for earlier in search.trials():
             if earlier.status != "open":
-                stand_in: Any = SimpleNamespace(trial_id=f"earlier-{earlier.number}")
-                super().on_trial_add(cast(Any, None), stand_in)
-                self._replay(stand_in, earlier)
+                placeholder: Any = SimpleNamespace(trial_id=f"earlier-{earlier.number}")
+                super().on_trial_add(cast(Any, None), placeholder)
+                self._replay(placeholder, earlier)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)

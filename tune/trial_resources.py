@@ -4,12 +4,13 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import ray
 from ray.train import ScalingConfig
 
+from pipelines.ray_runtime import cluster
 from pipelines.ray_runtime.capacity import WorkerOptions, scaling
+from pipelines.ray_runtime.cluster import Node
 from sddusr.config import Config
 from tune.options import SearchOptions
 
@@ -22,13 +23,6 @@ FREE_WAIT_S = 30.0
 
 UNLIMITED = 10**6
 """Processes on a node of which they take nothing."""
-
-
-class Node(NamedTuple):
-    """What a machine has."""
-
-    cpus: float
-    gpus: float
 
 
 @dataclass(frozen=True)
@@ -120,11 +114,7 @@ def share_of_cluster(options: SearchOptions, config: Config) -> tuple[Share, Sca
     Raises:
         ValueError: the cluster has no room for it, or not now.
     """
-    nodes = [
-        Node(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
+    nodes = cluster.nodes()
     workers = options.workers_per_trial
     if workers > 1 and options.gpus_per_trial not in (None, 0, 1):
         raise ValueError(

@@ -6,7 +6,7 @@ from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
 
-class LastingGroup(TorchConfig):
+class PersistentGroup(TorchConfig):
     """Workers whose process group ends with their processes.
 
     Ray Train takes the group from workers that it is about to end, as where a run grows, while

@@ -4,9 +4,7 @@ import logging
 import re
 import time
 from dataclasses import dataclass
-from typing import Any
 
-import ray
 from ray.train import ScalingConfig
 
 from pipelines.ray_runtime import cluster
@@ -70,7 +68,7 @@ def scaling(options: WorkerOptions, batch_size: int) -> ScalingConfig:
             f"or raise the batch size"
         )
     _wait_for_room(options, fewest)
-    num_gpus = sum(int(node.get("GPU", 0)) for node in _resources())
+    num_gpus = sum(int(node.gpus) for node in cluster.nodes())
     gpu = num_gpus >= fewest if options.gpu is None else options.gpu
     if gpu and fewest > num_gpus:
         raise ValueError(
@@ -96,19 +94,14 @@ def scaling(options: WorkerOptions, batch_size: int) -> ScalingConfig:
 
 def _equal_share(fewest: int, most: int) -> int:
     """Cores of each worker if as many run as the cluster has cores for now."""
-    num_cores = sum(int(node.get("CPU", 0)) for node in _resources())
+    num_cores = sum(int(node.cpus) for node in cluster.nodes())
     return cluster.cores_for_each(max(fewest, min(most, num_cores)), "--workers")
-
-
-def _resources() -> list[dict[str, Any]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _room(cpus: int, gpu: bool) -> int:
     """Workers that fit, on all nodes together."""
     fit = [
-        min(int(node.get("CPU", 0)) // cpus, int(node.get("GPU", 0)) if gpu else int(1e9))
-        for node in _resources()
+        min(int(node.cpus) // cpus, int(node.gpus) if gpu else int(1e9)) for node in cluster.nodes()
     ]
     return sum(fit)
 

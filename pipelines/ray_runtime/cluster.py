@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 """Holds pipelines/ and tune/, which no wheel does: workers find them by PYTHONPATH."""
@@ -14,21 +15,39 @@ STARTUP_ERRORS = (Exception,)
 """What ray.init raises where a cluster cannot be started or joined: bare exceptions too."""
 
 
+class Node(NamedTuple):
+    """What a machine of the cluster has."""
+
+    cpus: float
+    gpus: float
+
+
+def nodes() -> list[Node]:
+    """The machines of the cluster that are alive."""
+    import ray
+
+    alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return [Node(resources.get("CPU", 0), resources.get("GPU", 0)) for resources in alive]
+
+
+def gpus_for_each(num_processes: int) -> float:
+    """An equal share of the cluster's GPUs, at most one for each process."""
+    return min(1.0, sum(node.gpus for node in nodes()) / num_processes)
+
+
 def cores_for_each(num_processes: int, flag: str) -> int:
     """An equal share of the cluster's cores that a node can give to each process.
 
     Raises:
         ValueError: there is not a core for each; waiting would not help.
     """
-    import ray
-
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    if not 1 <= num_processes <= sum(nodes):
+    cpus = [int(node.cpus) for node in nodes()]
+    if not 1 <= num_processes <= sum(cpus):
         raise ValueError(
-            f"{flag} is {num_processes}, the cluster has {sum(nodes)} cores; need 1 to that many"
+            f"{flag} is {num_processes}, the cluster has {sum(cpus)} cores; need 1 to that many"
         )
-    for cores in range(sum(nodes) // num_processes, 1, -1):
-        if sum(node // cores for node in nodes) >= num_processes:
+    for cores in range(sum(cpus) // num_processes, 1, -1):
+        if sum(num // cores for num in cpus) >= num_processes:
             return cores
     return 1
 

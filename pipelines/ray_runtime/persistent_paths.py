@@ -37,7 +37,7 @@ def home() -> Path:
     return Path.home() / "sddusr" if in_throwaway_folder() else Path.cwd()
 
 
-def lasting(place: str, flag: str) -> str:
+def persistent_path(place: str, flag: str) -> str:
     """A place as an absolute path or URI.
 
     Raises:
@@ -54,7 +54,7 @@ def lasting(place: str, flag: str) -> str:
 
 def storage_folder(given: str | None) -> str:
     """Where runs lie: at the given place, or in `runs` below `home`."""
-    return str(home() / "runs") if given is None else lasting(given, "--storage")
+    return str(home() / "runs") if given is None else persistent_path(given, "--storage")
 
 
 def check_is_named(given: str | None, flag: str, what: str) -> None:

@@ -2,8 +2,8 @@
 
 import logging
 import uuid
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, cast
 
 from pipelines.ray_runtime import cluster
 
@@ -53,3 +53,45 @@ def run_tasks(work: Callable[[int], str], num: int) -> Generator[str]:
             pass
         _internal_kv_del(stop)
         raise
+
+
+def map_actors(
+    actor: Any,
+    args: Sequence[Any],
+    *,
+    num_items: int,
+    num_actors: int,
+    num_gpus: float,
+    in_order: bool,
+) -> Iterator[dict[str, Any]]:
+    """Call actors with `{"index": 0}`, `{"index": 1}`, ...; yield their rows.
+
+    Args:
+        actor: a class; its `__call__` returns a row, of the same columns for each item.
+        args: what each actor is made with.
+        num_gpus: of each actor, which also holds an equal share of the cores.
+        in_order: by index; else each row as soon as it is made.
+
+    Raises:
+        ValueError: there are fewer cores than actors.
+    """
+    import ray.data
+
+    cluster.init_ray()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = in_order
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its lines would bury ours
+    items = [{"index": index} for index in range(num_items)]
+    rows = ray.data.from_items(items, override_num_blocks=num_items).map(
+        actor,
+        fn_constructor_args=tuple(args),
+        compute=ray.data.ActorPoolStrategy(size=num_actors),
+        num_cpus=cluster.cores_for_each(num_actors, "--num-actors"),
+        num_gpus=num_gpus,
+    )
+    # Without prefetching, which would hold each row back until the next one is made.
+    for batch in rows.iter_batches(batch_size=None, prefetch_batches=0):
+        columns = cast(dict[str, Any], batch)
+        for values in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, values, strict=True))

@@ -4,13 +4,14 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 from tqdm import tqdm
 
 from pipelines.ray_runtime import cluster
+from pipelines.ray_runtime.tasks import map_actors
 from sddusr.checkpoint import load_model
 from sddusr.cli import command_line
 from sddusr.cli.progress_bar import ProgressBar
@@ -84,39 +85,36 @@ def make_here(job: Job, settings: Settings) -> dict[str, Any]:
 
 
 def make_all(jobs: Sequence[Job], settings: Settings, num_actors: int) -> Iterator[Outcome]:
-    """Make many pictures in Ray actors, in any order; the memory limit is shared out.
+    """Make many images in Ray actors; the memory limit is shared out.
 
     Raises:
         ValueError: there are not that many cores, no GPU for `cuda`, or a damaged checkpoint.
     """
-    import ray.data
+    import ray
 
     load_model(settings.checkpoint)  # if it is damaged, one line says so; an actor's would be many
     cluster.init_ray()
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its lines would bury ours
     num_actors = min(num_actors, len(jobs))
     limit = settings.memory_bytes and settings.memory_bytes // num_actors
     settings = replace(settings, memory_bytes=limit, memory_share=1 / num_actors)
-    items = [{"index": index} for index in range(len(jobs))]
-    made = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        cast(Any, UpscalerActor),
-        fn_constructor_args=(jobs, settings, ray.remote(num_cpus=0)(Attempts).remote()),
-        compute=ray.data.ActorPoolStrategy(size=num_actors),
-        num_cpus=cluster.cores_for_each(num_actors, "--num-actors"),
-        num_gpus=min(1.0, _num_gpus(settings.device, ray.cluster_resources()) / num_actors),
+    attempts = ray.remote(num_cpus=0)(Attempts).remote()
+    made = map_actors(
+        UpscalerActor,
+        (jobs, settings, attempts),
+        num_items=len(jobs),
+        num_actors=num_actors,
+        num_gpus=_num_gpus(settings.device, num_actors),
+        in_order=False,
     )
-    with tqdm(total=len(jobs), unit="picture", disable=not sys.stderr.isatty()) as bar:
-        # Without prefetching, which would hold each picture back until the next one is made.
-        for batch in made.iter_batches(batch_size=None, prefetch_batches=0):
-            for index, record, error in zip(*(batch[name] for name in COLUMNS), strict=True):
-                bar.update()
-                yield Outcome(jobs[index], json.loads(record), str(error))
+    with tqdm(total=len(jobs), unit="image", disable=not sys.stderr.isatty()) as bar:
+        for row in made:
+            bar.update()
+            yield Outcome(jobs[row["index"]], json.loads(row["record"]), str(row["error"]))
 
 
-def _num_gpus(device: Device, resources: Mapping[str, float]) -> float:
-    """GPUs of the cluster that may be used."""
-    num_gpus = 0 if device == "cpu" else resources.get("GPU", 0)
+def _num_gpus(device: Device, num_actors: int) -> float:
+    """GPUs of each actor."""
+    num_gpus = 0.0 if device == "cpu" else cluster.gpus_for_each(num_actors)
     if device == "cuda" and not num_gpus:
         raise ValueError("--device is cuda, but the cluster has no GPU; pass --device cpu")
     return num_gpus

@@ -63,7 +63,8 @@ class FileMirror:
             if self.run.version(CONFIG) is None or self.mirror.problems:
                 return
             raise BusyError("its MLflow run is not created yet")
-        if self._settled_model == (self.run.version(MODEL),) and self.mirror.is_settled:
+        is_settled, model = self.mirror.is_settled, (self.run.version(MODEL),)
+        if is_settled and self._settled_model == model:
             return
         is_tried_again = False
         try:
@@ -73,7 +74,7 @@ class FileMirror:
             self._note()
         if is_tried_again:
             raise BusyError("some files are tried again")
-        self._settled_model = (self.run.version(MODEL),) if self.mirror.is_settled else None
+        self._settled_model = model if is_settled else None
 
     def _pending(self) -> list[tuple[str, Version | None, Callable[[], None]]]:
         """Name, version and upload of each file that is new or changed since it was uploaded."""

@@ -7,18 +7,16 @@ rest. The first value of a (metric, step) stays: a resumed run repeats steps, an
 
 import fcntl
 import logging
-import math
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from pipelines.tracking import client as mlflow
-from pipelines.tracking.client import BusyError, RefusedError, UnreachableError, translated
+from pipelines.tracking.client import BusyError, RefusedError, translated
 from pipelines.tracking.links import PARENT_TAG, database_path
+from pipelines.tracking.metrics import MetricSender, chunks
 from sddusr import storage
-from sddusr.runs.checked_json import DamagedError, Row
+from sddusr.runs.checked_json import DamagedError
 from sddusr.runs.run_folder import (
     CONFIG,
     FINAL,
@@ -32,16 +30,10 @@ from sddusr.runs.run_folder import (
     Version,
 )
 
-T = TypeVar("T")
-
 MAX_PARAMS_PER_CALL = 100
-MAX_METRICS_PER_CALL = 1000
 
 KEY_TAG = "sddusr.key"
 """Finds the run again where the answer to its creation was lost."""
-
-MAX_TRIES = 20
-"""Of a batch that fails while MLflow answers other calls; then its parts are tried one by one."""
 
 MLFLOW_STATE: dict[State, str] = {
     "created": "RUNNING",
@@ -53,15 +45,6 @@ MLFLOW_STATE: dict[State, str] = {
 }
 
 log = logging.getLogger(__name__)
-
-
-class Point(NamedTuple):
-    """One value of one metric."""
-
-    key: str
-    value: float
-    time_ms: int
-    step: int
 
 
 class Mirror:
@@ -82,13 +65,11 @@ class Mirror:
         self._client: Any = None
         self._lock: int | None = None
         self._config: tuple[Version, RunConfig] | None = None
-        self._segments: dict[int, Version] = {}
-        self._steps: dict[str, set[tuple[int, ...]]] = {}
-        self._set_aside: set[Point] = set()
         self._described: Any = None
         self._state = ""
-        self._num_failures = 0
-        self._is_new = False
+        self.is_new = False
+        """Whether this process created the MLflow run."""
+        self._metrics = MetricSender(self)
         self._settled: Any = None
 
     def sync(self) -> None:
@@ -108,8 +89,9 @@ class Mirror:
         self._open(config)
         status = self._read_status()
         self._describe(config, status)
-        self._send_rows(config)
-        if not config.joins or self.run_id != config.joins:
+        is_joined = bool(config.joins) and self.run_id == config.joins
+        self._metrics.send_rows(is_joined)
+        if not is_joined:
             self._set_state(MLFLOW_STATE[status.state] if status else "RUNNING", status)
         is_over = status is not None and status.state in FINAL
         self._settled = versions if is_over else None
@@ -198,7 +180,7 @@ class Mirror:
             run_name=config.name,
             tags={**config.source, **config.tags, **self._parent_tag(), KEY_TAG: config.key},
         )
-        self._is_new = True
+        self.is_new = True
         return run.info.run_id
 
     def _is_known(self, run_id: str) -> bool:
@@ -242,9 +224,11 @@ class Mirror:
             tags |= {"sddusr.status": status.state, "sddusr.reason": status.reason}
         if self._described == (config.params, tags):
             return
-        for chunk in _chunks([mlflow.Param(k, v) for k, v in config.params.items()]):
+        params = [mlflow.Param(key, value) for key, value in config.params.items()]
+        for chunk in chunks(params, MAX_PARAMS_PER_CALL):
             self._try("parameters", lambda chunk=chunk: self._log(params=chunk))
-        for chunk in _chunks([mlflow.RunTag(k, v) for k, v in tags.items()]):
+        entries = [mlflow.RunTag(key, value) for key, value in tags.items()]
+        for chunk in chunks(entries, MAX_PARAMS_PER_CALL):
             self._try("tags", lambda chunk=chunk: self._log(tags=chunk))
         self._described = (config.params, tags)
 
@@ -270,98 +254,6 @@ class Mirror:
             )
         self._state = state
 
-    # --- metrics -----------------------------------------------------------------------------
-
-    def _send_rows(self, config: RunConfig) -> None:
-        pending = {
-            step: version
-            for step, version in self.run.segments().items()
-            if self._segments.get(step) != version
-        }
-        for steps in _chunks(list(pending), MAX_METRICS_PER_CALL):
-            points = [point for step in steps for point in self._points(step)]
-            is_joined = bool(config.joins) and self.run_id == config.joins
-            for chunk in _chunks(points, MAX_METRICS_PER_CALL):
-                self._send(chunk, is_joined)
-            self._segments |= {step: pending[step] for step in steps}
-
-    def _points(self, step: int) -> Iterator[Point]:
-        try:
-            rows = self.run.read_segment(step)
-        except DamagedError as error:
-            self.report(error.place, str(error))
-            return
-        self.problems.pop(self.run.segment_place(step), None)
-        for row in rows:
-            yield from self._points_of(row)
-
-    def _points_of(self, row: Row) -> Iterator[Point]:
-        for key, value in row.items():
-            if key in ("step", "time_ms"):
-                continue
-            if math.isfinite(value):
-                yield Point(_allowed(key), value, row["time_ms"], row["step"])
-            else:
-                self.report(f"{key} of step {row['step']}", f"it is {value}; {self.run.folder}")
-
-    def _send(self, points: Sequence[Point], is_joined: bool) -> None:
-        """Send points; where MLflow refuses them, their halves, until one is left to report."""
-        try:
-            self._send_new(points, is_joined)
-            self._num_failures = 0
-        except RefusedError as error:
-            self._split(points, is_joined, error)
-        except UnreachableError as error:
-            self._num_failures += 1
-            if self._num_failures < MAX_TRIES or not self.answers():
-                raise
-            self._split(points, is_joined, error)
-
-    def _split(self, points: Sequence[Point], is_joined: bool, error: Exception) -> None:
-        if len(points) == 1:
-            self._set_aside.add(points[0])
-            self.report(f"{points[0].key} of step {points[0].step}", f"refused: {error}")
-            self._num_failures = 0
-            return
-        middle = len(points) // 2
-        failures = self._num_failures
-        for half in (points[:middle], points[middle:]):
-            self._num_failures = failures  # what failed so often is split at once
-            self._send(half, is_joined)
-
-    def _send_new(self, points: Sequence[Point], is_joined: bool) -> None:
-        """Send the points that MLflow does not have."""
-        new = []
-        for key in dict.fromkeys(point.key for point in points):
-            self._ask_steps(key)
-        for point in points:
-            known = self._steps[point.key]
-            which = (point.step, point.time_ms) if is_joined else (point.step,)
-            if which not in known and point not in self._set_aside:
-                known.add(which)
-                new.append(point)
-        if not new:
-            return
-        metrics = [mlflow.Metric(p.key, p.value, p.time_ms, p.step) for p in new]
-        try:
-            translated(lambda: self._log(metrics=metrics))
-        except (UnreachableError, RefusedError):
-            for point in new:  # they may have arrived: ask
-                self._steps.pop(point.key, None)
-            self._is_new = False
-            raise
-        self.num_sent += 1
-
-    def _ask_steps(self, key: str) -> None:
-        """Find out which steps of a metric MLflow has: each step alone, and with its time."""
-        if key in self._steps:
-            return
-        history = []
-        if not self._is_new:
-            history = translated(lambda: self.client.get_metric_history(self.run_id, key))
-            self.num_sent += 1
-        self._steps[key] = {(p.step,) for p in history} | {(p.step, p.timestamp) for p in history}
-
     @property
     def is_settled(self) -> bool:
         """Whether a trial is over and all its rows are sent."""
@@ -373,17 +265,6 @@ class Mirror:
             return self._is_known(self.run_id)
         except Exception:
             return False
-
-
-def _allowed(key: str) -> str:
-    """A name that MLflow takes."""
-    return re.sub(r"[^\w\-./ ]", "-", key)
-
-
-def _chunks(items: Iterable[T], size: int = MAX_PARAMS_PER_CALL) -> Iterator[list[T]]:
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
-        yield chunk
 
 
 def noted_run(folder: str) -> str:

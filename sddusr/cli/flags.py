@@ -52,7 +52,7 @@ def _box() -> PrimitiveConstructorSpec[Any]:
         metavar="Y0 Y1 X0 X1",
         instance_from_str=lambda words: tuple(int(word) for word in words),
         is_instance=lambda value: value is None or isinstance(value, tuple),
-        str_from_instance=lambda value: [str(edge) for edge in value],
+        str_from_instance=lambda value: [str(edge) for edge in value or ("None",)],
     )
 
 

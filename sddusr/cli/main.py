@@ -3,7 +3,7 @@
 import logging
 import sys
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -114,7 +114,7 @@ def main() -> None:
     command_line.run(run, _subcommands(), args=args or ["--help"], description=DESCRIPTION)
 
 
-def _subcommands() -> type:
+def _subcommands() -> Any:
     upscale_kind = Annotated[UpscaleCommand, tyro.conf.subcommand("upscale", prefix_name=False)]
     info_kind = Annotated[InfoCommand, tyro.conf.subcommand("info", prefix_name=False)]
     return upscale_kind | info_kind

@@ -1,4 +1,4 @@
-"""Who belongs to whom: the triplets of a dataset on disk, paired by stem and never by order."""
+"""Find LR/Ref/HR triplets on disk, matching files by stem, never by sort order."""
 
 import functools
 import hashlib

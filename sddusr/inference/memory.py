@@ -258,6 +258,7 @@ def peak_bytes(device: torch.device) -> int:
     except (OSError, StopIteration):
         if sys.platform == "win32":
             return psutil.Process().memory_info().peak_wset
+        import resource  # which Windows does not have
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else 1024 * peak

@@ -89,25 +89,36 @@ def search(
     Args:
         box: where the centre was cut out of LR, HR pixels; None: not known.
     """
-    reach_px = reach(model.matching.features)
-    cells = Fraction(1, HR_PER_CELL)
-    place = box and CenterPlace(scaled(box, cells), math.ceil(reach_px / LR_PER_CELL))
-
-    def features(name: str) -> Float[Tensor, "1 d _ _"]:
-        compute = model.matching.features
-        return in_tiles(
-            lambda window: compute(inputs.part(name, window)).float(),
-            whole(*getattr(inputs, name).shape[:2]),
-            FEATURE_SIDE,
-            reach_px,
-            Fraction(1, LR_PER_CELL),
-        )
-
-    found = model.matching.search(features("lr"), features("center"), progress, mode, place)
+    place = box and center_place(model, box)
+    found = model.matching.search(*matching_features(model, inputs), progress, mode, place)
     if model.trust is not None and inputs.detail is not None:
         cells = scaled(inputs.detail.snapped, Fraction(1, CELL))
         cut(found.confidence, cells).fill_(1)  # a cell of the centre is its own twin
     return found
+
+
+def matching_features(
+    model: SDDuSR, inputs: Inputs
+) -> tuple[Float[Tensor, "1 d hq wq"], Float[Tensor, "1 d hk wk"]]:
+    """Features of LR and of its centre on the matching grid, computed in tiles."""
+    compute = model.matching.features
+    query, key = (
+        in_tiles(
+            lambda window, name=name: compute(inputs.part(name, window)).float(),
+            whole(*getattr(inputs, name).shape[:2]),
+            FEATURE_SIDE,
+            reach(compute),
+            Fraction(1, LR_PER_CELL),
+        )
+        for name in ("lr", "center")
+    )
+    return query, key
+
+
+def center_place(model: SDDuSR, box: Box) -> CenterPlace:
+    """Where a box in HR pixels lies on the matching grid."""
+    reach_px = reach(model.matching.features)
+    return CenterPlace(scaled(box, Fraction(1, HR_PER_CELL)), math.ceil(reach_px / LR_PER_CELL))
 
 
 def nothing_found(inputs: Inputs) -> Search:

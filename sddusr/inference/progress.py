@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+import torch
 from torch import nn
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.inference.precompute import Inputs
-from sddusr.model.matching.matcher import Progress
+from sddusr.model.matching.clustered_keys import CLUSTER_SIZE
+from sddusr.model.matching.fast_search import NUM_PROBES, MatchingMode, goes_fast
+from sddusr.model.matching.nearest_key import Progress
 from sddusr.model.sddusr import SDDuSR, num_parameters
 
 Item = TypeVar("Item")
@@ -15,14 +18,25 @@ Item = TypeVar("Item")
 SEARCH_FLOPS_PER_PAIR = 100
 """Of the 288 of a 3x3 patch of 16 channels; masks leave about a third of the pairs."""
 
+FAST_KEYS = 2 * NUM_PROBES * CLUSTER_SIZE
+"""Keys that a query of a fast search costs as much as: small products are half as fast."""
+
 
 class Shares:
     """Weighs the stages by the operations they cost, roughly."""
 
-    def __init__(self, model: SDDuSR, inputs: Inputs, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        model: SDDuSR,
+        inputs: Inputs,
+        progress: Progress | None,
+        matching: MatchingMode = "exact",
+    ) -> None:
         num_px = inputs.lr.shape[0] * inputs.lr.shape[1]
         num_ref_px = inputs.ref.shape[0] * inputs.ref.shape[1]
         cells, keys = num_px / LR_PER_CELL**2, num_ref_px / (SCALE * LR_PER_CELL) ** 2
+        if goes_fast(matching, int(keys), torch.empty(0, device=inputs.device)):
+            keys = min(keys, FAST_KEYS)
         fusion = model.fusion
 
         def convolving(num_px: int, *parts: nn.Module) -> float:

@@ -152,7 +152,7 @@ def super_resolve(
                 limit=memory_bytes,
                 share=memory_share,
             )
-        told = Shares(model, inputs, progress)
+        told = Shares(model, inputs, progress, matching)
         if without_ref:
             known = Knowledge(nothing_found(inputs), None, None)
         else:

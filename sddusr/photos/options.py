@@ -56,8 +56,9 @@ class UpscaleOptions:
     """Number format of the network; bfloat16 is less exact, and several times faster on GPUs and
     on processors that compute it."""
     matching: MatchingMode = "auto"
-    """How each cell of the wide image finds its best match: exact compares all keys, fast the
-    likely ones; auto is fast for large images, and exact where a check finds fast too rough."""
+    """How regions of the wide image are matched to the tele image: exact compares all cells of the
+    matching grid, fast the likely ones, at large sizes many times faster. auto is fast for large
+    images, and exact where a check finds fast less sure than 99 % of exact."""
     max_megapixels: float = MAX_PIXELS / 1e6
     """Larger images are refused before they are decoded."""
 

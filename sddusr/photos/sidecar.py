@@ -113,23 +113,27 @@ def build_record(
 
 MOSTLY_LEFT_OUT = 0.5
 """Share of Ref's detail below which a line says why."""
+MIN_DETAIL = 1 / 255
+"""Cells with less detail (root mean square, of 1) show nothing by it."""
 
 
 def describe_ref(made: Upscaled, quality: RefQuality) -> dict[str, Any]:
     """How much of Ref's detail was taken inside the box, what was measured, and why not the rest.
 
-    `taken_share` is weighted by the detail's energy: smooth places have nothing to be taken. It is
-    None where the network has no detail skip, and 0 without Ref.
+    `taken_share` is the mean trust over the cells that have detail to be taken. It is None where
+    the network has no detail skip, and 0 without Ref.
     """
     taken, differs = None, quality.reasons()
     if made.trust is not None and made.detail_energy is not None:
         inside = Box(*(edge // HR_PER_CELL for edge in made.box))
         trust, energy = crop(made.trust, inside), crop(made.detail_energy, inside)
-        taken = float((trust * energy).sum() / max(float(energy.sum()), 1e-12))
+        has_detail = energy > MIN_DETAIL**2
+        taken = float(trust[has_detail].mean()) if has_detail.any() else float(trust.mean())
     elif made.without_ref:
-        taken, differs = 0.0, ["left out as asked"]
+        taken = 0.0
     return {
         "taken_share": None if taken is None else round(taken, 4),
+        "left_out_as_asked": made.without_ref and not quality.is_useless,
         "measured": quality.record(),
         "reasons": differs,
     }
@@ -139,6 +143,8 @@ def warn_of_ref(record: dict[str, Any]) -> str:
     """One line where the tele picture was left out for the most part, or should be."""
     ref = record["ref"]
     taken, reasons = ref["taken_share"], "; ".join(ref["reasons"])
+    if ref["left_out_as_asked"]:
+        return ""
     if taken is None:
         return reasons and f"the tele picture may harm the result: {reasons}"
     if taken < MOSTLY_LEFT_OUT or (reasons and taken < 1):

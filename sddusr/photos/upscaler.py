@@ -32,9 +32,15 @@ from sddusr.model.precision import warn_if_emulated
 from sddusr.photos.jobs import Device, Job, Settings, explanation_place, record_place
 from sddusr.photos.sidecar import build_record, describe, warn_of_ref
 from sddusr.registration.pairing import PairConfig, PreparedPair, prepare_pair, zoom_guess
-from sddusr.registration.quality import measure_quality
+from sddusr.registration.quality import RefQuality, measure_quality
 from sddusr.registration.register import NotRegistered
-from sddusr.registration.residual import RefRegistration, enlarged_center, fill, register_ref
+from sddusr.registration.residual import (
+    RefRegistration,
+    as_depth,
+    enlarged_center,
+    fill,
+    register_ref,
+)
 from sddusr.registration.visible import visible_mask
 from sddusr.secrets import mask
 from sddusr.visualization.explanation import Evidence, sheet
@@ -74,7 +80,7 @@ class Upscaler:
         self._check_metadata(job, wide)
         phases.begin("registering")
         pair = place_ref(job, wide, tele, settings.pair, self._registration)
-        quality = measure_quality(pair.ref, enlarged_center(wide.pixels, pair.box), pair.valid)
+        quality = _quality(pair, wide)
         phases.begin("super-resolving")
         made = self._super_resolve(wide, pair, dtype, phases.tell_share)
         phases.begin("writing")
@@ -127,7 +133,7 @@ class Upscaler:
                 memory_share=settings.memory_share,
                 progress=tell_share,
                 trust=settings.trust,
-                without_ref=settings.without_ref,
+                without_ref=settings.without_ref or bool(pair.record.get("left_out")),
                 matching=settings.matching,
             )
 
@@ -193,8 +199,8 @@ def place_ref(
     check_box(box, (SCALE * height, SCALE * width), job.tele)
     if tele.pixels.shape[:2] != (box.height, box.width):
         raise ValueError(
-            f"{job.tele}: {tele.pixels.shape[0]}x{tele.pixels.shape[1]}, need the {box.height}x"
-            f"{box.width} pixels of its box {list(box)}"
+            f"{job.tele}: Ref is {tele.pixels.shape[0]}x{tele.pixels.shape[1]}, need the "
+            f"{box.height}x{box.width} pixels of its box {list(box)}"
         )
     visible = visible_mask(tele.pixels, tele.alpha)
     found = register_ref(wide.pixels, tele.pixels, box, method, visible=visible, color=config.color)
@@ -209,6 +215,14 @@ def enlarge(
     share = torch.from_numpy(alpha.astype(np.float32) / np.iinfo(alpha.dtype).max)
     enlarged = bicubic_up(share[None, None])[0, 0].clamp(0, 1).numpy()
     return (enlarged * np.iinfo(dtype).max).round().astype(dtype)
+
+
+def _quality(pair: PreparedPair, wide: Picture) -> RefQuality:
+    """What registration measured, before it filled in what is of no use; else measured now."""
+    if "quality" in pair.record:
+        return RefQuality(**pair.record["quality"])
+    center = enlarged_center(wide.pixels, pair.box)
+    return measure_quality(pair.ref, as_depth(center, pair.ref.dtype), pair.valid)
 
 
 class _Phases:

@@ -4,6 +4,7 @@
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from sddusr.checkpoint import read_checkpoint, write_checkpoint
@@ -25,9 +26,11 @@ def export(checkpoint: str, out: str) -> None:
         FileNotFoundError, ValueError: no whole checkpoint is there.
     """
     found = read_checkpoint(checkpoint)
+    train = found.config.train
+    start = Path(train.init_from).name  # a path of one machine says nothing on another
     write_checkpoint(
         out,
-        config=found.config,
+        config=replace(found.config, train=replace(train, init_from=start)),
         progress=found.progress,
         model_state=found.model_state,
         train_state=None,

@@ -16,6 +16,8 @@ Flow = Float32[np.ndarray, "_ _ 2"]
 
 DETAIL_SIGMAS_PX = 1.0, 8.0
 """Detail is what a blur by the first keeps and one by the second does not: no noise, no shading."""
+HIDDEN_REACH_PX = 8
+"""Pixels beside a bar or a transparent place that its blur reaches; they are not compared."""
 MARGIN_PX = 4
 """Flow this near to the tele picture's border is not believed."""
 CONSISTENT_PX = 0.5
@@ -44,11 +46,17 @@ def resized(picture: Grey, scale: float) -> tuple[Grey, Homography]:
 
 
 def cut_overlap(
-    wide: Grey, tele: Grey, homography: Homography, max_pixels: int, max_scale: float
+    wide: Grey,
+    tele: Grey,
+    homography: Homography,
+    max_pixels: int,
+    max_scale: float,
+    visible: Mask | None = None,
 ) -> Overlap:
     """The overlap with up to `max_pixels` pixels and `max_scale` times the wide picture's density.
 
-    `homography` leads from tele pixels to wide pixels.
+    `homography` leads from tele pixels to wide pixels. `visible` tells where the tele picture shows
+    the scene; None is everywhere.
     """
     height, width = wide.shape
     quad = transform(homography, corner_points(tele.shape))
@@ -62,7 +70,13 @@ def cut_overlap(
     area = cv2.contourArea(transform(warp, corner_points(tele.shape)).astype(np.float32))
     small, tele_up = resized(tele, min(1.0, math.sqrt(area / tele.size)))
     warp, size = warp @ tele_up, part.shape[::-1]
-    seen = cv2.warpPerspective(np.ones_like(small), warp, size, flags=cv2.INTER_NEAREST)
+    shows = np.ones_like(small)
+    if visible is not None and not visible.all():
+        around = np.ones((2 * HIDDEN_REACH_PX + 1, 2 * HIDDEN_REACH_PX + 1), np.uint8)
+        size_small = small.shape[::-1]
+        shows = cv2.resize(visible.astype(np.uint8), size_small, interpolation=cv2.INTER_NEAREST)
+        shows = cv2.erode(shows, around, borderValue=1)
+    seen = cv2.warpPerspective(shows, warp, size, flags=cv2.INTER_NEAREST)
     shown = cv2.warpPerspective(
         small, warp, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     )

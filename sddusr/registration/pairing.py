@@ -18,8 +18,9 @@ from sddusr.geometry.homography import (
 from sddusr.imaging.images import Picture, focal_length_35mm
 from sddusr.registration.color_match import ColorConfig, ColorMap, fit_color
 from sddusr.registration.parallax import MIN_GAIN, Parallax, follow_parallax
+from sddusr.registration.quality import measure_quality
 from sddusr.registration.register import NotRegistered, RegistrationConfig, register
-from sddusr.registration.residual import enlarged_center, fill, grey
+from sddusr.registration.residual import as_depth, enlarged_center, fill, grey
 from sddusr.registration.visible import visible_mask
 
 Pixels = UInt8[np.ndarray, "_ _ 3"] | UInt16[np.ndarray, "_ _ 3"]
@@ -86,12 +87,14 @@ def prepare_pair(
     found = register(grey_wide, grey_tele, zoom_guess=zoom_guess, config=config.registration)
     to_wide = resizing(1 / density, 1 / density)
     box = _center_box(np.linalg.inv(to_wide) @ found.homography, wide, tele, density, config)
-    parallax = follow_parallax(grey_wide, grey_tele, found.homography, config.min_flow_gain)
+    visible = visible_mask(tele, alpha)
+    parallax = follow_parallax(
+        grey_wide, grey_tele, found.homography, config.min_flow_gain, visible
+    )
     _check_likeness(parallax, config.min_ncc)
     if config.registration.refine == "none":
         parallax = None
     tele_per_hr = found.view.zoom / density
-    visible = visible_mask(tele, alpha)
     ref, valid = _resampled(
         prefiltered(tele, tele_per_hr), visible, found.homography, to_wide, box, parallax
     )
@@ -108,7 +111,11 @@ def prepare_pair(
     }
     ref = colors.apply(ref)
     if density > 1:
-        ref = fill(ref, enlarged_center(wide, box), valid)
+        center = enlarged_center(wide, box)
+        quality = measure_quality(ref, as_depth(center, ref.dtype), valid)
+        record |= {"quality": quality.record(), "left_out": quality.is_useless}
+        shown = np.zeros_like(valid) if quality.is_useless else valid
+        ref = fill(ref, center, shown)
     return PreparedPair(ref, valid, box, record)
 
 

@@ -46,9 +46,15 @@ class Parallax(NamedTuple):
     record: dict[str, Any]
 
 
-def follow_parallax(wide: Grey, tele: Grey, homography: Homography, min_gain: float) -> Parallax:
+def follow_parallax(
+    wide: Grey,
+    tele: Grey,
+    homography: Homography,
+    min_gain: float,
+    visible: Bool[np.ndarray, "_ _"] | None = None,
+) -> Parallax:
     """`estimate_parallax` of two whole pictures; `homography` leads from tele to wide pixels."""
-    overlap = cut_overlap(wide, tele, homography, MAX_PIXELS, MAX_SCALE)
+    overlap = cut_overlap(wide, tele, homography, MAX_PIXELS, MAX_SCALE, visible)
     return estimate_parallax(overlap, min_gain)
 
 

@@ -26,6 +26,7 @@ from sddusr.registration.overlap import (
     resized,
 )
 from sddusr.registration.parallax import Parallax, estimate_parallax
+from sddusr.registration.quality import measure_quality
 from sddusr.registration.visible import visible_mask
 
 Pixels = UInt8[np.ndarray, "_ _ 3"] | UInt16[np.ndarray, "_ _ 3"]
@@ -52,7 +53,8 @@ class RegisteredRef(NamedTuple):
     ref: Pixels
     """On its box at HR density; where it has nothing to show, the enlarged centre."""
     valid: Bool[np.ndarray, "rows cols"]
-    """False where Ref has nothing to show: beyond its border, transparent, black bars."""
+    """False where Ref has nothing to show: beyond its border, transparent, black bars; everywhere
+    if Ref is too soft or too noisy to be of use."""
     record: dict[str, Any]
 
 
@@ -87,8 +89,18 @@ def register_ref(
         record["flow"] = parallax.record
     ref, shown = _resample(ref, shown, homography, parallax)
     colors = _fit_colors(ref, lr, box, shown, color or ColorConfig())
-    record |= {"method": method, "color": colors.record(), "valid_share": float(shown.mean())}
-    return RegisteredRef(fill(colors.apply(ref), center, shown), shown, record)
+    ref = colors.apply(ref)
+    quality = measure_quality(ref, as_depth(center, ref.dtype), shown)
+    record |= {
+        "method": method,
+        "color": colors.record(),
+        "valid_share": float(shown.mean()),
+        "quality": quality.record(),
+        "left_out": quality.is_useless,
+    }
+    if quality.is_useless:
+        shown = np.zeros_like(shown)
+    return RegisteredRef(fill(ref, center, shown), shown, record)
 
 
 def enlarged_center(lr: Pixels, box: Box) -> Pixels:
@@ -113,11 +125,13 @@ def fill(ref: Pixels, center: Pixels, valid: Bool[np.ndarray, "rows cols"]) -> P
     """Ref with the enlarged centre, which adds no detail, where it has nothing to show."""
     if valid.all():
         return ref
-    center = center if center.dtype == ref.dtype else _as_depth(center, ref.dtype)
-    return np.where(valid[..., None], ref, center)
+    return np.where(valid[..., None], ref, as_depth(center, ref.dtype))
 
 
-def _as_depth(picture: Pixels, dtype: Any) -> Pixels:
+def as_depth(picture: Pixels, dtype: Any) -> Pixels:
+    """The picture in another depth."""
+    if picture.dtype == dtype:
+        return picture
     top, now = np.iinfo(dtype).max, np.iinfo(picture.dtype).max
     return np.rint(picture.astype(np.float32) * (top / now)).astype(dtype)
 

@@ -17,7 +17,7 @@ from pipelines.ray_runtime import upscaling as worker
 from pipelines.super_resolve import SuperResolveOptions
 from sddusr import storage
 from sddusr.checkpoint import write_checkpoint
-from sddusr.cli import command_line
+from sddusr.cli import command_line, progress_bar
 from sddusr.cli.progress_bar import ProgressBar
 from sddusr.config import DEMO
 from sddusr.imaging.images import Metadata, read_picture, read_rgb, write_picture, write_png
@@ -390,7 +390,7 @@ def test_a_log_gets_a_line_for_each_phase_and_few_within_it(caplog):
     for phase in ("reading", "super-resolving"):
         for number in range(100):
             progress.tell(phase, number / 100)
-    progress.told_s -= worker.LOG_EVERY_S
+    progress.told_s -= progress_bar.LOG_EVERY_S
     progress.tell("super-resolving", 1.0)
     progress.close()
     assert caplog.messages == [
@@ -405,7 +405,7 @@ def test_one_of_many_pictures_gets_a_line_only_when_it_takes_long(caplog):
     progress = ProgressBar("wide", is_one_of_many=True)
     progress.tell("reading", 0.0)
     progress.tell("super-resolving", 0.3)
-    progress.told_s -= worker.ACTOR_LOG_EVERY_S
+    progress.told_s -= progress_bar.ACTOR_LOG_EVERY_S
     progress.tell("super-resolving", 0.4)
     assert caplog.messages == ["wide: super-resolving 40%"]
 

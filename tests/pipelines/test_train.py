@@ -124,7 +124,7 @@ def test_missing_weights_are_named_before_workers_start(options):
 
 
 def test_fresh_deletes_nothing_where_the_new_run_cannot_start(options):
-    kept = Path(options.storage, "run", "checkpoints", "earlier")
+    kept = Path(options.storage, "run", "status.json")
     kept.parent.mkdir(parents=True)
     kept.write_text("earlier")
     kept.with_name("mlflow.json").write_text('{"tracking_uri": "", "key": "k"}')

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sddusr.model.matching.clustered_keys import ClusteredKeys
-from sddusr.model.matching.nearest_key import Progress, plain_search
+from sddusr.model.matching.nearest_key import Progress, multiplies_bfloat16, plain_search
 from sddusr.model.matching.patches import PatchTable
 from sddusr.model.matching.twins import Twins
 
@@ -20,11 +20,15 @@ MatchingMode = Literal["exact", "fast", "auto"]
 """How keys are searched. `exact` compares every query with every key, `fast` with a few clusters of
 keys. `auto` takes `fast` for large pictures, and `exact` where a check finds `fast` worse."""
 
-CPU_FAST_FROM, GPU_FAST_FROM = 2**15, 2**18
-"""Kept keys from which `auto` is fast: on a CPU as measured (docs/speed.md), on a GPU an estimate,
-as its products are faster still beside its gathers."""
+FAST_FROM = 2**15
+"""Kept keys from which `auto` is fast on a CPU that multiplies in float32: an estimate from the
+rates in docs/speed.md, by which it is about twice as fast there."""
 
-NUM_PROBES = 16
+SHORTLIST_FACTOR, GPU_FACTOR = 4, 8
+"""How many times as many it takes where the exact search runs on bfloat16 shortlists, and on a GPU.
+Estimates, from the rates of the exact search there."""
+
+NUM_PROBES = 12
 """Clusters that a query looks into."""
 
 STRIP = 65536
@@ -66,9 +70,13 @@ class _Grid(NamedTuple):
     """-inf: takes no part."""
 
 
-def goes_fast(mode: MatchingMode, num_keys: int, device: torch.device) -> bool:
-    """Whether a search among so many keys starts as a fast one."""
-    limit = CPU_FAST_FROM if device.type == "cpu" else GPU_FAST_FROM
+def goes_fast(mode: MatchingMode, num_keys: int, like: Tensor) -> bool:
+    """Whether a search among so many keys, on the device of a tensor, starts as a fast one."""
+    limit = FAST_FROM
+    if like.device.type != "cpu":
+        limit *= GPU_FACTOR
+    elif multiplies_bfloat16(like):
+        limit *= SHORTLIST_FACTOR
     return mode == "fast" or (mode == "auto" and num_keys >= limit)
 
 

@@ -235,14 +235,15 @@ def sparse_match(
             report(1.0)
             continue
         found = None
-        if goes_fast(mode, len(keys), query_feat.device):
-            found = fast_search(*features, queries, keys, twins, report)
+        if goes_fast(mode, len(keys), query_feat):
+            found = fast_search(*features, queries, keys, twins, partial(_report_part, report, 0))
             ratios.append(found.confidence_ratio)
             if not _is_good_enough(found.confidence_ratio, mode):
-                found = None
+                found, report = None, partial(_report_part, report, 1)
         is_fast = found is not None
         if found is None:
             found = _exact_search(*features, queries, keys, allowance, report)
+        report(1.0)
         key_index[i, queries], confidence[i, queries] = found.key_cell, found.score
     return Match(key_index, confidence, is_fast, min(ratios, default=None))
 
@@ -271,6 +272,11 @@ def _exact_search(
 def _report(progress: Progress | None, sample: int, num_samples: int, share: float) -> None:
     if progress is not None:
         progress((sample + share) / num_samples)
+
+
+def _report_part(progress: Progress, half: int, share: float) -> None:
+    """The first half is the fast search, the second an exact one that may have to follow."""
+    progress((half + share) / 2)
 
 
 def _is_good_enough(ratio: float, mode: MatchingMode) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sddusr.config import MaskConfig, MatchingConfig
@@ -33,6 +33,7 @@ def place_of(features, span_y, span_x):
     return CenterPlace(Box(*edges), -(-reach(features) // 2))
 
 
+@settings(max_examples=40)
 @given(span_y=spans, span_x=spans, seed=st.integers(0, 99))
 def test_twins_have_the_score_of_the_search_for_any_box(features, span_y, span_x, seed):
     """In float64, with masks; among the boxes are those that end at the border."""

@@ -1,7 +1,7 @@
 import pytest
 import torch.distributed as dist
 
-from pipelines.ray_runtime.backend import LastingGroup
+from pipelines.ray_runtime.backend import PersistentGroup
 from sddusr.training import distributed
 
 
@@ -28,6 +28,6 @@ def second_of_two():
 @pytest.mark.usefixtures("second_of_two")
 def test_a_worker_that_ray_train_is_ending_still_knows_its_rank(monkeypatch):
     monkeypatch.setattr("ray.get", lambda refs, **_: refs)
-    config = LastingGroup()
+    config = PersistentGroup()
     config.backend_cls().on_shutdown(Workers(), config)
     assert (distributed.rank(), distributed.world_size()) == (1, 2)

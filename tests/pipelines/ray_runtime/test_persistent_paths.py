@@ -23,7 +23,7 @@ def two_nodes(ray_session, monkeypatch):
 
 def test_outside_a_job_relative_places_belong_to_the_working_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert persistent_paths.lasting("runs", "--storage") == str(tmp_path / "runs")
+    assert persistent_paths.persistent_path("runs", "--storage") == str(tmp_path / "runs")
     assert persistent_paths.home() == tmp_path
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert tracking_uri(None) == f"sqlite:///{tmp_path}/mlflow.db"
@@ -32,13 +32,13 @@ def test_outside_a_job_relative_places_belong_to_the_working_folder(monkeypatch,
 
 @pytest.mark.parametrize("place", ["/data/runs", "~/runs", "s3://lab/runs", "file:///data/runs"])
 def test_a_job_takes_places_that_outlive_it(in_a_job, place):
-    assert persistent_paths.lasting(place, "--storage").endswith("runs")
+    assert persistent_paths.persistent_path(place, "--storage").endswith("runs")
 
 
 @pytest.mark.parametrize("place", ["runs", "./runs", "../runs"])
 def test_a_job_refuses_places_in_its_own_folder(in_a_job, place):
     with pytest.raises(ValueError, match=r"--storage is .*relative to the job's working folder"):
-        persistent_paths.lasting(place, "--storage")
+        persistent_paths.persistent_path(place, "--storage")
 
 
 def test_a_job_keeps_what_nobody_placed_in_the_users_home(in_a_job, monkeypatch):

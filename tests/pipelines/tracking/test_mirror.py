@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.tracking import background, client, files, mirror
+from pipelines.tracking import background, client, files, metrics
 from pipelines.tracking.background import BackgroundMirror, describe, mirrored
 from pipelines.tracking.command import MirrorOptions, main
-from pipelines.tracking.mirror import noted_run
+from pipelines.tracking.mirror import Mirror, noted_run
 from sddusr import storage
 from sddusr.cli.command_line import StoppedError
 from sddusr.runs.checked_json import DamagedError
@@ -248,7 +248,7 @@ def test_one_refused_metric_is_named_and_the_others_arrive(server, run, caplog):
 def test_a_metric_that_breaks_the_server_each_time_holds_up_the_others_for_a_while_only(
     server, local_run, monkeypatch, caplog
 ):
-    monkeypatch.setattr(mirror, "MAX_TRIES", 5)
+    monkeypatch.setattr(metrics, "MAX_TRIES", 5)
     server.breaking = {"bad"}
     for step in range(30):
         local_run.log_metrics(step, {"bad" if step == 20 else "good": step})
@@ -364,6 +364,32 @@ def test_a_search_is_one_run_with_a_child_for_each_trial(server, tmp_path):
         assert len(child.files) == 2
     assert [child.info.status for child in children] == ["FINISHED", "FAILED", "FINISHED"]
     assert children[1].tags["sddusr.reason"] == "out of memory"
+
+
+def test_a_model_that_is_asked_for_during_a_pass_is_registered_by_the_next(
+    server, tmp_path, monkeypatch
+):
+    registered = []
+    monkeypatch.setattr(files, "register_model", lambda *given: registered.append(given[-1].name))
+    search = Mirror(described(str(tmp_path / "search")), URI)
+    trial = described(f"{search.run.folder}/trials/0000")
+    trial.write_artifact("large", b"...")
+    trial.end("finished")
+    of_trial = Mirror(trial, URI, search)
+    of_trial.sync()
+    upload = files.FileMirror._upload_artifact
+
+    def ask_meanwhile(self, name: str, place: str) -> None:
+        upload(self, name, place)
+        trial.register_model("late", "/checkpoint", {})
+
+    monkeypatch.setattr(files.FileMirror, "_upload_artifact", ask_meanwhile)
+    uploads = files.FileMirror(of_trial)
+    uploads.sync()
+    assert registered == []
+    for _ in range(2):
+        uploads.sync()
+    assert registered == ["late"]
 
 
 def test_two_processes_never_mirror_one_folder_at_a_time(server, local_run):
