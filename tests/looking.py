@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from pipelines.report import ReportOptions, write_report
-from pipelines.tracking.background import describe
+from pipelines.tracking.background import describe, mirror
 from sddusr.data.dataset import ShardSet
 from sddusr.evaluation.results import gains, summarize, write_tables
 from sddusr.evaluation.scoring import EvaluationConfig, Scorer

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.tracking.background import describe
+from pipelines.tracking.background import describe, mirror
 from pipelines.tracking.client import MlflowClient
 from sddusr.checkpoint import load_model, write_checkpoint
 from sddusr.config import Config
