@@ -4,8 +4,6 @@ import sys
 
 import pytest
 import torch
-from tests.test_learner import CONFIG, CPU, a_batch
-from tests.test_metrics import reference_ssim
 
 from sddusr.cli import command_line
 from sddusr.config import PAPER, DictionaryConfig, LossConfig, flatten, to_dict
@@ -20,6 +18,8 @@ from sddusr.model.pretrained_weights import IMAGENET_MEAN, IMAGENET_STD
 from sddusr.training.learner import Learner
 from sddusr.training.losses import PerceptualLoss, mask_loss, pixel_terms
 from sddusr.training.optim import learning_rate
+from tests.evaluation.test_metrics import reference_ssim
+from tests.training.test_learner import CONFIG, CPU, a_batch
 
 PUBLISHED = {
     "data.crop_px": 128,

@@ -223,7 +223,11 @@ def read_tables(folder: str) -> tuple[list[ImageScores], dict[str, str]]:
         raise FileNotFoundError(
             f"{folder}: no per_image.parquet there; give the --out of pipelines/evaluate.py"
         )
-    table = pq.read_table(io.BytesIO(storage.read_bytes(place)))
+    try:
+        table = pq.read_table(io.BytesIO(storage.read_bytes(place)))
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0][:160]
+        raise ValueError(f"{place}: damaged ({reason}); run pipelines/evaluate.py again") from error
     summary = storage.read_json(storage.join(folder, "summary.json"))
     if not table.schema.equals(SCHEMA) or "about" not in summary:
         raise ValueError(f"{folder}: results of another version; run pipelines/evaluate.py again")

@@ -79,7 +79,7 @@ def colors_of_cicp(primaries: int, transfer: int, place: str) -> Colors:
     return Colors(make_icc(chosen, gamma), (primaries, transfer))
 
 
-def colors_of_gamma(gamma: float | None, chromaticities: Sequence[float] | None) -> Colors:
+def colors_of_gamma(gamma: float | None, chromaticities: Sequence[float | int] | None) -> Colors:
     """Colours of a PNG's gAMA (exponent of encoding, such as 0.45455) and cHRM (white first)."""
     primaries = SRGB
     if chromaticities is not None and len(chromaticities) == 8:

@@ -204,7 +204,7 @@ def _descriptive(header: ImageFile.ImageFile, data: bytes) -> Descriptive:
         packet = header.tag_v2.get(_XMP, b"")
     packet = packet if isinstance(packet, bytes | str) else b""
     comment = info.get("comment") or info.get("Comment") or b""
-    is_density = isinstance(dpi, tuple) and all(1 <= float(value) <= 1e5 for value in dpi)
+    is_density = isinstance(dpi, tuple) and all(1 < float(value) <= 1e5 for value in dpi)
     raw_packet = packet.encode() if isinstance(packet, str) else packet
     return Descriptive(
         dpi=(float(dpi[0]), float(dpi[1])) if is_density and dpi else None,

@@ -17,6 +17,7 @@ from sddusr.config import DEMO
 from sddusr.data.dataset import ShardSet
 from sddusr.data.manifest import build_manifest, write_manifest
 from sddusr.data.shard import write_shard
+from sddusr.evaluation.baselines import PASTE, UNSHARP
 from sddusr.evaluation.metrics import PROTOCOLS, score
 from sddusr.evaluation.scoring import (
     BICUBIC,
@@ -32,7 +33,11 @@ from sddusr.model.sddusr import SDDuSR
 from sddusr.runs.run_folder import RunFolder
 from tests.conftest import make_triplet
 
-CONFIG = replace(DEMO, model=replace(DEMO.model, image_skip=False))
+CONFIG = replace(
+    DEMO,
+    model=replace(DEMO.model, image_skip=False),
+    data=replace(DEMO.data, register_ref="none"),  # as these shards are
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,9 @@ def truth_dir(tiny_shards: ShardSet, tmp_path: Path) -> str:
 
 
 def test_pictures_equal_to_hr_score_inf_and_one(tiny_shards, truth_dir):
-    config = EvaluationConfig(data=tiny_shards.root, sr_dir=truth_dir, save_pictures=False)
+    config = EvaluationConfig(
+        data=tiny_shards.root, sr_dir=truth_dir, save_pictures=False, baselines=False
+    )
     rows = pick_rows(config, tiny_shards)
     scorer = Scorer(config, pair_others(config, [row.id for row in rows]), with_lpips=False)
     images = [image for row in rows for image in scorer.evaluate(row)]
@@ -136,9 +143,9 @@ def test_what_ref_gives_is_scored_on_request(tiny_shards, model, tmp_path):
     )
     (row, *_), triplet = tiny_shards.rows("test"), next(tiny_shards.iterate("test"))
     images = {image.method: image for image in Scorer(config, {}, False).evaluate(row)}
-    assert list(images) == [BICUBIC, "SDDuSR without Ref", "SDDuSR"]
-    blind = to_8bit(bicubic(triplet.lr))[33:97, 38:110]  # the box of tiny_shards, at an odd place
-    sr = super_resolve(model, triplet.lr, blind, triplet.center_box).sr
+    assert list(images) == [BICUBIC, UNSHARP, PASTE, "SDDuSR without Ref", "SDDuSR"]
+    made = super_resolve(model, triplet.lr, triplet.ref, triplet.center_box, without_ref=True)
+    sr = made.sr
     pixels = torch.from_numpy(sr).permute(2, 0, 1)
     expected = score(pixels, to_tensor(triplet.hr), triplet.center_box, "kedusr-float")
     assert tuple(images["SDDuSR without Ref"].scores) == pytest.approx(tuple(expected), abs=1e-4)
@@ -156,6 +163,7 @@ def test_evaluate_writes_what_a_direct_computation_gives(tiny_shards, model, tmp
             data=tiny_shards.root,
             checkpoint=save(model, tmp_path / "checkpoint", training_id),
             out=str(tmp_path / "out"),
+            baselines=False,
             protocols=("kedusr-float",),
             tracking_uri=store,
         )

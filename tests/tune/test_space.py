@@ -40,7 +40,7 @@ def test_values_land_in_their_fields_and_nothing_else_changes():
     changed = with_values(DEMO, values)
     assert changed.model.dictionary.num_tokens == 7
     assert changed.data.shift_px == (2, 4)
-    back = {"model.dictionary.num_tokens": 32, "data.shift_px": (0, 16), "losses.mask_weight": 1e-3}
+    back = {"model.dictionary.num_tokens": 32, "data.shift_px": (0, 16), "losses.mask_weight": 2e-2}
     assert with_values(changed, back) == DEMO
 
 
