@@ -106,9 +106,9 @@ def test_a_steps_noise_comes_from_the_batchs_own_seeds(tiny_shards, monkeypatch)
     given = []
     network = learner.model.forward
 
-    def remember(lr, lr_center, ref, seeds=None):
+    def remember(lr, lr_center, ref, seeds=None, *place):
         given.append(seeds)
-        return network(lr, lr_center, ref, seeds)
+        return network(lr, lr_center, ref, seeds, *place)
 
     monkeypatch.setattr(learner.model, "forward", remember)
     learner.step(batch, 0)

@@ -144,7 +144,7 @@ def _to_d50(primaries: Primaries) -> np.ndarray:
     return np.linalg.inv(_BRADFORD) @ np.diag(cones) @ _BRADFORD @ matrix
 
 
-def _to_xyz(xy: Sequence[float]) -> np.ndarray:
+def _to_xyz(xy: Sequence[float | int]) -> np.ndarray:
     x, y = xy
     if y <= 0:
         raise ValueError("primaries that span no colours")
