@@ -6,7 +6,7 @@ export PYTHONPATH := $(CURDIR)
 # Of benchmarks/, what answers other questions than how fast.
 NOT_TIMED := benchmarks/ablation.py benchmarks/triplets.py benchmarks/reference.py benchmarks/faulty_refs.py
 
-.PHONY: setup demo test coverage lint bench ablation docs clean
+.PHONY: setup demo test test-long coverage lint bench ablation docs clean
 
 setup: $(VENV)/.ready
 
@@ -22,7 +22,10 @@ demo: setup
 # Those with Ray one by one: a cluster fills the cores by itself.
 test: lint
 	$(BIN)/pytest -m 'not ray' --numprocesses 2 --dist worksteal
-	$(BIN)/pytest -m ray
+	$(BIN)/pytest -m ray tests/pipelines
+
+test-long: test  # clusters, kills, searches, studies: half an hour more
+	$(BIN)/pytest -m ray --ignore tests/pipelines
 
 coverage: setup  # what runs within the process takes a third longer
 	$(BIN)/pytest --cov=sddusr --cov=pipelines --cov=tune --cov-report=term:skip-covered
