@@ -157,12 +157,12 @@ def measure_latency(model: SDDuSR, height: int, width: int) -> Latency:
     lr = pixels.integers(256, size=(height, width, 3), dtype=np.uint8)
     box = snap_box(centered(height, width, whole(SCALE * height, SCALE * width)))
     ref = pixels.integers(256, size=(box.height, box.width, 3), dtype=np.uint8)
-    seconds, precision = [], native_precision(device)
+    seconds, precision, kept = [], native_precision(device), Kept(1.0, 1.0, 1.0)
     for _ in range(2):
         start = time.perf_counter()
         matches = super_resolve(model, lr, ref, box, precision).matches
         seconds.append(time.perf_counter() - start)
-    kept = kept_shares(matches)
+        kept = kept_shares(matches)
     if device.type == "cuda":
         return Latency(
             min(seconds),

@@ -134,8 +134,8 @@ def _decode_heif(data: bytes, place: str, max_pixels: int) -> Decoded:
     icc, nclx = _rgb_profile(file.info.get("icc_profile")), file.info.get("nclx_profile")
     colors = Colors(icc)
     if nclx and not icc:
-        codes = nclx["color_primaries"], nclx["transfer_characteristics"]
-        colors = colors_of_cicp(*map(int, codes), place)
+        primaries = int(nclx["color_primaries"])
+        colors = colors_of_cicp(primaries, int(nclx["transfer_characteristics"]), place)
     aux = " ".join(map(str, file.info.get("aux") or {})).lower()
     left_out = [name for name, mark in (("gain map", "gainmap"),) if mark in aux]
     left_out += ["depth map"] if file.info.get("depth_images") else []
