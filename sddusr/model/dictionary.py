@@ -92,13 +92,13 @@ class TokenDictionary(nn.Module):
         """
         query, running = self._update_query(), None
         for center_feat, aligned_feat in pieces:
-            with _in_full(center_feat):
+            with in_full(center_feat):
                 center, aligned = _exact_pixels(center_feat), _exact_pixels(aligned_feat)
-                for here in zip(_split(center), _split(aligned), strict=True):
+                for here in zip(split_pixels(center), split_pixels(aligned), strict=True):
                     running = _added(running, query @ self._update_key(here[0]).mT, *here)
         if running is None:
             raise ValueError("no piece of the centre, need one or more")
-        with _in_full(running.center):
+        with in_full(running.center):
             center = self.update_center_value(running.center / running.weight)
             aligned = self.update_ref_value(running.aligned / running.weight)
             keep = self.keep_rate
@@ -109,7 +109,7 @@ class TokenDictionary(nn.Module):
 
     def _update_query(self) -> Float[Tensor, "n c"]:
         """Of Eq. 6, to be multiplied with `_update_key`."""
-        with _in_full(self.center_tokens):
+        with in_full(self.center_tokens):
             query = self._scaled_query(self.update_query(self.center_tokens))
             return query if self.attention == "cosine" else query @ self.update_key.weight
 
@@ -126,7 +126,7 @@ class TokenDictionary(nn.Module):
         ref_tokens: Float[Tensor, "b n c"],
     ) -> Float[Tensor, "b c h w"]:
         """Each LR pixel reads the Ref dictionary where it resembles the centre's (Eqs. 10, 11)."""
-        pixels, value = _pixels(lr_feat), self.lookup_value(ref_tokens)
+        pixels, value = pixels_of(lr_feat), self.lookup_value(ref_tokens)
         if torch.is_grad_enabled() or self.attention == "cosine":
             found = self.attend(self.lookup_query(pixels), self.lookup_key(center_tokens), value)
         else:
@@ -141,7 +141,7 @@ class TokenDictionary(nn.Module):
         (W x + a)·k = x·(Wᵀ k) + a·k: a product a token takes the place of one a pixel. With
         gradients it would be slower, since that of the second term has no fast way.
         """
-        with _in_full(center_tokens):
+        with in_full(center_tokens):
             key = self._scaled_query(self.lookup_key(center_tokens))
             return key @ self.lookup_query.weight, key @ self.lookup_query.bias
 
@@ -152,9 +152,9 @@ class TokenDictionary(nn.Module):
 
         The paper's Figure 7 takes Eq. 6's, which tells about the centre alone.
         """
-        query = self._scaled_query(self.lookup_query(_pixels(lr_feat)))
+        query = self._scaled_query(self.lookup_query(pixels_of(lr_feat)))
         key = self._scaled_key(self.lookup_key(center_tokens))
-        index = [(piece @ key.mT).argmax(dim=2) for piece in _split(query)]
+        index = [(piece @ key.mT).argmax(dim=2) for piece in split_pixels(query)]
         return rearrange(torch.cat(index, dim=1), "b (h w) -> b h w", h=lr_feat.shape[2])
 
     def attend(
@@ -209,19 +209,19 @@ def _attention(
     return F.scaled_dot_product_attention(query, key, value, bias, scale=1.0).squeeze(1)
 
 
-def _pixels(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
+def pixels_of(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
     return rearrange(features, "b c h w -> b (h w) c")
 
 
-def _in_full(like: Tensor) -> torch.autocast:
+def in_full(like: Tensor) -> torch.autocast:
     """Without autocast: logits that an exponential is taken of."""
     return torch.autocast(like.device.type, enabled=False)
 
 
-def _split(pixels: Float[Tensor, "b p c"]) -> tuple[Tensor, ...]:
+def split_pixels(pixels: Float[Tensor, "b p c"]) -> tuple[Tensor, ...]:
     return pixels.split(PIECE if pixels.device.type == "cpu" else GPU_PIECE, 1)
 
 
 def _exact_pixels(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
     """In float32 or better."""
-    return _pixels(features).to(torch.promote_types(features.dtype, torch.float32))
+    return pixels_of(features).to(torch.promote_types(features.dtype, torch.float32))

@@ -17,7 +17,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sddusr.config import DictionaryConfig
-from sddusr.model.dictionary import GPU_PIECE, PIECE, TokenDictionary
+from sddusr.model.dictionary import (
+    PIECE,
+    TokenDictionary,
+    in_full,
+    pixels_of,
+    split_pixels,
+)
 
 SHARPNESS = 5.0
 """Start of the learned scale of a product of unit vectors, of each head."""
@@ -79,20 +85,20 @@ class NormedDictionary(nn.Module):
 
         A centre may arrive in pieces: sums are rescaled when a larger logit turns up.
         """
-        with _in_full(self.center_tokens):
+        with in_full(self.center_tokens):
             query = self._heads(self.update_query(self.token_norm(self.center_tokens))[None])
             query = F.normalize(query, dim=-1) * self.update_sharpness.exp()
         running = None
         for center_feat, aligned_feat in pieces:
-            with _in_full(center_feat):
-                center = self.center_norm(_pixels(center_feat).float())
-                aligned = self.aligned_norm(_pixels(aligned_feat).float())
-                for here in zip(_split(center), _split(aligned), strict=True):
+            with in_full(center_feat):
+                center = self.center_norm(pixels_of(center_feat).float())
+                aligned = self.aligned_norm(pixels_of(aligned_feat).float())
+                for here in zip(split_pixels(center), split_pixels(aligned), strict=True):
                     key = F.normalize(self._heads(self.update_key(here[0])), dim=-1)
                     running = _added(running, query @ key.mT, *here)
         if running is None:
             raise ValueError("no piece of the centre, need one or more")
-        with _in_full(running.center):
+        with in_full(running.center):
             keep = self.keep_rate
             center = self._values(self.update_center_value, running.center / running.weight)
             aligned = self._values(self.update_ref_value, running.aligned / running.weight)
@@ -108,7 +114,7 @@ class NormedDictionary(nn.Module):
         ref_tokens: Float[Tensor, "b n c"],
     ) -> Float[Tensor, "b c h w"]:
         """Each LR pixel reads the Ref dictionary where it resembles the centre's (Eqs. 10, 11)."""
-        with _in_full(lr_feat):
+        with in_full(lr_feat):
             query, key = self._lookup_sides(lr_feat, center_tokens)
             value = self._heads(self.lookup_value(ref_tokens))
             found = F.scaled_dot_product_attention(query, key, value, scale=1.0)
@@ -134,7 +140,7 @@ class NormedDictionary(nn.Module):
     def _lookup_sides(
         self, lr_feat: Tensor, center_tokens: Tensor
     ) -> tuple[Float[Tensor, "b heads p d"], Float[Tensor, "b heads n d"]]:
-        pixels = self.lr_norm(_pixels(lr_feat).float())
+        pixels = self.lr_norm(pixels_of(lr_feat).float())
         query = F.normalize(self._heads(self.lookup_query(pixels)), dim=-1)
         key = F.normalize(self._heads(self.lookup_key(self.token_norm(center_tokens))), dim=-1)
         return query * self.lookup_sharpness.exp(), key
@@ -215,16 +221,3 @@ def _added(
         return _Running(peak, *sums)
     fade = (running.peak - peak).exp()
     return _Running(peak, *(fade * old + new for old, new in zip(running[1:], sums, strict=True)))
-
-
-def _pixels(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
-    return rearrange(features, "b c h w -> b (h w) c")
-
-
-def _split(pixels: Float[Tensor, "b p c"]) -> tuple[Tensor, ...]:
-    return pixels.split(PIECE if pixels.device.type == "cpu" else GPU_PIECE, 1)
-
-
-def _in_full(like: Tensor) -> torch.autocast:
-    """Without autocast: logits that an exponential is taken of."""
-    return torch.autocast(like.device.type, enabled=False)
