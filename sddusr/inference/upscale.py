@@ -125,7 +125,9 @@ def super_resolve(
     height, width = lr.shape[:2]
     if not 0 <= trust <= 1:
         raise ValueError(f"trust is {trust:g}, need 0 to 1")
-    without_ref = without_ref or (trust == 0 and model.trust is not None)
+    if 0 < trust < 1 and model.trust is None:
+        raise ValueError(f"trust is {trust:g}, the network has no detail skip; give 0 or 1")
+    without_ref = without_ref or trust == 0
     check_box(box, (SCALE * height, SCALE * width), "Ref")
     aligned = align_ref(ref, box)
     device = next(model.parameters()).device

@@ -88,6 +88,13 @@ def test_a_trust_beyond_one_is_refused(model):
         super_resolve(model, LR, ref_of(ON_GRID), ON_GRID, trust=1.5)
 
 
+def test_a_network_without_a_detail_skip_has_no_trust_to_scale():
+    plain = SDDuSR(replace(DEMO.model, detail=DetailConfig())).eval()
+    with pytest.raises(ValueError, match=r"trust is 0\.5, the network has no detail skip"):
+        super_resolve(plain, LR, ref_of(ON_GRID), ON_GRID, trust=0.5)
+    assert super_resolve(plain, LR, ref_of(ON_GRID), ON_GRID, trust=0.0).without_ref
+
+
 def test_little_memory_keeps_the_detail_nearly_as_it_is(model):
     whole = super_resolve(model, LR, ref_of(ODD), ODD)
     half = super_resolve(model, LR, ref_of(ODD), ODD, plan=Plan(112, 32, 32, torch.bfloat16, 0))
