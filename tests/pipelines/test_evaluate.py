@@ -23,6 +23,7 @@ from sddusr.evaluation.scoring import (
     BICUBIC,
     EvaluationConfig,
     Scorer,
+    check_registration,
     lpips_note,
     pair_others,
     pick_rows,
@@ -120,6 +121,16 @@ def test_an_empty_split_is_refused(tiny_shards):
     config = EvaluationConfig(data=tiny_shards.root, sr_dir="a", split="other")
     with pytest.raises(ValueError, match="split 'other' has no rows"):
         pick_rows(config, tiny_shards)
+
+
+def test_refs_registered_otherwise_than_in_training_are_scored_only_when_told(tiny_shards):
+    config = EvaluationConfig(data=tiny_shards.root, checkpoint="run")
+    assert check_registration(config, tiny_shards, "none") == "none"
+    with pytest.raises(ValueError, match=r"say --register-ref auto or --register-ref none"):
+        check_registration(config, tiny_shards, "auto")
+    told = replace(config, register_ref="auto")
+    assert check_registration(told, tiny_shards, "auto") == "auto"
+    assert check_registration(replace(config, register_ref="none"), tiny_shards, "auto") == "none"
 
 
 def test_lpips_is_reported_missing_only_where_the_user_named_no_file(monkeypatch, tmp_path):

@@ -176,3 +176,17 @@ def test_bfloat16_stays_out_of_what_needs_float32(tiny_shards, vgg19_file):
         assert seen.formats[name] == exact, name
     assert {term.dtype for term in terms.values()} == exact
     assert {p.grad.dtype for p in learner.model.parameters() if p.grad is not None} == exact
+
+
+def test_flow_and_offsets_take_no_gradient_before_they_learn(tiny_shards):
+    learner = make_learner(replace(CONFIG, optim=replace(CONFIG.optim, align_from_step=2)))
+    alignment, batch = learner.model.alignment, a_batch(tiny_shards)
+    held = [*alignment.spynet.parameters(), *alignment.offset_parameters()]
+    before = [parameter.detach().clone() for parameter in held]
+    for step in range(2):
+        learner.step(batch, step)
+        assert all(parameter.grad is None for parameter in held)
+        assert all(torch.equal(*pair) for pair in zip(held, before, strict=True))
+    learner.step(batch, 2)
+    assert all(parameter.grad is not None for parameter in held)
+    assert any(not torch.equal(*pair) for pair in zip(held, before, strict=True))

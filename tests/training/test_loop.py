@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sddusr.checkpoint import load_model, read_checkpoint, resolve
-from sddusr.config import LossConfig
+from sddusr.config import DetailConfig, LossConfig
 from sddusr.data.dataset import ShardSet
 from sddusr.data.manifest import build_manifest, write_manifest
 from sddusr.data.shard import write_shard
@@ -126,6 +126,24 @@ def test_a_run_starts_from_another_runs_network(tiny_shards, tmp_path):
     other = replace(CONFIG, train=rec, model=replace(CONFIG.model, image_skip=False))
     with pytest.raises(ValueError, match=r"another shape.*init-from"):
         load_start(learner.model, other)
+
+
+def test_a_run_may_start_from_what_fits_of_another_network(tiny_shards, tmp_path, caplog):
+    run(tiny_shards, tmp_path / "rec")
+    caplog.set_level("INFO")
+    start = replace(CONFIG.train, init_from=str(tmp_path / "rec"), init_missing="fresh")
+    more = replace(CONFIG.model, detail=DetailConfig(enabled=True))
+    learner = Learner(replace(CONFIG, model=more), CPU)
+    fresh = {name: x.clone() for name, x in learner.model.trust.state_dict().items()}
+    load_start(learner.model, replace(CONFIG, train=start, model=more))
+    earlier = weights(tmp_path / "rec")
+    own = learner.model.state_dict()
+    torch.testing.assert_close({name: own[name] for name in earlier}, earlier)
+    torch.testing.assert_close(dict(learner.model.trust.state_dict()), fresh)
+    assert "fresh: trust" in caplog.text
+    refused = replace(CONFIG, train=replace(start, init_missing="refuse"), model=more)
+    with pytest.raises(ValueError, match=r"--train\.init-missing fresh"):
+        load_start(learner.model, refused)
 
 
 def test_without_held_out_pictures_the_newest_checkpoint_counts(tmp_path):

@@ -35,6 +35,20 @@ def test_an_interrupted_run_ends_bit_equal_to_an_unbroken_one(tiny_shards, tmp_p
     )
 
 
+def test_a_run_cut_before_its_flow_learns_ends_bit_equal_too(tiny_shards, tmp_path):
+    config = replace(CONFIG, optim=replace(CONFIG.optim, align_from_step=5))
+    run(tiny_shards, tmp_path / "unbroken", config)
+    run(tiny_shards, tmp_path / "broken", config)
+    for folder in (tmp_path / "broken").glob("step-*"):
+        if folder.name > "step-00000004":
+            (folder / "hashes.json").unlink()
+    run(tiny_shards, tmp_path / "broken", config)
+    last = "step-00000006"
+    torch.testing.assert_close(
+        weights(tmp_path / "broken" / last), weights(tmp_path / "unbroken" / last), rtol=0, atol=0
+    )
+
+
 def test_a_wish_to_save_is_granted_at_the_next_step_and_training_goes_on(tiny_shards, tmp_path):
     wishes = iter([Wish.GO_ON, Wish.GO_ON, Wish.SAVE, *[Wish.GO_ON] * 3])
     progress, notebook = run(tiny_shards, tmp_path, keep=9, wishes=lambda: next(wishes))
