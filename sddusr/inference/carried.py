@@ -20,6 +20,7 @@ from sddusr.model.evidence import (
     measure_evidence,
     pool_blocks,
     reach,
+    split_bands,
     statistics,
 )
 from sddusr.model.matching.matcher import Search
@@ -167,7 +168,7 @@ def carry_detail(
         assert own is not None  # the outer cells reach less than a cell beyond the box
         own_in_box = within(own, place)
         near = grown(own_in_box, reach(window_px), frame)
-        evidence = measure_evidence(*inputs.part(near, device), window_px)
+        evidence = measure_evidence(split_bands(*inputs.part(near, device), window_px), window_px)
         maps = torch.cat([evidence.detail, evidence.look], 1)
         maps = cut(maps, within(own_in_box, near))
         beyond = own.x0 - core.x0, core.x1 - own.x1, own.y0 - core.y0, core.y1 - own.y1
@@ -207,7 +208,9 @@ def evidence_of(
     frame = _snapped_in_box(inputs)
     place = window.shifted(frame.y0, frame.x0)
     near = grown(place, reach(window_px), frame)
-    evidence = measure_evidence(*inputs.part(near, device), window_px).evidence
+    evidence = measure_evidence(
+        split_bands(*inputs.part(near, device), window_px), window_px
+    ).evidence
     return cut(evidence, within(place, near))
 
 
@@ -216,12 +219,14 @@ def _statistics(inputs: DetailInputs, window_px: int, device: torch.device) -> F
     frame = _snapped_in_box(inputs)
     size = frame.height // BLOCK_PX * BLOCK_PX, frame.width // BLOCK_PX * BLOCK_PX
     if not min(size):  # smaller than a block
-        return statistics(pool_blocks(block_maps(*inputs.part(frame, device), window_px)))
+        return statistics(
+            pool_blocks(block_maps(split_bands(*inputs.part(frame, device), window_px)))
+        )
     blocks = []
     for core in tiles(whole(*size), TILE_PX, BLOCK_PX):
         place = core.shifted(frame.y0, frame.x0)
         near = grown(place, reach(window_px), frame)
-        maps = block_maps(*inputs.part(near, device), window_px)
+        maps = block_maps(split_bands(*inputs.part(near, device), window_px))
         blocks.append(pool_blocks(cut(maps, within(place, near))))
     return statistics(torch.cat(blocks, dim=2))
 

@@ -40,43 +40,62 @@ class RefEvidence(NamedTuple):
 
 
 def reach(window_px: int) -> int:
-    """Pixels that `measure_evidence` and `block_maps` look beyond each of their own."""
+    """Pixels that the evidence and the statistics look beyond each of their own."""
     coarse = SOFT_REACH_PX + window_px // 2 + MEAN_PX // 2
     return max(coarse, FINE_PX // 2 + CORRELATION_PX // 2)
 
 
-def measure_evidence(
+class Bands(NamedTuple):
+    """Ref and the enlarged centre, taken apart once for all that is measured of them."""
+
+    ref: Float[Tensor, "b 3 h w"]
+    center: Float[Tensor, "b 3 h w"]
+    soft: Float[Tensor, "b 3 h w"]
+    """Ref as the wide lens would see it."""
+    fine: Float[Tensor, "b 3 h w"]
+    """Finest band of what Ref adds to the centre."""
+    own: Float[Tensor, "b 3 h w"]
+    """Finest band of the centre."""
+    seen: Float[Tensor, "b 3 h w"]
+    """High-pass of `soft`."""
+    known: Float[Tensor, "b 3 h w"]
+    """High-pass of the centre."""
+
+
+def split_bands(
     ref: Float[Tensor, "b 3 h w"], center: Float[Tensor, "b 3 h w"], window_px: int
-) -> RefEvidence:
-    """Compare Ref with the centre, enlarged to Ref's density."""
-    added, soft = ref - center, soften(ref)
-    detail = high_pass(added, window_px)
-    difference = soft - center
-    fine, own = high_pass(added, FINE_PX), high_pass(center, FINE_PX)
-    pairs = torch.cat([fine * fine, own * own, fine * own], 1).unflatten(1, (3, 3)).sum(2)
-    power, own_power, shared = box_mean(pairs, CORRELATION_PX).unbind(1)
-    correlation = shared / (power * own_power + TINY).sqrt()
-    maps = torch.cat(
-        [
-            high_pass(difference, window_px).abs().mean(1, keepdim=True),
-            difference.abs().mean(1, keepdim=True),
-            detail.abs().mean(1, keepdim=True),
-        ],
-        1,
+) -> Bands:
+    """Filter Ref and the centre, enlarged to Ref's density."""
+    soft = soften(ref)
+    return Bands(
+        ref,
+        center,
+        soft,
+        fine=high_pass(ref - center, FINE_PX),
+        own=high_pass(center, FINE_PX),
+        seen=high_pass(soft, window_px),
+        known=high_pass(center, window_px),
     )
+
+
+def measure_evidence(bands: Bands, window_px: int) -> RefEvidence:
+    """Ref's detail, and where it may be trusted."""
+    detail = high_pass(bands.ref - bands.center, window_px)
+    pairs = torch.cat([bands.fine * bands.fine, bands.own * bands.own, bands.fine * bands.own], 1)
+    sums = box_mean(pairs.unflatten(1, (3, 3)).sum(2), CORRELATION_PX)
+    power, own_power, shared = sums.unbind(1)
+    correlation = shared / (power * own_power + TINY).sqrt()
+    differences = [bands.seen - bands.known, bands.soft - bands.center, detail]
+    maps = torch.cat([x.abs().mean(1, keepdim=True) for x in differences], 1)
     evidence = torch.cat([box_mean(maps, MEAN_PX), correlation.unsqueeze(1)], 1)
-    return RefEvidence(detail, high_pass(luma(center), window_px), evidence)
+    return RefEvidence(detail, luma(bands.known), evidence)
 
 
-def block_maps(
-    ref: Float[Tensor, "b 3 h w"], center: Float[Tensor, "b 3 h w"], window_px: int
-) -> Float[Tensor, "b 10 h w"]:
+def block_maps(bands: Bands) -> Float[Tensor, "b 10 h w"]:
     """What the statistics are means of: products of the fine bands (Ref's detail with itself, the
     centre with itself, both) and of the coarser high-pass, absolute differences of softened Ref and
     centre, with and without their low-pass, and the finest bands of Ref and centre."""
-    added, soft = ref - center, soften(ref)
-    fine, own = high_pass(added, FINE_PX), high_pass(center, FINE_PX)
-    seen, known = high_pass(soft, window_px), high_pass(center, window_px)
+    ref, center, soft, fine, own, seen, known = bands
     products = [fine * fine, own * own, fine * own, seen * seen, known * known, seen * known]
     differences = [(soft - center).abs(), (seen - known).abs()]
     finest = [high_pass(x, 3).abs() for x in (ref, center)]

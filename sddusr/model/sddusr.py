@@ -14,7 +14,13 @@ from sddusr.model.alignment import Alignment
 from sddusr.model.blocks import conv3x3, pass_through
 from sddusr.model.detail import lay_in_place, to_pixels, twin_cells
 from sddusr.model.encoder import LrEncoder, center_encoder, ref_encoder
-from sddusr.model.evidence import block_maps, measure_evidence, pool_blocks, statistics
+from sddusr.model.evidence import (
+    block_maps,
+    measure_evidence,
+    pool_blocks,
+    split_bands,
+    statistics,
+)
 from sddusr.model.fusion import Fusion, picture_head
 from sddusr.model.matching.matcher import SparseMatching, Transfer
 from sddusr.model.matching.transfer import CELL, transfer_patches
@@ -123,10 +129,11 @@ class SDDuSR(nn.Module):
         """Ref's detail in its own frame, and what the trust makes of it there."""
         assert self.trust is not None
         with torch.no_grad():
-            center, ref = bicubic_up(lr_center.float()), ref.float()
-            found = measure_evidence(ref, center, self.detail_window_px)
-            told = statistics(pool_blocks(block_maps(ref, center, self.detail_window_px)))
-        share, logit = self.trust.in_ref(found.evidence, told, center_feat, aligned_feat)
+            center, window_px = bicubic_up(lr_center.float()), self.detail_window_px
+            bands = split_bands(ref.float(), center, window_px)
+            found = measure_evidence(bands, window_px)
+            of_whole = statistics(pool_blocks(block_maps(bands)))
+        share, logit = self.trust.in_ref(found.evidence, of_whole, center_feat, aligned_feat)
         return CarriedDetail(share, torch.cat([found.detail, found.look, logit], dim=1))
 
     def _detail(

@@ -17,6 +17,7 @@ from sddusr.model.evidence import (
     measure_evidence,
     pool_blocks,
     reach,
+    split_bands,
     statistics,
 )
 from sddusr.model.sddusr import SDDuSR
@@ -151,9 +152,9 @@ def test_evidence_of_a_window_is_that_of_the_whole():
     ref = torch.rand(1, 3, 96, 96)
     center = bicubic_up(torch.rand(1, 3, 48, 48))
     halo = reach(17)
-    whole = measure_evidence(ref, center, 17)
+    whole = measure_evidence(split_bands(ref, center, 17), 17)
     near = slice(24 - halo, 72 + halo)
-    part = measure_evidence(ref[..., near, near], center[..., near, near], 17)
+    part = measure_evidence(split_bands(ref[..., near, near], center[..., near, near], 17), 17)
     inner = slice(halo, halo + 48)
     for one, other in zip(whole, part, strict=True):
         assert torch.allclose(one[..., 24:72, 24:72], other[..., inner, inner], atol=1e-6)
@@ -167,8 +168,9 @@ def test_evidence_tells_soft_noisy_and_other_refs_from_good_ones():
     other = ref.flip(3)
 
     def told(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        blocks = pool_blocks(block_maps(picture, center, 17))
-        return measure_evidence(picture, center, 17).evidence.mean((0, 2, 3)), statistics(blocks)[0]
+        bands = split_bands(picture, center, 17)
+        blocks = pool_blocks(block_maps(bands))
+        return measure_evidence(bands, 17).evidence.mean((0, 2, 3)), statistics(blocks)[0]
 
     good, of_soft, of_noisy, of_other = (told(x) for x in (ref, soft, noisy, other))
     assert good[0][3] > of_soft[0][3]  # its detail sharpens, a soft one's takes away
