@@ -4,8 +4,8 @@ python benchmarks/faulty_refs.py --checkpoint CHECKPOINT --data SHARDS... --out 
 
 Every test picture is cut to its centre and a margin. Each fault is done to its Ref, which is then
 registered as any other. Decibels are gains over the same network without Ref, in the region
-concerned: the object, stamp or bar, else the whole box; `rest` is the box around it. A row tells
-the mean, the worst, and the share of scenes above -0.1 dB.
+concerned: the object, stamp or bar, else the whole box; `rest` is what remains of the box. A row
+lists the mean, the minimum, and the share of scenes above -0.1 dB.
 """
 
 import argparse

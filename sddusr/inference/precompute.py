@@ -182,7 +182,7 @@ def _aligned_pieces(
     )
     frame = whole(*inputs.ref.shape[:2])
     halo = max(reach(model.ref_encoder), SCALE * reach(model.center_encoder))
-    told = None if carried is None else carried.statistics
+    of_whole = None if carried is None else carried.statistics
     done = 0
     for region, around in _alignment_regions(model, flow, frame, side):
         near = grown(region, around, frame, SCALE)
@@ -203,10 +203,10 @@ def _aligned_pieces(
                 cut(flow, window), cut(center_feat, place), ref_feat, (place.y0, place.x0)
             )
             aligned_feat = cut(aligned_feat, within(judged, window))
-            if model.trust is not None and told is not None and carried is not None:
+            if model.trust is not None and of_whole is not None and carried is not None:
                 share, logit = model.trust.in_ref(
                     evidence_of(carried.inputs, judged, inputs.device, model.detail_window_px),
-                    told,
+                    of_whole,
                     cut(center_feat, within(judged, near)),
                     aligned_feat,
                 )

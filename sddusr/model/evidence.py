@@ -109,7 +109,7 @@ def pool_blocks(maps: Float[Tensor, "b 10 h w"]) -> Float[Tensor, "b 10 n"]:
 
 
 def statistics(blocks: Float[Tensor, "b 10 n"]) -> Float[Tensor, "b 8"]:
-    """Eight numbers that tell whether Ref as a whole is sharp, noisy, alike and in place.
+    """Eight statistics of the whole Ref: sharpness, noise, similarity and alignment.
 
     Correlation of Ref's detail with the centre's fine band (negative: Ref is softer); decorrelation
     of what both lenses see; differences; energies of the finest band of Ref and centre, over all

@@ -55,7 +55,7 @@ def cut_overlap(
 ) -> Overlap:
     """The overlap with up to `max_pixels` pixels and `max_scale` times the wide picture's density.
 
-    `homography` leads from tele pixels to wide pixels. `visible` tells where the tele picture shows
+    `homography` leads from tele pixels to wide pixels. `visible` is True where the tele picture shows
     the scene; None is everywhere.
     """
     height, width = wide.shape

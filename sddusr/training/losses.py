@@ -118,13 +118,13 @@ def pixel_terms(output: Output, batch: Batch, config: LossConfig) -> dict[str, T
 
 
 WANTED_PX = 5
-"""Side of the windows in which the best share of the detail is told."""
+"""Side of the windows in which the best share of the detail is computed."""
 
 
 def trust_loss(output: DetailOutput, batch: Batch) -> Float[Tensor, ""]:
     """log(1 + excess / floor) of each sample, inside and outside the box, weighted by their areas.
 
-    HR tells the best share of the detail: want = ⟨d, HR − bicubic⟩ / ⟨d, d⟩ in small windows, cut
+    The best share of the detail follows from HR: want = ⟨d, HR − bicubic⟩ / ⟨d, d⟩ in small windows, cut
     to 0..1. What the trust leaves beyond that is the excess square error; what even the best share
     leaves is the floor. A plain square error would let the trust rest at 0.9, 3 dB short where Ref
     is exact; the logarithm measures decibels. Samples without Ref count nothing.
