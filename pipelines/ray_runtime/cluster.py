@@ -57,7 +57,7 @@ def init_ray(num_cpus: int | None = None) -> None:
 
     The dashboard stays on: a watcher of Ray Train's asks it whether the training is still alive,
     and takes the workers away where it hears nothing. Where the dashboard is, the watcher only
-    guesses, which fails with two clusters on one machine; so the cluster's processes are told.
+    guesses, which fails with two clusters on one machine; so they get the address explicitly.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if os.environ.get("RAY_ADDRESS"):

@@ -55,8 +55,8 @@ def cut_overlap(
 ) -> Overlap:
     """The overlap with up to `max_pixels` pixels and `max_scale` times the wide picture's density.
 
-    `homography` leads from tele pixels to wide pixels. `visible` is True where the tele picture shows
-    the scene; None is everywhere.
+    `homography` leads from tele pixels to wide pixels. `visible` is True where the tele picture
+    shows the scene; None is everywhere.
     """
     height, width = wide.shape
     quad = transform(homography, corner_points(tele.shape))
