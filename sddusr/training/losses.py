@@ -125,9 +125,10 @@ def trust_loss(output: DetailOutput, batch: Batch) -> Float[Tensor, ""]:
     """log(1 + excess / floor) of each sample, inside and outside the box, weighted by their areas.
 
     The best share of the detail follows from HR: want = ⟨d, HR − bicubic⟩ / ⟨d, d⟩ in small
-    windows, cut to 0..1. What the trust leaves beyond that is the excess square error; what even the best share
-    leaves is the floor. A plain square error would let the trust rest at 0.9, 3 dB short where Ref
-    is exact; the logarithm measures decibels. Samples without Ref count nothing.
+    windows, cut to 0..1. What the trust leaves beyond that is the excess square error; what even
+    the best share leaves is the floor. With a plain square error the trust would rest at 0.9, 3 dB
+    short where Ref is exact; the logarithm measures decibels. Samples without Ref count
+    nothing.
     """
     detail = output.detail.float()
     with torch.no_grad():
