@@ -38,7 +38,7 @@ SFM = replace(PAPER, model=replace(PAPER.model, dictionary=DictionaryConfig(enab
 FIELD_REFS = RefsConfig(
     defocus_share=0.10,
     noise_share=0.08,
-    occluder_share=0.11,
+    occluder_share=0.13,
     exposure_share=0.03,
     color_share=0.03,
     jpeg_share=0.04,

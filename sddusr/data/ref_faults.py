@@ -125,7 +125,7 @@ def _occlude(
     rng: np.random.Generator,
 ) -> Ref:
     """An object, a stamp, a bar along an edge, or a part that was filled."""
-    kind = rng.choice(["object", "flat", "stamp", "fill"], p=[0.45, 0.25, 0.15, 0.15])
+    kind = rng.choice(["object", "flat", "stamp", "fill"], p=[0.4, 0.2, 0.25, 0.15])
     rows, cols = ref.shape[:2]
     if kind == "stamp":
         return _stamp(ref, rng)

@@ -161,10 +161,11 @@ class SourceMaker:
         assert bank is not None
         warped_feat = transfer_patches(bank, cut(index, ring).flatten(1), cut(found.weight, ring))
         inner = scaled(within(cells, ring), SCALE * LR_PER_CELL)
-        warped_feat = cut(warped_feat, inner)
+        confidence = cut(found.confidence, cells)
+        warped_feat = self.model.trusted_match(confidence, cut(warped_feat, inner))
         if self.known.carried is not None:
             self._lay_in_place(warped_feat, cells, bank)
-        return cut(found.confidence, cells), warped_feat
+        return confidence, warped_feat
 
     def _lay_in_place(
         self, warped_feat: Float[Tensor, "1 c _ _"], cells: Box, bank: CellBank

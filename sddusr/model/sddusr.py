@@ -105,7 +105,8 @@ class SDDuSR(nn.Module):
             )
             detail = self._detail(lr, encoded, found, carried, twins)
             confidence = torch.where(twins[1], 1.0, found.confidence)
-            warped_feat = lay_in_place(found.warped_feat, aligned_feat, *twins)
+            warped_feat = self.trusted_match(found.confidence, found.warped_feat)
+            warped_feat = lay_in_place(warped_feat, aligned_feat, *twins)
             found = found._replace(confidence=confidence, warped_feat=warped_feat)
         if has_ref is not None:
             found, dict_feat, detail = _without_ref(has_ref, found, dict_feat, detail)
@@ -154,6 +155,17 @@ class SDDuSR(nn.Module):
         confidence = confidence_of_pixels(found.confidence.detach().float(), twins[1])
         trust = self.trust.in_picture(encoded, look, confidence, maps, inside)
         return DetailOutput(trust, maps[:, :3], inside)
+
+    def trusted_match(
+        self,
+        confidence: Float[Tensor, "b 1 hq wq"],
+        warped_feat: Float[Tensor, "b c 4*hq 4*wq"],
+    ) -> Float[Tensor, "b c 4*hq 4*wq"]:
+        """F^Warp outside the box, as far as the detail skip trusts the matches that moved it."""
+        if self.trust is None:
+            return warped_feat
+        share = self.trust.of_match(confidence).to(warped_feat.dtype)
+        return to_pixels(share) * warped_feat
 
     def sources(
         self,

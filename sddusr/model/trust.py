@@ -1,7 +1,7 @@
 """Learned trust in Ref, which starts from measured evidence.
 
-Two maps come of it. In Ref's own frame: how far its feature is used, and how far its detail may be
-trusted. In the picture's frame: the share of the moved detail that is added.
+In Ref's own frame: how far its feature is used, and how far its detail may be trusted. In the
+image's frame: the share of a match's feature that is used, and of the moved detail that is added.
 """
 
 import math
@@ -17,8 +17,9 @@ from sddusr.model.blocks import activation, conv3x3, zero_start
 from sddusr.model.detail import to_pixels
 from sddusr.model.evidence import MEAN_PX, NUM_EVIDENCE, NUM_STATISTICS
 
-CONFIDENCE_SCALE, CONFIDENCE_CENTER = 12.0, 0.85
-"""Start of the logistic of the confidence: a twin (1) gets 0.86, a match of 0.7 gets 0.14."""
+MATCH_SCALE, MATCH_CENTER = 30.0, 0.93
+"""Start of the logistics of the confidence, of a match's feature and of its detail: a twin (1) gets
+0.89, a match of 0.9 gets 0.29. Outside the box a wrong match costs more than a right one gives."""
 ERROR_SCALES = (20.0, 20.0, 12.0)
 """Start of what a difference in 0..1 takes off the logit: where a match looks unlike LR, where Ref
 looks unlike the centre, and where its low-pass does."""
@@ -39,8 +40,8 @@ class Trust(nn.Module):
     def __init__(self, dim: int, config: DetailConfig) -> None:
         super().__init__()
         self.learned, width = config.trust, config.trust_dim
-        self.confidence_scale = nn.Parameter(torch.tensor(math.log(CONFIDENCE_SCALE)))
-        self.confidence_center = nn.Parameter(torch.tensor(CONFIDENCE_CENTER))
+        self.match_scale = nn.Parameter(torch.full((2,), math.log(MATCH_SCALE)))
+        self.match_center = nn.Parameter(torch.full((2,), MATCH_CENTER))
         if not self.learned:
             return
         self.error_scales = nn.Parameter(torch.tensor(ERROR_SCALES).log())
@@ -75,6 +76,14 @@ class Trust(nn.Module):
         prior = prior - weigh_unlike * unlike - weigh_low * unlike_low
         return torch.sigmoid(FEATURE_LOGIT + feature), prior + detail
 
+    def of_match(self, confidence: Float[Tensor, "b 1 hq wq"]) -> Float[Tensor, "b 1 hq wq"]:
+        """The share of a match's feature that is used."""
+        return torch.sigmoid(self._match_logit(confidence.float(), 0))
+
+    def _match_logit(self, confidence: Tensor, index: int) -> Tensor:
+        """Of a feature (0) or of detail (1)."""
+        return self.match_scale[index].exp() * (confidence - self.match_center[index])
+
     def in_picture(
         self,
         lr_encoded: Float[Tensor, "b c h w"],
@@ -92,7 +101,7 @@ class Trust(nn.Module):
             moved: Ref's detail, look and logit at the picture's places.
             inside: where the centre box is.
         """
-        logit = self.confidence_scale.exp() * (confidence - self.confidence_center)
+        logit = self._match_logit(confidence, 1)
         if not self.learned:
             return torch.sigmoid(logit)
         detail, look, ref_logit = moved.split([3, 1, 1], dim=1)

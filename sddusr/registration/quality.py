@@ -26,6 +26,8 @@ NOISE_GAIN = 0.667 * 0.6745
 """Median of the finest diagonal band of the luma for white noise of 1 in each colour."""
 NOISY = 8.0
 """Standard deviation, of 255, above which noise is reported."""
+MANY_DIFFER, MUCH_EMPTY = 0.03, 0.05
+"""Shares of Ref above which what differs or shows nothing is reported."""
 MAX_NOISE, MIN_SHARPNESS = 14.0, 1.0
 """Beyond these a tele image is left out as a whole: it adds noise or takes sharpness away. Measured
 on 78 training images: 7.8 at most as they are, 14.4 or more with noise of 15 added. Fine texture

@@ -110,8 +110,8 @@ def test_full_trust_and_no_residual_is_ref_laid_over_bicubic():
     _, lr, lr_center, ref = pictures()
     net = network()
     with torch.no_grad():
-        net.trust.confidence_scale.fill_(6.0)  # a twin's trust is 1
-        net.trust.confidence_center.fill_(0.9)
+        net.trust.match_scale.fill_(6.0)  # a twin's trust is 1
+        net.trust.match_center.fill_(0.9)
         net.trust.error_scales.fill_(-20.0)
         net.trust.correlation_scale.fill_(-20.0)
     out = net(lr, lr_center, ref, center_offset=OFFSET)
