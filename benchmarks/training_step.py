@@ -60,7 +60,17 @@ def batch_of(num: int, crop: int, seed: int = 0) -> Batch:
     lr, center = (torch.nn.functional.avg_pool2d(picture, 2) for picture in (hr, ref))
     label = torch.arange(crop // 2).remainder(2).expand(num, 1, crop // 2, crop // 2).float()
     seeds = torch.arange(seed, seed + num)
-    return Batch(tuple(map(str, range(num))), lr, center, ref, hr, label, seeds)
+    return Batch(
+        ids=tuple(map(str, range(num))),
+        lr=lr,
+        lr_center=center,
+        ref=ref,
+        hr=hr,
+        mask_label=label,
+        seeds=seeds,
+        center_offset=torch.full((num, 2), crop),
+        has_ref=torch.ones(num, dtype=torch.bool),
+    )
 
 
 def ours(num: int, crop: int) -> Callable[[], Any]:

@@ -76,6 +76,8 @@ class Upscaled(NamedTuple):
     """Mean square of the detail of each cell: how much there was to be added."""
     without_ref: bool = False
     """Whether Ref was left out."""
+    tokens: tuple[Float[Tensor, "1 n c"], Float[Tensor, "1 n c"]] | None = None
+    """The dictionaries with this picture's centre written into them (Eqs. 8 and 9)."""
 
 
 def super_resolve(
@@ -184,6 +186,7 @@ def super_resolve(
         trust_map and trust_map.trust,
         trust_map and trust_map.energy,
         without_ref,
+        known.tokens,
     )
 
 

@@ -107,6 +107,21 @@ class TokenDictionary(nn.Module):
                 keep * self.ref_tokens + (1 - keep) * aligned,
             )
 
+    def update_weights(self, center_feat: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 n h*w"]:
+        """A_up of Eq. 6: what each token reads of the centre; rows add up to 1."""
+        with in_full(center_feat):
+            key = self._update_key(_exact_pixels(center_feat))
+            return (self._update_query() @ key.mT).softmax(-1).unsqueeze(1)
+
+    def lookup_weights(
+        self, lr_feat: Float[Tensor, "b c h w"], center_tokens: Float[Tensor, "b n c"]
+    ) -> Float[Tensor, "b 1 h*w n"]:
+        """A_L of Eq. 10: what each pixel reads of the tokens; rows add up to 1."""
+        with in_full(lr_feat):
+            query = self._scaled_query(self.lookup_query(_exact_pixels(lr_feat)))
+            key = self._scaled_key(self.lookup_key(center_tokens))
+            return (query @ key.mT).softmax(-1).unsqueeze(1)
+
     def _update_query(self) -> Float[Tensor, "n c"]:
         """Of Eq. 6, to be multiplied with `_update_key`."""
         with in_full(self.center_tokens):

@@ -85,17 +85,13 @@ class NormedDictionary(nn.Module):
 
         A centre may arrive in pieces: sums are rescaled when a larger logit turns up.
         """
-        with in_full(self.center_tokens):
-            query = self._heads(self.update_query(self.token_norm(self.center_tokens))[None])
-            query = F.normalize(query, dim=-1) * self.update_sharpness.exp()
-        running = None
+        query, running = self._update_query(), None
         for center_feat, aligned_feat in pieces:
             with in_full(center_feat):
                 center = self.center_norm(pixels_of(center_feat).float())
                 aligned = self.aligned_norm(pixels_of(aligned_feat).float())
                 for here in zip(split_pixels(center), split_pixels(aligned), strict=True):
-                    key = F.normalize(self._heads(self.update_key(here[0])), dim=-1)
-                    running = _added(running, query @ key.mT, *here)
+                    running = _added(running, query @ self._update_key(here[0]).mT, *here)
         if running is None:
             raise ValueError("no piece of the centre, need one or more")
         with in_full(running.center):
@@ -130,12 +126,29 @@ class NormedDictionary(nn.Module):
         ]
         return rearrange(torch.cat(index, 1), "b (y x) -> b y x", y=lr_feat.shape[2])
 
+    def update_weights(
+        self, center_feat: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b heads n h*w"]:
+        """A_up of Eq. 6: what each token reads of the centre; rows add up to 1."""
+        with in_full(center_feat):
+            key = self._update_key(self.center_norm(pixels_of(center_feat).float()))
+            return (self._update_query() @ key.mT).softmax(-1)
+
     def lookup_weights(
         self, lr_feat: Float[Tensor, "b c h w"], center_tokens: Float[Tensor, "b n c"]
-    ) -> Float[Tensor, "b heads p n"]:
-        """A_L of Eq. 10, of each head."""
-        query, key = self._lookup_sides(lr_feat, center_tokens)
-        return (query @ key.mT).softmax(-1)
+    ) -> Float[Tensor, "b heads h*w n"]:
+        """A_L of Eq. 10: what each pixel reads of the tokens; rows add up to 1."""
+        with in_full(lr_feat):
+            query, key = self._lookup_sides(lr_feat, center_tokens)
+            return (query @ key.mT).softmax(-1)
+
+    def _update_query(self) -> Float[Tensor, "1 heads n d"]:
+        with in_full(self.center_tokens):
+            query = self._heads(self.update_query(self.token_norm(self.center_tokens))[None])
+            return F.normalize(query, dim=-1) * self.update_sharpness.exp()
+
+    def _update_key(self, center: Float[Tensor, "b p c"]) -> Float[Tensor, "b heads p d"]:
+        return F.normalize(self._heads(self.update_key(center)), dim=-1)
 
     def _lookup_sides(
         self, lr_feat: Tensor, center_tokens: Tensor

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from sddusr.data.dataset import Row, ShardSet
+from sddusr.evaluation.dictionary_use import constant_dictionary, measure_dictionary
 from sddusr.evaluation.metrics import score
 from sddusr.geometry.box import HR_PER_CELL, Box, crop
-from sddusr.inference import bicubic, super_resolve, to_tensor
+from sddusr.inference import Upscaled, bicubic, super_resolve, to_tensor
 from sddusr.model.precision import Precision
 from sddusr.model.sddusr import SDDuSR
 from sddusr.training import distributed
@@ -37,8 +38,10 @@ def validate(
 
     Scores are PSNR and SSIM under `kedusr-float`, as `val/full_psnr`, the gain over bicubic as
     `val/full_psnr_gain`, what the centre takes from Ref as `val/center_psnr_from_ref` (0: the
-    network has not learned to use it), and the shares of cells that the masks keep; they begin with
-    the split's name. No held-out picture: none.
+    network has not learned to use it), the shares of cells that the masks keep, and what the
+    dictionaries do: `val/psnr_from_tokens`, against the mean of their feature everywhere, and how
+    widely their attentions spread (`DictionaryUse`). Names begin with the split. No held-out
+    picture: none.
 
     Args:
         limit: only the first few pictures.
@@ -81,7 +84,32 @@ def _validate_one(
         row["kept_queries"] = float(made.matches.query_mask.mean())
     if made.matches.key_mask is not None:
         row["kept_keys"] = float(made.matches.key_mask.mean())
+    row |= _from_tokens(model, triplet, precision, made, ours.full_psnr)
     return row, {} if window is None else tell(triplet, made, window)
+
+
+def _from_tokens(
+    model: SDDuSR, triplet: Triplet, precision: Precision, made: Upscaled, full_psnr: float
+) -> dict[str, float]:
+    """What the dictionaries are worth in this picture; nothing where there are none."""
+    if made.tokens is None:
+        return {}
+    used = measure_dictionary(model, triplet.lr, made.box, made.tokens)
+    if used is None:
+        return {}
+    with constant_dictionary(model, used.mean_feat):
+        constant = super_resolve(model, triplet.lr, triplet.ref, triplet.center_box, precision).sr
+    psnr = score(
+        torch.from_numpy(constant).permute(2, 0, 1),
+        to_tensor(triplet.hr),
+        triplet.center_box,
+        PROTOCOL,
+    ).full_psnr
+    return {
+        "psnr_from_tokens": full_psnr - psnr,
+        "lookup_perplexity": used.lookup_perplexity,
+        "update_share": used.update_share,
+    }
 
 
 def _means(rows: list[Mapping[str, float]]) -> dict[str, float]:
