@@ -30,6 +30,9 @@ class Scoring:
     """What is scored, and how."""
 
     tests: tuple[str, ...]
+    """Folders or URIs of shards."""
+    names: tuple[str, ...]
+    """What their rows are called."""
     protocol: Protocol
     precision: Precision
     lpips_weights: str | None
@@ -87,7 +90,7 @@ def score_run(
     model.matching.mask_keys &= not search_all_keys
     lpips = Lpips(scoring.lpips_weights) if scoring.lpips_weights else None
     rows = []
-    for name, shards in zip(map(name_of, scoring.tests), sets, strict=True):
+    for name, shards in zip(scoring.names, sets, strict=True):
         for triplet in shards.iterate("test"):
             started, box = time.perf_counter(), triplet.center_box
             made = super_resolve(model, triplet.lr, triplet.ref, box, scoring.precision)

@@ -6,10 +6,17 @@ from typing import Any, Literal
 
 from sddusr.config import Config
 
-BASELINE, SFM = "baseline", "sfm"
+BASELINE, REGISTERED, DETAIL, TRUST, SFM, CONSTANT = (
+    "baseline",
+    "registered",
+    "detail",
+    "trust",
+    "sfm",
+    "constant",
+)
 
 Study = Literal["parts", "knobs"]
-"""`parts`: the paper's Table 2. `knobs`: what the paper leaves open."""
+"""`parts`: what the method is built of, one after the other. `knobs`: what is left open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +27,8 @@ class Variant:
     config: Config
     over: tuple[str, ...] = ()
     """Variants that its gain is counted against."""
+    as_given: bool = False
+    """Trained and tested on Refs that were not registered."""
     weights_of: str = ""
     """The variant whose trained weights it uses, where it differs in inference alone."""
 
@@ -29,30 +38,56 @@ def with_tokens(num: int) -> str:
     return f"sddusr-{num}"
 
 
-def variants(base: Config, study: Study, tokens: Sequence[int]) -> list[Variant]:
+def variants(
+    base: Config, study: Study, tokens: Sequence[int], has_as_given: bool = False
+) -> list[Variant]:
     """The networks of a study, each after those that it is compared with.
 
     Args:
         base: the whole method, as trained where nothing else is said.
         tokens: the N of the parts' study.
+        has_as_given: whether there are shards whose Ref was not registered.
     """
-    return (_parts if study == "parts" else _knobs)(base, tokens)
+    return _parts(base, tokens, has_as_given) if study == "parts" else _knobs(base)
 
 
-def _parts(base: Config, tokens: Sequence[int]) -> list[Variant]:
+def _parts(base: Config, tokens: Sequence[int], has_as_given: bool) -> list[Variant]:
+    """Baseline, registered Ref, detail, trust, sparse matching, dictionary; and one constant vector
+    in the dictionary's place."""
     sparse = _model(base, dictionary=replace(base.model.dictionary, enabled=False))
     dense = _model(sparse, mask=replace(base.model.mask, enabled=False))
+    plain = _model(dense, detail=replace(base.model.detail, enabled=False))
+    by_confidence = _model(dense, detail=replace(base.model.detail, trust=False))
+    added: list[tuple[str, Config]] = [(BASELINE, plain)]
+    if has_as_given:
+        added = [(BASELINE, _data(plain, register_ref="none")), (REGISTERED, plain)]
+    if base.model.detail.enabled:
+        added += [(DETAIL, by_confidence), (TRUST, dense)]
+    added.append((SFM, sparse))
+    names = [name for name, _ in added]
+    chain = [
+        Variant(
+            name=name,
+            config=config,
+            over=(names[index - 1],) if index else (),
+            as_given=has_as_given and name == BASELINE,
+        )
+        for index, (name, config) in enumerate(added)
+    ]
+    constant = _dictionary(base, constant=True, norm=False, num_heads=1)
     return [
-        Variant(name=BASELINE, config=dense),
-        Variant(name=SFM, config=sparse, over=(BASELINE,)),
+        *chain,
+        Variant(name=CONSTANT, config=constant, over=(SFM,)),
         *(
-            Variant(name=with_tokens(num), config=_tokens(base, num), over=(BASELINE, SFM))
+            Variant(
+                name=with_tokens(num), config=_tokens(base, num), over=(BASELINE, SFM, CONSTANT)
+            )
             for num in tokens
         ),
     ]
 
 
-def _knobs(base: Config, _: Sequence[int]) -> list[Variant]:
+def _knobs(base: Config) -> list[Variant]:
     center, crop_px = with_tokens(base.model.dictionary.num_tokens), base.data.crop_px
     quarter_px = crop_px // 8 * 2
     changed: dict[str, Config] = {

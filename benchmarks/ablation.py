@@ -25,7 +25,7 @@ from _evidence import (
     gains_table,
     means_table,
 )
-from _scoring import Scoring, score_run
+from _scoring import Scoring, name_of, score_run
 from _variants import Study, Variant, variants
 
 from pipelines.ray_runtime import cluster
@@ -52,7 +52,10 @@ class AblationOptions:
     Every variant sees the same samples in the same order. In MLflow the study is one run with a
     child for each training. Examples:
 
-    python benchmarks/ablation.py demo --data mix --tests test-photos test-pairs
+    python benchmarks/ablation.py demo --data mix --tests test-photos test-pairs test-photos-faulty
+
+    python benchmarks/ablation.py demo --data mix --tests test-photos --data-as-given mix-none
+    --tests-as-given test-photos-none
 
     python benchmarks/ablation.py demo --data mix --tests test-photos --study knobs --seeds 1
 
@@ -65,10 +68,17 @@ class AblationOptions:
     tests: tuple[str, ...] = ()
     """Folders or URIs of shards whose split `test` is scored, named by their last part; by default
     --data alone."""
+    data_as_given: str | None = None
+    """Shards of the same pictures made with `--register-ref none`, for the baseline; without them
+    the baseline has registered Refs too."""
+    tests_as_given: tuple[str, ...] = ()
+    """The same for each of --tests, in its order."""
     study: Study = "parts"
-    """`parts`: baseline, with sparse matching (sfm), with the dictionary too (sddusr-N), as in the
-    paper's Table 2. `knobs`: what the paper leaves open, one at a time: temperature, attention,
-    scope of the mask, key mask, distance of the windows."""
+    """`parts`: baseline, then, each added to the last: registered Refs (`registered`), the detail
+    skip trusting matches by their confidence (`detail`), learned trust (`trust`), sparse matching
+    (`sfm`), the dictionary (`sddusr-N`); `constant` has one vector in the dictionary's place.
+    `knobs`: what the paper leaves open, one at a time: temperature, attention, scope of the mask,
+    key mask, distance of the windows."""
     tokens: tuple[int, ...] = (16, 32, 64, 128)
     """N of the dictionaries in the study of parts."""
     only: tuple[str, ...] = ()
@@ -103,6 +113,13 @@ class AblationOptions:
                 raise ValueError(f"--{name} is {getattr(self, name)}, need 1 or more")
         if self.first_seed < 0:
             raise ValueError(f"--first-seed is {self.first_seed}, need 0 or more")
+        if bool(self.data_as_given) != bool(self.tests_as_given):
+            raise ValueError("give both --data-as-given and --tests-as-given, or neither")
+        if self.tests_as_given and len(self.tests_as_given) != len(self.tests):
+            raise ValueError(
+                f"--tests-as-given has {len(self.tests_as_given)} folders, need one for each of "
+                f"the {len(self.tests)} of --tests"
+            )
         if not self.config.model.dictionary.enabled or not self.config.model.mask.enabled:
             raise ValueError("an ablation starts from the whole method; leave its parts enabled")
 
@@ -127,7 +144,7 @@ def run_ablation(options: AblationOptions) -> str:
     """
     options = _with_absolute_places(options)
     chosen = _chosen(options)
-    for place in options.tests:
+    for place in options.tests + options.tests_as_given:
         ShardSet(place).close()
     cluster.init_ray()
     parent, uri = RunFolder(options.out), str(options.tracking_uri)
@@ -153,6 +170,12 @@ def _with_absolute_places(options: AblationOptions) -> AblationOptions:
         options,
         data=data,
         tests=tuple(persistent_path(place, "--tests") for place in options.tests or (data,)),
+        data_as_given=(
+            options.data_as_given and persistent_path(options.data_as_given, "--data-as-given")
+        ),
+        tests_as_given=tuple(
+            persistent_path(place, "--tests-as-given") for place in options.tests_as_given
+        ),
         out=out,
         tracking_uri=links.tracking_uri(options.tracking_uri),
     )
@@ -164,7 +187,8 @@ def _chosen(options: AblationOptions) -> list[Variant]:
     Raises:
         ValueError: a name that the study does not have.
     """
-    found = {each.name: each for each in variants(options.config, options.study, options.tokens)}
+    study = variants(options.config, options.study, options.tokens, bool(options.data_as_given))
+    found = {each.name: each for each in study}
     if unknown := [name for name in options.only if name not in found]:
         raise ValueError(f"--only names {unknown[0]!r}, the study has {', '.join(found)}")
     wanted = {name for each in options.only for name in (each, found[each].weights_of)}
@@ -201,7 +225,7 @@ def _run_all(options: AblationOptions, jobs: Sequence[Job], parent: str) -> list
         while waiting and len(running) < options.concurrent:
             job = waiting.pop(0)
             asked = _training(options, job, parent, cores)
-            running[train.remote(asked, job, scoring, cores)] = job
+            running[train.remote(asked, job, _tested(scoring, job, options), cores)] = job
         ready, _ = ray.wait(list(running))
         job = running.pop(ready[0])
         rows[job.name], error = ray.get(ready[0])
@@ -220,7 +244,7 @@ def _costs(options: AblationOptions, chosen: Sequence[Variant]) -> list[Costs]:
         measure_costs(
             each.name,
             places.join(options.out, f"{each.weights_of or each.name}-seed0"),
-            options.tests[0],
+            (options.tests_as_given if each.as_given else options.tests)[0],
             not each.config.model.mask.mask_keys,
             options.precision,
             torch.get_num_threads(),
@@ -240,16 +264,22 @@ def _scoring(options: AblationOptions) -> Scoring:
         weights = None
     return Scoring(
         tests=options.tests,
+        names=tuple(map(name_of, options.tests)),
         protocol=options.protocol,
         precision=options.precision,
         lpips_weights=weights,
     )
 
 
+def _tested(scoring: Scoring, job: Job, options: AblationOptions) -> Scoring:
+    """On Refs of the kind that it was trained with."""
+    return replace(scoring, tests=options.tests_as_given) if job.trained.as_given else scoring
+
+
 def _training(options: AblationOptions, job: Job, parent: str, cores: int) -> TrainOptions:
     config = job.trained.config
     return TrainOptions(
-        data=options.data,
+        data=options.data_as_given if job.trained.as_given else options.data,
         name=job.name,
         storage=options.out,
         tracking_uri=options.tracking_uri,

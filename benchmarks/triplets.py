@@ -8,7 +8,8 @@ OUT/mix/train   photographs, degraded twice (as `camera` and as `phone`, see deg
                 with HR as its Ref and `--draws` times with another tele view of it
 OUT/mix/val     pictures named by --val, photographs as `camera`
 OUT/NAME/test   a test set each, of pictures named by --test: `photos` (degraded as `camera`),
-                `photos-phone` (as `phone`) and `pairs` (own LR, the centre half of HR as Ref)
+                `photos-phone` (as `phone`), `photos-faulty` (as `camera`, each with two faulty
+                Refs, see ref_faults.py) and `pairs` (own LR, the centre half of HR as Ref)
 
 A pair is a folder with hr.png and wide.png, the wide picture being on HR's grid already (City100);
 LR is the mean of its 2x2 pixels. Photographs longer than `--side-px` are made smaller first: large
@@ -25,13 +26,17 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from sddusr.config import RefsConfig
 from sddusr.data.degradation import Lens, rng_of, to_uint8
-from sddusr.data.sample_images import degrade, tele_view
-from sddusr.geometry.box import HR_PER_CELL, Box, centered, crop, snap_box, whole
+from sddusr.data.ref_faults import apply_fault
+from sddusr.data.sample_images import Degraded, degrade, tele_view
+from sddusr.geometry.box import HR_PER_CELL, Box, centered, crop, snap_box, to_lr, whole
 from sddusr.imaging.images import EXTENSIONS, read_rgb, write_png
 
 LENSES: tuple[Lens, ...] = ("camera", "phone")
 PHOTO_SETS: dict[Lens, str] = {"camera": "photos", "phone": "photos-phone"}
+FAULTS = "defocus", "noise", "occluder", "exposure", "jpeg", "zoom"
+"""Test photograph i gets faults i and i + 3, in turn."""
 
 
 class Made(NamedTuple):
@@ -73,6 +78,7 @@ def triplets(given: argparse.Namespace) -> Iterator[Made]:
     photos = {path.stem: path for path in _pictures(given.photos)}
     if not photos:
         raise SystemExit(f"error: {given.photos}: no pictures there")
+    num_tested = 0
     for name, path in photos.items():
         photo = _shrunk(read_rgb(str(path)).pixels, given.side_px)
         split = _split(name, given)
@@ -82,8 +88,19 @@ def triplets(given: argparse.Namespace) -> Iterator[Made]:
                 continue
             made = degrade(photo, f"{name}-{lens}", full_ref=split == "train", lens=lens)
             yield Made(folder, f"{name}-{lens}", made.lr, made.ref, made.hr, made.box)
+            if split == "test" and lens == "camera":
+                yield from _faulty(name, made, num_tested)
+                num_tested += 1
     for folder in sorted(given.pairs.glob(given.pattern)) if given.pairs else []:
         yield from _of_pair(folder, _split(folder.name, given), given.draws)
+
+
+def _faulty(name: str, made: Degraded, number: int) -> Iterator[Made]:
+    center = np.ascontiguousarray(crop(made.lr, to_lr(made.box)))
+    for kind in (FAULTS[(number + step) % len(FAULTS)] for step in (0, 3)):
+        rng = rng_of(f"{name}-{kind}")
+        ref = apply_fault(kind, made.ref, center, made.hr, RefsConfig(), rng).ref
+        yield Made("photos-faulty/test", f"{name}-{kind}", made.lr, ref, made.hr, made.box)
 
 
 def _of_pair(folder: Path, split: str, num_draws: int) -> Iterator[Made]:

@@ -55,13 +55,26 @@ def test_what_is_held_out_is_not_trained_on(out):
 def test_each_test_set_is_a_folder_of_its_own(out):
     found = {
         name: {source.id for source in find("folders", str(out / name)).sources}
-        for name in ("photos", "photos-phone", "pairs")
+        for name in ("photos", "photos-phone", "photos-faulty", "pairs")
     }
     assert found == {
         "photos": {"test-apple-camera"},
         "photos-phone": {"test-apple-phone"},
+        "photos-faulty": {"test-apple-defocus", "test-apple-exposure"},
         "pairs": {"test-city100_a_001", "test-city100_b_001"},
     }
+
+
+def test_a_faulty_ref_differs_where_the_wide_picture_does_not(out):
+    def pixels(test_set: str, kind: str, name: str) -> np.ndarray:
+        return read_rgb(str(out / test_set / "test" / kind / f"{name}.png")).pixels
+
+    for kind in ("LR", "HR"):
+        good = pixels("photos", kind, "apple-camera")
+        np.testing.assert_array_equal(pixels("photos-faulty", kind, "apple-defocus"), good)
+    blurred = pixels("photos-faulty", "Ref", "apple-defocus").astype(float)
+    good = pixels("photos", "Ref", "apple-camera").astype(float)
+    assert np.abs(np.diff(blurred, axis=0)).mean() < 0.8 * np.abs(np.diff(good, axis=0)).mean()
 
 
 def test_a_pair_keeps_its_own_lr_and_the_middle_of_hr_as_ref(out):

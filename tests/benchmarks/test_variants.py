@@ -1,6 +1,6 @@
 """An ablation's networks differ from each other by one thing each."""
 
-from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from _variants import BASELINE, SFM, variants
@@ -26,12 +26,41 @@ def changed(one, other) -> set[str]:
 
 
 def test_parts_are_added_one_by_one():
-    found = {each.name: each for each in variants(DEMO, "parts", (16, 64))}
-    assert list(found) == [BASELINE, SFM, "sddusr-16", "sddusr-64"]
-    assert changed(found[BASELINE].config, found[SFM].config) == {"model.mask.enabled"}
-    assert changed(found[SFM].config, replace(DEMO)) == {"model.dictionary.enabled"}
+    parts = variants(DEMO, "parts", (16, 64), has_as_given=True)
+    assert [each.name for each in parts] == [
+        "baseline",
+        "registered",
+        "detail",
+        "trust",
+        "sfm",
+        "constant",
+        "sddusr-16",
+        "sddusr-64",
+    ]
+    steps = [changed(one.config, two.config) for one, two in pairwise(parts[:5])]
+    assert steps == [
+        {"data.register_ref"},
+        {"model.detail.enabled", "model.detail.trust"},
+        {"model.detail.trust"},
+        {"model.mask.enabled"},
+    ]
+    found = {each.name: each for each in parts}
+    assert [each.name for each in parts if each.as_given] == [BASELINE]
+    assert changed(found[SFM].config, DEMO) == {"model.dictionary.enabled"}
     assert changed(found["sddusr-16"].config, DEMO) == {"model.dictionary.num_tokens"}
-    assert found["sddusr-64"].over == (BASELINE, SFM)
+    assert changed(found["constant"].config, DEMO) == {
+        "model.dictionary.constant",
+        "model.dictionary.norm",
+        "model.dictionary.num_heads",
+    }
+    assert found["sddusr-64"].over == (BASELINE, SFM, "constant")
+    assert found[SFM].over == ("trust",)
+
+
+def test_without_a_detail_skip_the_parts_are_the_papers():
+    names = [each.name for each in variants(PAPER, "parts", (128,))]
+    assert names == ["baseline", "sfm", "constant", "sddusr-128"]
+    assert not any(each.as_given for each in variants(PAPER, "parts", (128,)))
 
 
 def test_each_knob_is_turned_alone():
