@@ -17,7 +17,6 @@ from sddusr.evaluation.metrics import PROTOCOLS, Lpips, Protocol, score
 from sddusr.evaluation.results import BICUBIC, ImageScores
 from sddusr.imaging.images import read_rgb, write_png
 from sddusr.inference import (
-    Matches,
     Upscaled,
     bicubic,
     super_resolve,
@@ -136,10 +135,10 @@ class Scorer:
             ValueError: a damaged row, or a picture of `sr_dir` that cannot be read or compared.
         """
         triplet = self._registered(self.shards.read(row))
-        pictures, matches = self._pictures(triplet)
+        pictures, made = self._pictures(triplet)
         if self.config.save_pictures:
             shown = {name: to_8bit(picture) for name, picture in pictures.items()}
-            self._keep(triplet, shown, matches)
+            self._keep(triplet, shown, made)
             if compare:
                 panels = shown | {"HR": triplet.hr}
                 drawing = comparison(triplet.lr, triplet.ref, triplet.center_box, panels)
@@ -154,9 +153,9 @@ class Scorer:
         found = register_ref(triplet.lr, triplet.ref, triplet.center_box, method)
         return triplet._replace(ref=found.ref)
 
-    def _pictures(self, triplet: Triplet) -> tuple[dict[str, np.ndarray], Matches | None]:
-        """Method -> its picture, and what the checkpoint's network matched."""
-        pictures, matches = {BICUBIC: bicubic(triplet.lr)}, None
+    def _pictures(self, triplet: Triplet) -> tuple[dict[str, np.ndarray], Upscaled | None]:
+        """Method -> its picture, and how the checkpoint's network made its own."""
+        pictures, made = {BICUBIC: bicubic(triplet.lr)}, None
         if self.config.baselines:
             pictures[UNSHARP] = unsharp(triplet.lr)
             pictures[PASTE] = registered_paste(triplet.lr, triplet.ref, triplet.center_box)
@@ -169,8 +168,8 @@ class Scorer:
                 blind = self._super_resolve(triplet, without_ref=True)
                 pictures[self.config.blind_name] = blind.sr
             made = self._super_resolve(triplet)
-            pictures[self.config.name], matches = made.sr, made.matches
-        return pictures, matches
+            pictures[self.config.name] = made.sr
+        return pictures, made
 
     def _super_resolve(self, triplet: Triplet, without_ref: bool = False) -> Upscaled:
         assert self.model is not None
@@ -187,12 +186,12 @@ class Scorer:
         )
 
     def _keep(
-        self, triplet: Triplet, shown: Mapping[str, np.ndarray], matches: Matches | None
+        self, triplet: Triplet, shown: Mapping[str, np.ndarray], made: Upscaled | None
     ) -> None:
         """Write the checkpoint's picture, and the view that the page is made of."""
         if self.config.name in shown:
             self._save(PICTURES, triplet.id, shown[self.config.name])
-        view = make_view(triplet, shown, matches)
+        view = make_view(triplet, shown, made and made.matches, made and made.trust)
         storage.write_atomic(view_place(self.config.out, triplet.id), json.dumps(view).encode())
 
     def _save(self, kind: str, id: str, picture: np.ndarray) -> None:

@@ -57,6 +57,7 @@ TITLES = {
     "mask": "cells that search",
     "key_mask": "cells that are searched",
     "confidence": "confidence, 0 to 1",
+    "trust": "share of Ref's detail, 0 to 1",
     "warped": "warped feature",
     "dictionary": "dictionary feature",
     "tokens": "tokens' regions",
@@ -119,7 +120,7 @@ def _ref_in_place(triplet: Triplet) -> Drawing:
 
 
 def _search(made: Upscaled, shown: Drawing, window: Box) -> Iterator[tuple[str, Drawing]]:
-    """Masks (Figures 4 and 5) and confidence of the window's cells."""
+    """Masks (Figures 4 and 5), confidence and trust of the window's cells."""
     matches = made.matches
     cells = Box(*(edge // CELL_PX for edge in window))
     if matches.query_mask is not None:
@@ -129,6 +130,8 @@ def _search(made: Upscaled, shown: Drawing, window: Box) -> Iterator[tuple[str, 
         crop(searched, Box(*(edge // CELL_PX for edge in made.box)))[:] = matches.key_mask
         yield "key_mask", overlay_mask(shown, crop(searched, cells))
     yield "confidence", heatmap(crop(matches.confidence, cells), zoom=CELL_PX)
+    if made.trust is not None:
+        yield "trust", heatmap(crop(made.trust, cells), zoom=CELL_PX)
 
 
 def _sources(made: Upscaled, shown: Drawing) -> Iterator[tuple[str, Drawing]]:

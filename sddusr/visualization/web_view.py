@@ -40,7 +40,8 @@ HEAT_ALPHA = 170
 REF, TRUTH = "Ref (tele)", "HR (truth)"
 
 MASK, KEY_MASK, CONFIDENCE = "left out of the search", "left out of the centre", "confidence"
-"""Overlays: cells that the masks dropped, and how sure each match is."""
+TRUST = "trust in Ref's detail"
+"""Overlays: cells that the masks dropped, how sure each match is, and what was taken from Ref."""
 
 
 class Frame(NamedTuple):
@@ -57,14 +58,19 @@ def make_view(
     triplet: Triplet,
     pictures: Mapping[str, UInt8[np.ndarray, "height width 3"]],
     matches: Matches | None,
+    trust: Float[np.ndarray, "hq wq"] | None = None,
 ) -> dict[str, Any]:
     """Layers of a triplet's whole picture and, where that had to be shrunk, of two details.
 
     Args:
         pictures: method -> its picture; HR and Ref are added.
         matches: what overlays of masks and confidence are drawn from; None leaves them out.
+        trust: share of Ref's detail in each cell, of a network with a detail skip.
     """
     layers = dict(pictures) | {REF: _on_canvas(triplet), TRUTH: triplet.hr}
+    drawn = {} if matches is None else _overlays(triplet, matches)
+    if trust is not None:
+        drawn[TRUST] = _heat(trust, None)
     height, width = triplet.hr.shape[:2]
     return {
         "id": triplet.id,
@@ -76,7 +82,10 @@ def make_view(
                 "scale": frame.scale,
                 "center": _share(triplet.center_box, frame.box),
                 "layers": {name: _layer(picture, frame) for name, picture in layers.items()},
-                "overlays": {} if matches is None else _overlays(triplet, matches, frame.box),
+                "overlays": {
+                    name: _data_uri(crop(each, _cells(frame.box)), "png", [])
+                    for name, each in drawn.items()
+                },
             }
             for frame in _frames(triplet)
         ],
@@ -124,10 +133,13 @@ def _layer(picture: UInt8[np.ndarray, "height width 3"], frame: Frame) -> str:
     return _data_uri(part, "webp", [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
 
 
-def _overlays(triplet: Triplet, matches: Matches, frame: Box) -> dict[str, str]:
+def _cells(frame: Box) -> Box:
+    return Box(*(-(-edge // CELL_PX) for edge in frame))
+
+
+def _overlays(triplet: Triplet, matches: Matches) -> dict[str, UInt8[np.ndarray, "hq wq 4"]]:
     """A transparent pixel for each cell; the reader's browser enlarges them."""
     rows, cols = matches.confidence.shape
-    cells = Box(*(-(-edge // CELL_PX) for edge in frame))
     drawn = {CONFIDENCE: _heat(matches.confidence, matches.query_mask)}
     if matches.query_mask is not None:
         drawn[MASK] = _tint(~matches.query_mask)
@@ -137,7 +149,7 @@ def _overlays(triplet: Triplet, matches: Matches, frame: Box) -> dict[str, str]:
             :
         ] = ~matches.key_mask
         drawn[KEY_MASK] = _tint(dropped)
-    return {name: _data_uri(crop(overlay, cells), "png", []) for name, overlay in drawn.items()}
+    return drawn
 
 
 def _tint(dropped: Bool[np.ndarray, "rows cols"]) -> UInt8[np.ndarray, "rows cols 4"]:

@@ -38,7 +38,7 @@ def test_a_run_logs_validates_and_saves_on_its_cadence(tiny_shards, tmp_path, ca
     assert 0 <= row["train/data_wait_share"] <= 1
     assert row["train/learning_rate"] < 2e-3
     kinds = {name.rsplit("/", 1)[1] for name in notebook.pictures}
-    assert kinds == {*TITLES, "sheet"}
+    assert kinds == {*TITLES, "sheet"} - {"trust"}  # no detail skip
     assert all(picture.dtype == np.uint8 for picture in notebook.pictures.values())
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from sddusr.checkpoint import write_checkpoint
-from sddusr.config import Config, DictionaryConfig, MaskConfig
+from sddusr.config import Config, DetailConfig, DictionaryConfig, MaskConfig
 from sddusr.geometry.box import Box, crop, whole
 from sddusr.imaging.images import read_rgb
 from sddusr.inference import super_resolve, to_8bit
 from sddusr.inference.memory import Plan
 from sddusr.model.sddusr import SDDuSR
-from sddusr.visualization.canvas import VOID
+from sddusr.visualization.canvas import VOID, heatmap
 from sddusr.visualization.diagnostics import TITLES, fixed_window, main, tell, token_colors
 from tests.conftest import make_triplet
 from tests.tiny import TINY, without_zero_starts
@@ -69,8 +69,8 @@ def test_every_picture_shows_the_same_part(model, triplet):
     window = fixed_window(triplet, 64)
     made = make(model, triplet, window)
     told = tell(triplet, made, window)
-    assert told.keys() == {*TITLES, "sheet"}
-    assert all(told[name].shape == (64, 64, 3) for name in TITLES)
+    assert told.keys() == {*TITLES, "sheet"} - {"trust"}
+    assert all(told[name].shape == (64, 64, 3) for name in told.keys() - {"sheet"})
     assert np.array_equal(told["hr"], crop(triplet.hr, window))
     assert np.array_equal(told["sr"], crop(to_8bit(made.sr), window))
     seen = np.zeros(triplet.hr.shape[:2], bool)
@@ -95,7 +95,17 @@ def test_what_a_network_does_not_have_is_left_out(triplet):
     dense = SDDuSR(replace(TINY, **without))
     window = fixed_window(triplet, 64)
     told = tell(triplet, make(dense, triplet, window), window)
-    assert TITLES.keys() - told.keys() == {"mask", "key_mask", "dictionary", "tokens"}
+    missing = TITLES.keys() - told.keys()
+    assert missing == {"mask", "key_mask", "dictionary", "tokens", "trust"}
+
+
+def test_a_detail_skip_shows_its_trust(triplet):
+    model = SDDuSR(replace(TINY, detail=DetailConfig(enabled=True)))
+    window = fixed_window(triplet, 64)
+    made = make(model, triplet, window)
+    told = tell(triplet, made, window)
+    cells = crop(made.trust, Box(*(edge // 4 for edge in window)))
+    np.testing.assert_array_equal(told["trust"], heatmap(cells, zoom=4))
 
 
 def test_sources_of_a_part_equal_those_of_the_whole_network(model, triplet):

@@ -10,11 +10,13 @@ from sddusr.geometry.box import Box, crop
 from sddusr.inference import Matches
 from sddusr.types import Triplet
 from sddusr.visualization import web_view
+from sddusr.visualization.canvas import heatmap
 from sddusr.visualization.web_view import (
     CONFIDENCE,
     KEY_MASK,
     MASK,
     REF,
+    TRUST,
     TRUTH,
     make_view,
     view_place,
@@ -92,6 +94,16 @@ def test_overlays_cover_the_cells_that_were_dropped(triplet, matches):
     keys = decoded(overlays[KEY_MASK])[..., 3] > 0
     assert np.array_equal(crop(keys, CELLS), ~matches.key_mask)
     assert keys.sum() == (~matches.key_mask).sum()
+
+
+def test_trust_is_an_overlay_of_its_own(triplet, matches):
+    trust = np.linspace(0, 1, matches.confidence.size, dtype=np.float32)
+    trust = trust.reshape(matches.confidence.shape)
+    overlays = make_view(triplet, {}, matches, trust)["frames"][0]["overlays"]
+    shown = decoded(overlays[TRUST])
+    np.testing.assert_array_equal(shown[..., :3], heatmap(trust))
+    assert (shown[..., 3] > 0).all()
+    assert TRUST not in make_view(triplet, {}, matches)["frames"][0]["overlays"]
 
 
 def test_views_stay_inside_their_folder():
