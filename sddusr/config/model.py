@@ -85,6 +85,11 @@ class DictionaryConfig:
     """Standard deviation of the Ref tokens' first values."""
     keep_logit: float = 0.0
     """Start of the keep rate's logit: 0 keeps half of a token when a picture is written into it."""
+    tokens: Literal["learned", "written"] = "learned"
+    """`learned`: tokens are weights, refined for each picture and never written back. `written`:
+    section 3.3 taken literally: training overwrites them with what pictures made of them."""
+    write_rate: float = 0.01
+    """How far written tokens move, at each step, to the batch's mean of the refined ones."""
     constant: bool = False
     """One learned vector in the dictionary feature's place: the control of equal width."""
 
@@ -146,6 +151,11 @@ class ModelConfig:
         for name in ("max_flow_px", "max_offset_px"):
             value = getattr(self.alignment, name)
             require(value >= 0, f"model.alignment.{name} is {value}, need 0 or more")
+        require(
+            0 < self.dictionary.write_rate <= 1,
+            f"model.dictionary.write_rate is {self.dictionary.write_rate}, need more than 0 and "
+            f"at most 1",
+        )
         require(
             self.detail.window_px >= 3 and self.detail.window_px % 2 == 1,
             f"model.detail.window_px is {self.detail.window_px}, need an odd number of 3 or more",

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sddusr.config import DictionaryConfig
+from sddusr.model.written_tokens import Tokens
 
 COSINE_SCALE = 10.0
 """Start of the learned sharpness of cosine attention."""
@@ -33,18 +34,17 @@ class _Running(NamedTuple):
     """The same for the aligned Ref pixels."""
 
 
-class TokenDictionary(nn.Module):
+class TokenDictionary(Tokens):
     """Two dictionaries that look the same thing up: as the wide and as the tele lens sees it.
 
-    The parameters are priors learned over the data set. For each sample they are refined
-    (`refine`, Eqs. 6 to 9) and never written back, so that a result depends on no earlier picture.
+    The tokens are priors learned over the data set. For each sample they are refined (`refine`,
+    Eqs. 6 to 9) and, in use, never written back: a result depends on no earlier picture.
     """
 
     def __init__(self, dim: int, config: DictionaryConfig) -> None:
         super().__init__()
         self.attention = config.attention
-        self.center_tokens = nn.Parameter(torch.randn(config.num_tokens, dim))
-        self.ref_tokens = nn.Parameter(config.token_scale * torch.randn(config.num_tokens, dim))
+        self.start_tokens(dim, config)
         self.keep_logit = nn.Parameter(torch.full((), config.keep_logit))
         if config.attention == "cosine":
             self.sharpness = nn.Parameter(torch.tensor(math.log(COSINE_SCALE)))
@@ -102,10 +102,12 @@ class TokenDictionary(nn.Module):
             center = self.update_center_value(running.center / running.weight)
             aligned = self.update_ref_value(running.aligned / running.weight)
             keep = self.keep_rate
-            return (
+            refined = (
                 keep * self.center_tokens + (1 - keep) * center,
                 keep * self.ref_tokens + (1 - keep) * aligned,
             )
+        self.note(*refined)
+        return refined
 
     def update_weights(self, center_feat: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 n h*w"]:
         """A_up of Eq. 6: what each token reads of the centre; rows add up to 1."""

@@ -24,6 +24,7 @@ from sddusr.model.dictionary import (
     pixels_of,
     split_pixels,
 )
+from sddusr.model.written_tokens import Tokens
 
 SHARPNESS = 5.0
 """Start of the learned scale of a product of unit vectors, of each head."""
@@ -38,7 +39,7 @@ class _Running(NamedTuple):
     aligned: Float[Tensor, "b heads n c"]
 
 
-class NormedDictionary(nn.Module):
+class NormedDictionary(Tokens):
     """Eqs. 6 to 11 on normalised features, with several heads.
 
     Refined for each picture and never written back, like `TokenDictionary`.
@@ -47,8 +48,7 @@ class NormedDictionary(nn.Module):
     def __init__(self, dim: int, config: DictionaryConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.center_tokens = nn.Parameter(torch.randn(config.num_tokens, dim))
-        self.ref_tokens = nn.Parameter(config.token_scale * torch.randn(config.num_tokens, dim))
+        self.start_tokens(dim, config)
         self.keep_logit = nn.Parameter(torch.full((), config.keep_logit))
         self.lr_norm, self.center_norm, self.aligned_norm, self.token_norm = (
             nn.LayerNorm(dim) for _ in range(4)
@@ -98,10 +98,12 @@ class NormedDictionary(nn.Module):
             keep = self.keep_rate
             center = self._values(self.update_center_value, running.center / running.weight)
             aligned = self._values(self.update_ref_value, running.aligned / running.weight)
-            return (
+            refined = (
                 keep * self.center_tokens + (1 - keep) * center,
                 keep * self.ref_tokens + (1 - keep) * aligned,
             )
+        self.note(*refined)
+        return refined
 
     def look_up(
         self,

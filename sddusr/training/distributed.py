@@ -54,7 +54,7 @@ def mean_over_batch(values: Float[Tensor, "b *rest"]) -> Float[Tensor, ""]:
     """Mean over the global batch, with its gradient, whatever the number of ranks."""
     if world_size() == 1:
         return values.float().mean()
-    count = _summed(torch.tensor(float(values.numel()), device=values.device))
+    count = summed(torch.tensor(float(values.numel()), device=values.device))
     return _SumOverRanks.apply(values.float().sum()) / count
 
 
@@ -63,15 +63,18 @@ class _SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def forward(_: Any, value: Tensor) -> Tensor:
-        return _summed(value)
+        return summed(value)
 
     @staticmethod
     @once_differentiable
     def backward(_: Any, *grad_outputs: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _summed(grad_outputs[0])
+        return summed(grad_outputs[0])
 
 
-def _summed(value: Tensor) -> Tensor:
+def summed(value: Tensor) -> Tensor:
+    """The sum of every rank's tensor, on every rank."""
+    if world_size() == 1:
+        return value
     value = value.clone()
     dist.all_reduce(value)
     return value

@@ -28,3 +28,5 @@ class WeightAverage:
         current: list[Tensor] = list(model.parameters())
         blend = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
         blend(averaged, current, step)
+        for kept, now in zip(self.model.buffers(), model.buffers(), strict=True):
+            kept.copy_(now)  # written tokens are an average already

@@ -12,6 +12,7 @@ from sddusr.checkpoint import Checkpoint
 from sddusr.config import Config
 from sddusr.model.precision import Precision, native_precision
 from sddusr.model.sddusr import SDDuSR
+from sddusr.model.written_tokens import Tokens
 from sddusr.training import distributed
 from sddusr.training.adversarial import Adversary
 from sddusr.training.ema import WeightAverage
@@ -77,6 +78,8 @@ class Learner:
             seen["discriminator_norm"] = self._clipped_norm(self.adversary.discriminator)
         _check_finite(seen, batch.ids, step)
         self.optimizer.step()
+        if isinstance(self.model.dictionary, Tokens):
+            seen |= self.model.dictionary.write(distributed.summed)
         if self.adversary is not None:
             self.adversary.optimizer.step()
         if self.average is not None:

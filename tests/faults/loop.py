@@ -104,6 +104,25 @@ def gradients(root: str, folder: str, rank: int, world: int) -> None:
         dist.destroy_process_group()
 
 
+def written(root: str, folder: str, rank: int, world: int) -> None:
+    """A rank's written tokens after two steps, to a file."""
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world)
+    dictionary = replace(TINY.dictionary, tokens="written", write_rate=0.5)
+    model = replace(OF_TWO.model, dictionary=dictionary)
+    train = replace(OF_TWO.train, precision="float32")
+    learner = Learner(replace(OF_TWO, model=model, train=train), CPU)
+    with Stream(
+        ShardSet(root), OF_TWO.data, seed=0, batch_size=4, rank=rank, world=world
+    ) as stream:
+        for step in range(2):
+            learner.step(next(stream), step)
+    torch.save(dict(learner.model.dictionary.named_buffers()), f"{folder}/{rank}-of-{world}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
 def together(target: Callable[..., None], *shares: tuple[object, ...]) -> list[int | None]:
     """Run a function in a process for each of the argument lists; their exit codes."""
     processes = [CONTEXT.Process(target=target, args=share) for share in shares]
