@@ -19,6 +19,7 @@ from pipelines.ray_runtime.persistent_paths import persistent_path
 from pipelines.ray_runtime.upscaling import make_all, make_here
 from sddusr import storage
 from sddusr.cli import command_line
+from sddusr.data.folder_lock import hold_lock
 from sddusr.data.layouts import read_boxes
 from sddusr.geometry.box import Box
 from sddusr.photos.find_pairs import FoundPairs, are_files, find_pairs
@@ -98,14 +99,22 @@ def main(options: SuperResolveOptions) -> int:
     for job in plan.finished:
         log.info("%s: finished before, --overwrite makes it anew", job.out)
     failures = dict(plan.failures)
-    with logging_redirect_tqdm():
-        if single or len(plan.todo) == 1:
-            failures |= _make_one(plan.todo, settings, raises=single)
-        elif plan.todo:
-            failures |= _make_many(plan.todo, settings, options.num_actors)
+    if plan.todo:
+        with logging_redirect_tqdm(), hold_lock(_lock(options, single), options.out):
+            if single or len(plan.todo) == 1:
+                failures |= _make_one(plan.todo, settings, raises=single)
+            else:
+                failures |= _make_many(plan.todo, settings, options.num_actors)
     if not single:
         _log_summary(plan, failures)
     return 1 if failures else 0
+
+
+def _lock(options: SuperResolveOptions, single: bool) -> str:
+    """Of one result, or of the folder of many."""
+    out = persistent_path(options.out, "--out")
+    folder, _, name = out.rpartition("/")
+    return f"{folder}/.{name}.lock" if single else storage.join(out, ".super-resolve.lock")
 
 
 def _plan(options: SuperResolveOptions, settings: Settings) -> Plan:

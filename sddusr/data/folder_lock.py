@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def hold_lock(place: str, what: str) -> Iterator[None]:
         LockedError: another process holds it and is alive.
         OSError: it cannot be written.
     """
-    token = uuid.uuid4().hex
+    token, made = uuid.uuid4().hex, _missing_folders(place)
     _acquire(place, what, token)
     stop = threading.Event()
     beats = threading.Thread(target=_beat, args=(place, token, stop), daemon=True)
@@ -56,6 +56,16 @@ def hold_lock(place: str, what: str) -> Iterator[None]:
         stop.set()
         beats.join()
         _release(place, token)
+        for folder in made:  # of a writer that wrote nothing
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _missing_folders(place: str) -> list[Path]:
+    """Folders that have to be made for a local file, the innermost first."""
+    if not storage.is_local(place):
+        return []
+    return [folder for folder in Path(place).parents if not folder.exists()]
 
 
 def _acquire(place: str, what: str, token: str) -> None:

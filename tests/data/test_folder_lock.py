@@ -43,6 +43,15 @@ def test_a_second_writer_is_refused_by_name_and_a_third_works_afterwards(place):
         assert storage.exists(place)
 
 
+def test_a_writer_that_wrote_nothing_leaves_no_folder(tmp_path):
+    for name in ("nothing", "something"):
+        with hold_lock(str(tmp_path / name / "deep" / ".lock"), name):
+            if name == "something":
+                (tmp_path / name / "file").touch()
+    assert not (tmp_path / "nothing").exists()
+    assert [each.name for each in (tmp_path / "something").iterdir()] == ["file"]
+
+
 def test_a_lock_is_released_when_the_work_fails(place):
     with pytest.raises(KeyError), hold_lock(place, "run"):
         raise KeyError

@@ -20,6 +20,7 @@ from sddusr.checkpoint import write_checkpoint
 from sddusr.cli import command_line, progress_bar
 from sddusr.cli.progress_bar import ProgressBar
 from sddusr.config import DEMO
+from sddusr.data.folder_lock import LockedError, hold_lock
 from sddusr.imaging.images import Metadata, read_picture, read_rgb, write_picture, write_png
 from sddusr.imaging.resize import bicubic_up
 from sddusr.inference import super_resolve, to_8bit
@@ -273,6 +274,19 @@ def test_options_that_do_not_fit_are_one_line(options, tmp_path, changes, messag
         command.main(replace(options, **here))
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_second_command_for_the_same_result_is_refused_by_name(options):
+    lock = Path(options.out).parent / f".{Path(options.out).name}.lock"
+    with (
+        hold_lock(str(lock), options.out),
+        pytest.raises(LockedError, match=r"sr\.png: another process is writing there"),
+    ):
+        command.main(options)
+    assert not Path(options.out).exists()
+    command.main(options)
+    assert Path(options.out).exists()
+    assert not lock.exists()
 
 
 def test_one_file_for_many_results_is_refused(options, tmp_path):
