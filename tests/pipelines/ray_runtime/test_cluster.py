@@ -8,7 +8,7 @@ import pytest
 
 SCRIPT = """
 import os, ray
-from pipelines import cli
+from pipelines.ray_runtime import cluster
 
 @ray.remote(num_cpus=0)
 class Watcher:
@@ -16,7 +16,7 @@ class Watcher:
         from ray.util.state import get_actor  # what Ray Train's own watcher asks
         return get_actor(ray.get_runtime_context().get_actor_id()).state
 
-cli.init_ray(1)
+cluster.init_ray(1)
 print(ray.get(Watcher.remote().sees.remote()), "RAY_API_SERVER_ADDRESS" in os.environ)
 """
 
