@@ -1,5 +1,6 @@
-"""The command `sddusr`: upscale a pair of images, describe a network."""
+"""The command `sddusr`: upscale a pair of images, describe a network, print the config's schema."""
 
+import json
 import logging
 import sys
 from dataclasses import dataclass
@@ -60,6 +61,14 @@ class InfoCommand:
     """A training run's folder, one checkpoint, or the name of a network that ships."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SchemaCommand:
+    """Print the JSON schema of config files (--config), for editors. Example:
+
+    sddusr schema > sddusr.schema.json
+    """
+
+
 def upscale(options: UpscaleCommand) -> None:
     """Upscale one pair, with a progress bar."""
     from sddusr.photos.api import upscale as upscale_pair
@@ -94,10 +103,19 @@ def info(options: InfoCommand) -> None:
         print(f"  {name} = {value}")
 
 
-def run(options: UpscaleCommand | InfoCommand) -> None:
+def schema() -> None:
+    """Print the schema of config files."""
+    from sddusr.config.schema import config_schema
+
+    print(json.dumps(config_schema(), indent=1))
+
+
+def run(options: UpscaleCommand | InfoCommand | SchemaCommand) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # the bar shows the progress
     if isinstance(options, InfoCommand):
         info(options)
+    elif isinstance(options, SchemaCommand):
+        schema()
     else:
         upscale(options)
 
@@ -108,7 +126,7 @@ def main() -> None:
     if args == ["--version"]:
         print(f"sddusr {__version__}")
         return
-    commands = {"upscale": UpscaleCommand, "info": InfoCommand}
+    commands = {"upscale": UpscaleCommand, "info": InfoCommand, "schema": SchemaCommand}
     if args and not args[0].startswith("-") and args[0] not in commands:
         command_line.refuse(f"no command is named {args[0]!r}, need one of {', '.join(commands)}")
     command_line.run(run, _subcommands(), args=args or ["--help"], description=DESCRIPTION)
@@ -117,7 +135,8 @@ def main() -> None:
 def _subcommands() -> Any:
     upscale_kind = Annotated[UpscaleCommand, tyro.conf.subcommand("upscale", prefix_name=False)]
     info_kind = Annotated[InfoCommand, tyro.conf.subcommand("info", prefix_name=False)]
-    return upscale_kind | info_kind
+    schema_kind = Annotated[SchemaCommand, tyro.conf.subcommand("schema", prefix_name=False)]
+    return upscale_kind | info_kind | schema_kind
 
 
 if __name__ == "__main__":

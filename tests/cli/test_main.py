@@ -1,5 +1,6 @@
 """The command `sddusr`, and what a command says where its extra is not installed."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,11 @@ runpy.run_path({str(ROOT / script)!r}, run_name="__main__")
     assert done.returncode == 2, done.stderr
     assert "pip install 'sddusr[pipeline]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_schema_names_every_field_of_the_config(monkeypatch, capsys):
+    code, printed, _ = run(monkeypatch, capsys, "schema")
+    assert code == 0
+    properties = json.loads(printed)["properties"]
+    assert {"model", "losses", "optim", "data", "train", "preset"} <= properties.keys()
+    assert "write_rate" in properties["model"]["properties"]["dictionary"]["properties"]
