@@ -68,7 +68,7 @@ def test_a_study_trains_scores_compares_and_goes_on(options, tiny_shards, monkey
 
 
 def test_a_network_that_the_study_does_not_have_is_refused(options):
-    with pytest.raises(ValueError, match="the study has baseline, sfm, sddusr-4"):
+    with pytest.raises(ValueError, match="the study has baseline, sfm, constant, sddusr-4"):
         run_ablation(replace(options, only=("sddusr-8",)))
 
 

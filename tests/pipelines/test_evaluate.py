@@ -18,7 +18,7 @@ from sddusr.data.dataset import ShardSet
 from sddusr.data.manifest import build_manifest, write_manifest
 from sddusr.data.shard import write_shard
 from sddusr.evaluation.baselines import PASTE, UNSHARP
-from sddusr.evaluation.metrics import PROTOCOLS, score
+from sddusr.evaluation.metrics import score
 from sddusr.evaluation.scoring import (
     BICUBIC,
     EvaluationConfig,
@@ -74,7 +74,7 @@ def test_pictures_equal_to_hr_score_inf_and_one(tiny_shards, truth_dir):
     rows = pick_rows(config, tiny_shards)
     scorer = Scorer(config, pair_others(config, [row.id for row in rows]), with_lpips=False)
     images = [image for row in rows for image in scorer.evaluate(row)]
-    assert len(images) == 2 * 2 * len(PROTOCOLS)
+    assert len(images) == 2 * 2 * len(config.protocols)
     for image in images:
         perfect = image.scores == (np.inf, 1) * 3
         assert perfect == (image.method == "truth")
