@@ -46,7 +46,14 @@ def run_demo(options: DemoOptions) -> int:
     started = time.monotonic()
     out = Path(options.out).absolute()
     cluster.init_ray()
-    preprocess(PreprocessOptions(layout="samples", out=str(out / "shards"), overwrite=True))
+    preprocess(
+        PreprocessOptions(
+            layout="samples",
+            out=str(out / "shards"),
+            overwrite=True,
+            register_ref=options.config.data.register_ref,
+        )
+    )
     trained = run_training(
         TrainOptions(
             data=str(out / "shards"),

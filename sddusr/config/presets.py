@@ -70,17 +70,17 @@ DEMO = Config(
         warmup_steps=20,
         flow_lr_scale=0.01,
         offset_lr_scale=0.1,
-        align_from_step=150,
+        align_from_step=120,
     ),
     data=DataConfig(
         crop_px=32,
         shift_px=(0, 16),
         color_augment=0.5,
         refs=FIELD_REFS,
-        register_ref="auto",
+        register_ref="homography",
     ),
     train=TrainConfig(
-        num_steps=300, batch_size=8, log_every=20, validate_every=150, checkpoint_every=100
+        num_steps=240, batch_size=4, log_every=20, validate_every=120, checkpoint_every=80
     ),
 )
 
@@ -94,7 +94,7 @@ COMPACT = replace(
         dictionary=replace(DEMO.model.dictionary, num_tokens=64, num_heads=1),
     ),
     optim=replace(DEMO.optim, lr=1.5e-3, warmup_steps=50, align_from_step=1500),
-    data=replace(DEMO.data, crop_px=48, shift_px=(0, 24)),
+    data=replace(DEMO.data, crop_px=48, shift_px=(0, 24), register_ref="auto"),
     train=TrainConfig(
         num_steps=6000,
         batch_size=4,
