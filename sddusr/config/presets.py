@@ -70,7 +70,7 @@ DEMO = Config(
         warmup_steps=20,
         flow_lr_scale=0.01,
         offset_lr_scale=0.1,
-        align_from_step=120,
+        align_from_step=150,
     ),
     data=DataConfig(
         crop_px=32,
@@ -80,7 +80,7 @@ DEMO = Config(
         register_ref="homography",
     ),
     train=TrainConfig(
-        num_steps=240, batch_size=4, log_every=20, validate_every=120, checkpoint_every=80
+        num_steps=300, batch_size=8, log_every=20, validate_every=150, checkpoint_every=100
     ),
 )
 
