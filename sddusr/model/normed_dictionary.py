@@ -29,7 +29,7 @@ SHARPNESS = 5.0
 """Start of the learned scale of a product of unit vectors, of each head."""
 
 
-class _Running(NamedTuple):
+class HeadsRunning(NamedTuple):
     """Attention of each head over the pixels seen so far."""
 
     peak: Float[Tensor, "b heads n 1"]
@@ -85,19 +85,43 @@ class NormedDictionary(nn.Module):
 
         A centre may arrive in pieces: sums are rescaled when a larger logit turns up.
         """
-        with in_full(self.center_tokens):
-            query = self._heads(self.update_query(self.token_norm(self.center_tokens))[None])
-            query = F.normalize(query, dim=-1) * self.update_sharpness.exp()
-        running = None
-        for center_feat, aligned_feat in pieces:
-            with in_full(center_feat):
-                center = self.center_norm(pixels_of(center_feat).float())
-                aligned = self.aligned_norm(pixels_of(aligned_feat).float())
-                for here in zip(split_pixels(center), split_pixels(aligned), strict=True):
-                    key = F.normalize(self._heads(self.update_key(here[0])), dim=-1)
-                    running = _added(running, query @ key.mT, *here)
+        query, running = self.update_query_of_tokens(), None
+        for piece in pieces:
+            running = self.add_piece(query, running, *piece)
         if running is None:
             raise ValueError("no piece of the centre, need one or more")
+        return self.refined(running)
+
+    def update_query_of_tokens(self) -> Float[Tensor, "1 heads n d"]:
+        """Of Eq. 6."""
+        with in_full(self.center_tokens):
+            query = self._heads(self.update_query(self.token_norm(self.center_tokens))[None])
+            return F.normalize(query, dim=-1) * self.update_sharpness.exp()
+
+    def add_piece(
+        self,
+        query: Float[Tensor, "1 heads n d"],
+        running: HeadsRunning | None,
+        center_feat: Float[Tensor, "b c h w"],
+        aligned_feat: Float[Tensor, "b c h w"],
+    ) -> HeadsRunning | None:
+        """The attention with one more piece of the centre in it.
+
+        Args:
+            query: from `update_query_of_tokens`.
+        """
+        with in_full(center_feat):
+            center = self.center_norm(pixels_of(center_feat).float())
+            aligned = self.aligned_norm(pixels_of(aligned_feat).float())
+            for here in zip(split_pixels(center), split_pixels(aligned), strict=True):
+                key = F.normalize(self._heads(self.update_key(here[0])), dim=-1)
+                running = _added(running, query @ key.mT, *here)
+        return running
+
+    def refined(
+        self, running: HeadsRunning
+    ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n c"]]:
+        """Both dictionaries, from the attention over all pixels (Eqs. 8 and 9)."""
         with in_full(running.center):
             keep = self.keep_rate
             center = self._values(self.update_center_value, running.center / running.weight)
@@ -203,11 +227,11 @@ def make_dictionary(dim: int, config: DictionaryConfig) -> Dictionary:
 
 
 def _added(
-    running: _Running | None,
+    running: HeadsRunning | None,
     logits: Float[Tensor, "b heads n p"],
     center: Float[Tensor, "b p c"],
     aligned: Float[Tensor, "b p c"],
-) -> _Running:
+) -> HeadsRunning:
     peak = logits.detach().amax(dim=3, keepdim=True)  # whatever is subtracted cancels
     if running is not None:
         peak = torch.maximum(peak, running.peak)
@@ -218,6 +242,8 @@ def _added(
         share @ aligned.unsqueeze(1),
     )
     if running is None:
-        return _Running(peak, *sums)
+        return HeadsRunning(peak, *sums)
     fade = (running.peak - peak).exp()
-    return _Running(peak, *(fade * old + new for old, new in zip(running[1:], sums, strict=True)))
+    return HeadsRunning(
+        peak, *(fade * old + new for old, new in zip(running[1:], sums, strict=True))
+    )
