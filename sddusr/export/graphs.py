@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sddusr.imaging.resize import bicubic_up
-from sddusr.model.dictionary import Running, TokenDictionary
+from sddusr.model.dictionary import Running, TokenDictionary, in_full
 from sddusr.model.evidence import (
     block_maps,
     measure_evidence,
@@ -59,7 +59,8 @@ class MaskSum(Part):
     uses = ("matching",)
 
     def forward(self, features: Float[Tensor, "1 d h w"]) -> Float[Tensor, "1 1 1 half"]:
-        return cast(MaskGenerator, self.model.matching.mask_generator).shared_sum(features)
+        with in_full(features):
+            return cast(MaskGenerator, self.model.matching.mask_generator).shared_sum(features)
 
 
 class MaskKeep(Part):
@@ -70,7 +71,9 @@ class MaskKeep(Part):
     def forward(
         self, features: Float[Tensor, "1 d h w"], mean: Float[Tensor, "1 1 1 half"]
     ) -> Bool[Tensor, "1 1 h w"]:
-        return cast(MaskGenerator, self.model.matching.mask_generator).keep_cells(features, mean)
+        with in_full(features):
+            generator = cast(MaskGenerator, self.model.matching.mask_generator)
+            return generator.keep_cells(features, mean)
 
 
 class Flow(Part):

@@ -31,10 +31,10 @@ MAX_ERROR = 1e-4
 MIN_DECIBEL = 50.0
 """Smallest peak signal-to-noise ratio of a float16 graph."""
 
-SIDES = {"h": 18, "w": 22, "rows": 60, "cols": 64, "n": 40}
+SIDES = {"h": 18, "w": 22, "rows": 60, "cols": 64, "n": 40, "windows": 2}
 """Sides of the inputs that a graph is traced with; one side is half, twice or four times that."""
 
-OTHER_SIDES = {"h": 25, "w": 17, "rows": 52, "cols": 71, "n": 63}
+OTHER_SIDES = {"h": 25, "w": 17, "rows": 52, "cols": 71, "n": 63, "windows": 3}
 """Sides that parity is measured with too: a size that was baked in shows here."""
 
 TIMING_PAIRS = 5

@@ -235,7 +235,7 @@ def _refinement(model: SDDuSR, dim: int, config: DictionaryConfig) -> Iterator[G
 def _reconstruction(model: SDDuSR, config: ModelConfig) -> Iterator[GraphSpec]:
     dim, lr = config.dim, _picture("lr", "2*h", "2*w")
     num_gates = len(frame_graphs.frame_means(model.lr_encoder))
-    num_windows, side = sample.GRID**2, sample.room()
+    side = sample.room()
     yield GraphSpec(
         name="encode",
         module=frame_graphs.Encode(model),
@@ -245,7 +245,7 @@ def _reconstruction(model: SDDuSR, config: ModelConfig) -> Iterator[GraphSpec]:
     yield GraphSpec(
         name="encoder_pools",
         module=frame_graphs.EncoderPools(model),
-        inputs=(Input(name="windows", shape=(num_windows, 3, side, side)),),
+        inputs=(Input(name="windows", shape=("windows", 3, side, side)),),
         outputs=("pools",),
     )
     yield GraphSpec(
