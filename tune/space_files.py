@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from sddusr.config import Config, flatten, to_dict
+from sddusr.config.files import load_file
 from tune.space import (
     ATTENTION,
     DIMENSIONS,
@@ -26,9 +25,6 @@ from tune.space import (
     Space,
     with_values,
 )
-
-MAX_BYTES = 2**20
-"""A space in YAML is a few lines."""
 
 
 def find_space(name: str, config: Config) -> Space:
@@ -74,20 +70,7 @@ def _content(path: Path) -> Any:
     """
     if path.suffix == ".py":
         return _run_python(path)
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes, need at most {MAX_BYTES}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        # An alias stands for all that its anchor holds, which may hold aliases again: a few
-        # hundred bytes would take all memory there is.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ValueError(f"{path}: has aliases (*name); write the values out")
-        return yaml.safe_load(text)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"{path}: not valid YAML ({told})") from error
+    return load_file(path)
 
 
 def _run_python(path: Path) -> Any:

@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
+from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 import tyro
 
 from sddusr.cli.flags import OPTIONALS, one_line
+from sddusr.config.files import ConfigFile, read_config
 from sddusr.secrets import has_credentials, mask
 
 T = TypeVar("T")
@@ -72,14 +74,65 @@ def run_with_presets(
     described: dict[str, str],
     description: str | None = None,
 ) -> None:
-    """As `run`, of a command line whose first word names a preset, `demo` where there is none."""
-    args = sys.argv[1:]
+    """As `run`, of a command line whose first word names a preset, `demo` where there is none.
+
+    `--config FILE` changes the presets' configs first, so flags win over the file.
+    """
+    args, file = _take_config(sys.argv[1:])
+    if file is not None:
+        presets, args = _with_file(presets, args, file)
     if args and not args[0].startswith("-") and args[0] not in presets:
         refuse(f"no preset is named {args[0]!r}, need one of {', '.join(presets)}")
     if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help", *COMPLETION)):
         args = ["demo", *args]
     kind = tyro.extras.subcommand_type_from_defaults(presets, described)
-    run(main, kind, args=args, description=description)
+    run(main, kind, args=args, description=f"{description or ''}{CONFIG_HELP}")
+
+
+CONFIG_HELP = """
+--config FILE reads a part of the config from a YAML or JSON file, or all of it from a run's or a
+checkpoint's own config.json; flags win over it. `sddusr schema` prints the schema for editors.
+"""
+
+
+def _take_config(args: list[str]) -> tuple[list[str], ConfigFile | None]:
+    """The words without `--config FILE`, and that file."""
+    rest, path = [], None
+    words = iter(args)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag != "--config":
+            rest.append(word)
+            continue
+        if path is not None:
+            refuse("--config is given twice; merge the files")
+        path = value if equals else next(words, None)
+        if not path:
+            refuse("--config needs a file, such as --config run.yaml")
+    try:
+        return rest, None if path is None else read_config(path)
+    except USER_ERRORS as error:
+        refuse(str(error))
+
+
+def _with_file(
+    presets: dict[str, Any], args: list[str], file: ConfigFile
+) -> tuple[dict[str, Any], list[str]]:
+    """The presets with the file's values in their configs; the file's preset where none is named.
+
+    Another preset than the file's is refused.
+    """
+    named = args[0] if args and not args[0].startswith("-") else None
+    preset = named or file.preset or "demo"
+    if preset not in presets:
+        refuse(f"no preset is named {preset!r}, need one of {', '.join(presets)}")
+    if named is not None and file.preset not in (None, named):
+        refuse(f"{file.path} is for the preset {file.preset}, the command names {named}")
+    try:
+        changed = replace(presets[preset], config=file.applied(presets[preset].config))
+    except ValueError as error:
+        refuse(str(error))
+    return presets | {preset: changed}, args if named else [preset, *args]
 
 
 def refuse(problem: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""How near a picture is to the truth: PSNR, SSIM and LPIPS under two named protocols.
+"""How near a picture is to the truth: PSNR, SSIM and LPIPS under named protocols.
 
 The protocols are never mixed, so every number carries its protocol's name. One map a metric, in
 float64, is averaged over three regions; `full` is therefore exactly the mixture of `center` and
@@ -14,14 +14,24 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from sddusr.config import SCALE
 from sddusr.geometry.box import Box
 from sddusr.model.pretrained_weights import load_state
 
-Protocol = Literal["kedusr-float", "png8"]
+Protocol = Literal["kedusr-float", "png8", "y"]
 """`kedusr-float`: the values as the network gives them, as in the paper's tables.
-`png8`: clamped to 0..1 and rounded to 8 bits, as a user sees them. Both: RGB, no border cut."""
+`png8`: clamped to 0..1 and rounded to 8 bits, as a user sees them. Both: RGB, no border cut.
+`y`: the luma of `png8`'s values without a border of `Y_BORDER_PX`, as most papers on
+super-resolution print it; several dB above the others."""
 
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+DEFAULT_PROTOCOLS: tuple[Protocol, ...] = ("kedusr-float", "png8")
+
+Y_WEIGHTS, Y_OFFSET = (65.481, 128.553, 24.966), 16.0
+"""Luma of BT.601 in studio range, 16 to 235 of 255, for RGB in 0..1."""
+
+Y_BORDER_PX = SCALE
+"""Pixels that the protocol `y` leaves out along each side."""
 
 WINDOW_PX = 11
 WINDOW_SIGMA_PX = 1.5
@@ -58,13 +68,22 @@ class Interval(NamedTuple):
     high: float
 
 
-def as_protocol(picture: Float[Tensor, "3 h w"], protocol: Protocol) -> Float64[Tensor, "3 h w"]:
-    """The picture's values as a protocol compares them."""
+def as_protocol(picture: Float[Tensor, "3 h w"], protocol: Protocol) -> Float64[Tensor, "c h w"]:
+    """The picture's values as a protocol compares them: RGB, or luma alone; nothing is cut."""
     picture = picture.double()
-    return picture if protocol == "kedusr-float" else (picture.clamp(0, 1) * 255).round() / 255
+    if protocol == "kedusr-float":
+        return picture
+    picture = (picture.clamp(0, 1) * 255).round() / 255
+    return luma(picture) if protocol == "y" else picture
 
 
-def psnr(sr: Float[Tensor, "3 rows cols"], hr: Float[Tensor, "3 h w"], box: Box) -> Regions:
+def luma(picture: Float64[Tensor, "3 h w"]) -> Float64[Tensor, "1 h w"]:
+    """Y of BT.601, from RGB in 0..1 to 16/255..235/255."""
+    weights = picture.new_tensor(Y_WEIGHTS).view(3, 1, 1)
+    return ((weights * picture).sum(0, keepdim=True) + Y_OFFSET) / 255
+
+
+def psnr(sr: Float[Tensor, "c rows cols"], hr: Float[Tensor, "c h w"], box: Box) -> Regions:
     """Peak signal-to-noise ratio in dB for values in 0..1; inf where the pictures are equal.
 
     Raises:
@@ -76,8 +95,8 @@ def psnr(sr: Float[Tensor, "3 rows cols"], hr: Float[Tensor, "3 h w"], box: Box)
 
 
 def ssim(
-    sr: Float[Tensor, "3 rows cols"],
-    hr: Float[Tensor, "3 h w"],
+    sr: Float[Tensor, "c rows cols"],
+    hr: Float[Tensor, "c h w"],
     box: Box,
     protocol: Protocol = "png8",
 ) -> Regions:
@@ -109,7 +128,10 @@ def score(
     Raises:
         ValueError: as `psnr` and `ssim`.
     """
+    _check(sr, hr, box)
     sr, hr = as_protocol(sr, protocol), as_protocol(hr, protocol)
+    if protocol == "y":
+        sr, hr, box = _without_border(sr, hr, box)
     decibels, similarity = psnr(sr, hr, box), ssim(sr, hr, box, protocol)
     pairs = zip(decibels, similarity, strict=True)
     return Scores(*(value for pair in pairs for value in pair))
@@ -209,6 +231,17 @@ def crossed_bootstrap(
     return Interval(float(differences.mean()), float(low), float(high))
 
 
+def _without_border(
+    sr: Float64[Tensor, "1 h w"], hr: Float64[Tensor, "1 h w"], box: Box
+) -> tuple[Float64[Tensor, "1 _ _"], Float64[Tensor, "1 _ _"], Box]:
+    """Pictures and box as the protocol `y` compares them."""
+    height, width = (side - 2 * Y_BORDER_PX for side in hr.shape[1:])
+    inner = ..., slice(Y_BORDER_PX, Y_BORDER_PX + height), slice(Y_BORDER_PX, Y_BORDER_PX + width)
+    y0, y1 = (min(max(edge - Y_BORDER_PX, 0), height) for edge in (box.y0, box.y1))
+    x0, x1 = (min(max(edge - Y_BORDER_PX, 0), width) for edge in (box.x0, box.x1))
+    return sr[inner], hr[inner], Box(y0, y1, x0, x1)
+
+
 def _check(sr: Tensor, hr: Tensor, box: Box) -> None:
     height, width = hr.shape[1:]
     if sr.shape != hr.shape:
@@ -238,7 +271,7 @@ def _decibel(mse: float) -> float:
 
 
 def _ssim_map(
-    sr: Float64[Tensor, "3 h w"], hr: Float64[Tensor, "3 h w"]
+    sr: Float64[Tensor, "c h w"], hr: Float64[Tensor, "c h w"]
 ) -> Float64[Tensor, "h-10 w-10"]:
     border = WINDOW_PX - 1
     strips = [
@@ -249,7 +282,7 @@ def _ssim_map(
 
 
 def _ssim_strip(
-    x: Float64[Tensor, "3 h w"], y: Float64[Tensor, "3 h w"]
+    x: Float64[Tensor, "c h w"], y: Float64[Tensor, "c h w"]
 ) -> Float64[Tensor, "h-10 w-10"]:
     """Wang et al. 2004, with the window's own (biased) variances; mean over the colours."""
     moments = _blur(torch.stack([x, y, x * x, y * y, x * y]))

@@ -18,6 +18,7 @@ from sddusr.evaluation.metrics import Interval, Protocol, Scores, paired_bootstr
 PROTOCOL_NOTES: dict[str, str] = {
     "kedusr-float": "RGB, neither clamped nor rounded, no border cut",
     "png8": "RGB, clamped and rounded to 8 bits, no border cut",
+    "y": "BT.601 luma, clamped and rounded to 8 bits, a border of 2 pixels cut",
 }
 
 

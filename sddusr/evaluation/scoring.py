@@ -13,7 +13,7 @@ from sddusr.checkpoint import load_model
 from sddusr.data.dataset import Row, ShardSet
 from sddusr.data.layouts import pictures_by_stem
 from sddusr.evaluation.baselines import PASTE, UNSHARP, registered_paste, unsharp
-from sddusr.evaluation.metrics import PROTOCOLS, Lpips, Protocol, score
+from sddusr.evaluation.metrics import DEFAULT_PROTOCOLS, PROTOCOLS, Lpips, Protocol, score
 from sddusr.evaluation.results import BICUBIC, ImageScores
 from sddusr.imaging.images import read_rgb, write_png
 from sddusr.inference import (
@@ -54,8 +54,8 @@ class EvaluationConfig:
     """Only the first few pictures."""
     out: str = "runs/evaluation"
     """Folder or URI for tables and pictures; on several machines, one that all of them reach."""
-    protocols: tuple[Protocol, ...] = PROTOCOLS
-    """How pictures are compared."""
+    protocols: tuple[Protocol, ...] = DEFAULT_PROTOCOLS
+    """How pictures are compared; y is the luma that most papers print."""
     lpips_weights: str = "imagenet"
     """AlexNet of LPIPS: `imagenet` (by name, needs internet once) or a path to a state dict of
     torchvision's alexnet."""

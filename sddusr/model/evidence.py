@@ -19,8 +19,8 @@ FINE_PX, CORRELATION_PX = 5, 9
 """Side of the high-pass, and of the windows, in which detail is correlated with the centre."""
 BLOCK_PX = 8
 """Side of the blocks in which noise is looked for."""
-FLAT_SHARE = 0.2
-"""Share of the blocks, the flattest ones of the centre, in which Ref's fine band is noise."""
+FLATTEST = 5
+"""One block in so many, the flattest ones of the centre: there Ref's fine band is noise."""
 TINY = 1e-8
 
 NUM_EVIDENCE = 4
@@ -119,7 +119,7 @@ def statistics(blocks: Float[Tensor, "b 10 n"]) -> Float[Tensor, "b 8"]:
     fine, own, shared, seen, known, both = means[:, :6].unbind(1)
     sharpens = shared / (fine * own + TINY).sqrt()
     alike = both / (seen * known + TINY).sqrt()
-    num_flat = max(1, int(blocks.shape[2] * FLAT_SHARE))
+    num_flat = torch.sym_max(1, blocks.shape[2] // FLATTEST)
     finest = blocks[:, 8:]
     flattest = finest[:, 1].topk(num_flat, dim=1, largest=False).indices
     noise = finest.gather(2, flattest.unsqueeze(1).expand(-1, 2, -1)).mean(2)

@@ -10,7 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torchvision.models import AlexNet_Weights, alexnet
 
 from sddusr.evaluation.metrics import (
-    PROTOCOLS,
+    DEFAULT_PROTOCOLS,
     STRIP_PX,
     Lpips,
     as_protocol,
@@ -51,7 +51,7 @@ def reference_ssim(sr: torch.Tensor, hr: torch.Tensor, **options: bool):
     )
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", DEFAULT_PROTOCOLS)
 def test_scores_equal_scikit_images(pair, protocol):
     sr, hr = (as_protocol(picture, protocol) for picture in pair)
     scores = score(*pair, BOX, protocol)
@@ -95,7 +95,7 @@ def test_damage_in_the_corner_leaves_the_center_alone(pair):
 
 def test_protocols_differ_only_by_clamp_and_rounding(pair):
     sr, hr = pair
-    raw, saved = (score(sr, hr, BOX, protocol) for protocol in PROTOCOLS)
+    raw, saved = (score(sr, hr, BOX, protocol) for protocol in DEFAULT_PROTOCOLS)
     assert saved.full_psnr > raw.full_psnr + 0.1  # what leaves 0..1 can only be wrong
     rounded = as_protocol(sr, "png8")
     again = score(rounded, hr, BOX, "kedusr-float")._replace(
@@ -106,6 +106,38 @@ def test_protocols_differ_only_by_clamp_and_rounding(pair):
     nudged = hr + 0.4 / 255
     assert score(nudged, hr, BOX, "png8").full_psnr == math.inf
     assert score(nudged, hr, BOX, "kedusr-float").full_psnr < 60
+
+
+def test_y_is_the_luma_of_the_saved_picture_without_a_border(pair):
+    y0, y1, x0, x1 = (edge - 2 for edge in BOX)
+    planes = []
+    for picture in pair:
+        red, green, blue = np.rint(picture.clamp(0, 1).double().numpy() * 255) / 255
+        planes.append((65.481 * red + 128.553 * green + 24.966 * blue + 16)[2:-2, 2:-2])
+    sr, hr = planes
+    scores = score(*pair, BOX, "y")
+    for region, here in (("full", np.s_[:, :]), ("center", np.s_[y0:y1, x0:x1])):
+        mse = np.square(sr[here] - hr[here]).mean()
+        expected = 10 * math.log10(255**2 / mse)
+        assert getattr(scores, f"{region}_psnr") == pytest.approx(expected, abs=1e-9)
+    similarity = structural_similarity(
+        sr,
+        hr,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=255,
+    )
+    assert scores.full_ssim == pytest.approx(similarity, abs=1e-6)
+
+
+def test_y_sees_no_border_and_keeps_a_box_that_reaches_it(pair):
+    hr = pair[1]
+    sr = hr.clone()
+    sr[:, :2], sr[:, -2:], sr[:, :, :2], sr[:, :, -2:] = 0, 0, 0, 0
+    scores = score(sr, hr, Box(0, 30, 0, SIZE[1]), "y")
+    assert scores == (math.inf, 1, math.inf, 1, math.inf, 1)
+    assert score(sr, hr, BOX, "png8").full_psnr < 30
 
 
 def test_equal_pictures_score_inf_and_one(pair):

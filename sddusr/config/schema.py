@@ -1,0 +1,66 @@
+"""The config as a JSON schema, with which editors complete and check config files."""
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+import typing
+from itertools import pairwise
+from typing import Any
+
+from sddusr.config.presets import PRESETS
+from sddusr.config.training import Config
+
+KINDS = {int: "integer", float: "number", bool: "boolean", str: "string"}
+
+
+def config_schema() -> dict[str, Any]:
+    """The schema of files for `--config`."""
+    schema = _object(Config)
+    schema["properties"]["preset"] = {"enum": list(PRESETS), "description": "What it starts from."}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "SDDuSR training config",
+        **schema,
+    }
+
+
+def _object(kind: type) -> dict[str, Any]:
+    hints, described = typing.get_type_hints(kind, include_extras=True), _field_docs(kind)
+    properties = {}
+    for field in dataclasses.fields(kind):
+        properties[field.name] = _value(hints[field.name])
+        if text := described.get(field.name):
+            properties[field.name]["description"] = text
+    return {
+        "type": "object",
+        "description": inspect.cleandoc(kind.__doc__ or "").splitlines()[0],
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _value(hint: Any) -> dict[str, Any]:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _value(args[0])
+    if dataclasses.is_dataclass(hint):
+        return _object(typing.cast(type, hint))
+    if origin is typing.Literal:
+        return {"enum": list(args)}
+    if origin is tuple:
+        items = [_value(arg) for arg in args]
+        return {"type": "array", "prefixItems": items, "minItems": len(items), "items": False}
+    return {"type": KINDS[hint]} if hint in KINDS else {}
+
+
+def _field_docs(kind: type) -> dict[str, str]:
+    """The text below each field of a config class."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    body = typing.cast(ast.ClassDef, tree.body[0]).body
+    described = {}
+    for field, below in pairwise(body):
+        is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        if is_text and isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            described[field.target.id] = " ".join(str(below.value.value).split())
+    return described
