@@ -127,8 +127,9 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for name, value in changes.items():
         below = merged.get(name)
-        is_branch = isinstance(below, dict) and isinstance(value, dict)
-        merged[name] = _merged(below, value) if is_branch else value
+        if isinstance(below, dict) and isinstance(value, dict):
+            value = _merged(below, value)
+        merged[name] = value
     return merged
 
 

@@ -60,7 +60,7 @@ def _field_docs(kind: type) -> dict[str, str]:
     body = typing.cast(ast.ClassDef, tree.body[0]).body
     described = {}
     for field, below in pairwise(body):
-        is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
-        if is_text and isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            described[field.target.id] = " ".join(str(below.value.value).split())
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=text)):
+                described[name] = " ".join(str(text).split())
     return described

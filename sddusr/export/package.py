@@ -183,7 +183,8 @@ def _open_onnx(spec: GraphSpec, path: Path) -> Run:
 
     def run(inputs: tuple[Tensor, ...]) -> tuple[np.ndarray, ...]:
         names = (put.name for put in spec.inputs)
-        return tuple(session.run(None, dict(zip(names, (x.numpy() for x in inputs), strict=True))))
+        given = dict(zip(names, (x.numpy() for x in inputs), strict=True))
+        return tuple(np.asarray(each) for each in session.run(None, given))
 
     return run
 

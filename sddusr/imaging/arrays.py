@@ -35,7 +35,7 @@ def _enlarge_axis(
     enlarged = np.empty((SCALE * length, *lines.shape[1:]), np.float32)
     for phase, (taps, weights) in enumerate(PHASES):
         total, summed = np.zeros(length, np.float32), np.zeros_like(lines, np.float32)
-        for tap, weight in zip(taps, np.float32(weights), strict=True):
+        for tap, weight in zip(taps, np.asarray(weights, np.float32), strict=True):
             here = slice(margin + tap, margin + tap + length)
             total += weight * inside[here]
             summed += weight * padded[here]
