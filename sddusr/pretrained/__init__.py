@@ -7,6 +7,9 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from sddusr.checkpoint import read_checkpoint, write_checkpoint
 
 COMPACT = str(Path(__file__).parent / "compact")
@@ -17,15 +20,23 @@ DEFAULT = "compact"
 NAMES = {DEFAULT: COMPACT}
 """Name of a network that ships -> its folder."""
 
+CENTER, SCALE = "trust.match_center", "trust.match_scale"
+"""Weights of the logistic of a match's confidence."""
 
-def export(checkpoint: str, out: str) -> None:
+
+def export(checkpoint: str, out: str, match_center: float | None = None) -> None:
     """Write the network of a checkpoint or run, with its config but without what training goes on
     with. No run resumes from it; `--train.init-from` starts from it.
 
+    Args:
+        match_center: see `center_matches`; None leaves the learned ones.
+
     Raises:
-        FileNotFoundError, ValueError: no whole checkpoint is there.
+        FileNotFoundError, ValueError: no whole checkpoint is there, or it trusts no matches.
     """
     found = read_checkpoint(checkpoint)
+    if match_center is not None:
+        center_matches(found.model_state, match_center)
     train = found.config.train
     start = Path(train.init_from).name  # a path of one machine says nothing on another
     write_checkpoint(
@@ -37,12 +48,37 @@ def export(checkpoint: str, out: str) -> None:
     )
 
 
+def center_matches(state: dict[str, Tensor], center: float) -> None:
+    """Set the confidence at which a match is half trusted; the trust of a twin stays.
+
+    A training crop holds a hundredth of an image's keys. Among more keys a wrong one comes closer,
+    so what crops taught is too low for images; held-out images tell the right one.
+
+    Raises:
+        ValueError: a network without a detail skip, or a center that is no confidence below 1.
+    """
+    if CENTER not in state:
+        raise ValueError("the network has no detail skip, so no matches are weighed; drop "
+                         "--match-center")  # fmt: skip
+    if not 0 < center < 1:
+        raise ValueError(f"--match-center is {center:g}, need more than 0 and less than 1")
+    old = state[CENTER]
+    state[SCALE] = state[SCALE] + ((1 - old) / (1 - center)).log()
+    state[CENTER] = torch.full_like(old, center)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=export.__doc__)
     parser.add_argument("checkpoint", metavar="RUN", help="a run's folder or one checkpoint")
     parser.add_argument("--out", required=True, help="folder")
+    parser.add_argument(
+        "--match-center",
+        type=float,
+        help="confidence at which a match is half trusted, chosen on held-out images "
+        "(default: as learned on crops)",
+    )
     given = parser.parse_args()
     try:
-        export(given.checkpoint, given.out)
+        export(given.checkpoint, given.out, given.match_center)
     except (ValueError, OSError) as error:
         parser.error(str(error))

@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from sddusr.checkpoint import load_model, read_checkpoint, write_checkpoint
-from sddusr.config import COMPACT, DEMO
+from sddusr.config import COMPACT, DEMO, DetailConfig
 from sddusr.data import sample_images
 from sddusr.evaluation.metrics import score
 from sddusr.geometry.box import Box, crop
 from sddusr.imaging.images import read_rgb
 from sddusr.inference import bicubic, super_resolve, to_tensor
 from sddusr.model.sddusr import SDDuSR
+from sddusr.model.trust import Trust
 from sddusr.pretrained import COMPACT as PLACE
-from sddusr.pretrained import export
+from sddusr.pretrained import center_matches, export
 from sddusr.registration.residual import register_ref
 from tests.tiny import TINY
 
@@ -88,3 +89,28 @@ def test_an_export_holds_the_network_and_nothing_to_go_on_with(tmp_path):
     assert exported.model_state.keys() == model.state_dict().keys()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(exported.model_state[name], value, rtol=0, atol=0)
+
+
+def test_a_match_center_keeps_the_trust_of_a_twin_and_lowers_that_of_others():
+    trust = Trust(8, DetailConfig(enabled=True))
+    confidence = torch.tensor([1.0, 0.94]).view(1, 1, 1, 2)
+    twin, other = trust.of_match(confidence).flatten().tolist()
+    state = {f"trust.{name}": value for name, value in trust.state_dict().items()}
+    center_matches(state, 0.97)
+    trust.load_state_dict({name.removeprefix("trust."): value for name, value in state.items()})
+    changed = trust.of_match(confidence).flatten().tolist()
+    assert changed[0] == pytest.approx(twin)
+    assert changed[1] < 0.5 * other
+    assert trust.of_match(torch.full((1, 1, 1, 1), 0.97)).item() == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("state", "center", "message"),
+    [
+        ({}, 0.97, "no detail skip"),
+        ({"trust.match_center": torch.zeros(2)}, 1.0, "--match-center is 1, need"),
+    ],
+)
+def test_a_match_center_that_cannot_be_is_refused(state, center, message):
+    with pytest.raises(ValueError, match=message):
+        center_matches(state, center)
