@@ -60,7 +60,8 @@ def batch_of(num: int, crop: int, seed: int = 0) -> Batch:
     lr, center = (torch.nn.functional.avg_pool2d(picture, 2) for picture in (hr, ref))
     label = torch.arange(crop // 2).remainder(2).expand(num, 1, crop // 2, crop // 2).float()
     seeds = torch.arange(seed, seed + num)
-    return Batch(tuple(map(str, range(num))), lr, center, ref, hr, label, seeds)
+    offset, has_ref = torch.zeros(num, 2, dtype=torch.long), torch.ones(num, dtype=torch.bool)
+    return Batch(tuple(map(str, range(num))), lr, center, ref, hr, label, seeds, offset, has_ref)
 
 
 def ours(num: int, crop: int) -> Callable[[], Any]:
