@@ -114,6 +114,7 @@ def test_training_forward_mixes_no_devices_and_copies_ahead(tiny_shards):
         Stream(tiny_shards, config.data, seed=0, batch_size=2, as_bytes=True) as stream,
     ):
         model = place_on(SDDuSR(config.model), CUDA)
+        gpu.reset()
         batches = device_batches(stream, CUDA, with_noise=True)
         batch = next(batches)
         assert not gpu.counts.syncs, gpu.counts.explain(gpu.counts.syncs)
