@@ -261,7 +261,12 @@ class PretendGpu(TorchDispatchMode):
             return out
 
         def wrapped(x: Tensor) -> Tensor:
-            return owner[id(x)] if id(x) in owner else PretendTensor(x, self.device)
+            if id(x) in owner:
+                return owner[id(x)]
+            # A view of a weight is a weight's, and no tensor of inference.
+            of_weight = _is_view(func) and bool(on_card) and not on_card[0].is_inference()
+            with torch.inference_mode(torch.is_inference_mode_enabled() and not of_weight):
+                return PretendTensor(x, self.device)
 
         return tree_map_only(Tensor, wrapped, out)
 

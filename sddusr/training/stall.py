@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch.distributed as dist
 
@@ -19,6 +19,7 @@ STALLED_S = 120.0
 """Seconds without a new note after which a rank asks what the others do."""
 
 
+@runtime_checkable
 class Store(Protocol):
     """What is used of `torch.distributed.Store`."""
 
