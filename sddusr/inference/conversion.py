@@ -29,9 +29,9 @@ class Uploads:
     def of(self, picture: Pixels, device: torch.device) -> Tensor:
         """The image on the device, (h, w, 3)."""
         if id(picture) not in self._held:
-            # Few operators know torch's uint16.
-            counts = picture if picture.dtype == np.uint8 else picture.astype(np.int32)
-            pinned = torch.from_numpy(np.ascontiguousarray(counts)).pin_memory()
+            # A copy, as shards give arrays that cannot be written; few operators know uint16.
+            counts = np.array(picture, np.uint8 if picture.dtype == np.uint8 else np.int32)
+            pinned = torch.from_numpy(counts).pin_memory()
             self._held[id(picture)] = picture, pinned.to(device, non_blocking=True)
         return self._held[id(picture)][1]
 
