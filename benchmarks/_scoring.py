@@ -22,7 +22,7 @@ from sddusr.model.sddusr import num_parameters
 SCORES = "scores-{name}.json"
 
 WITHOUT_REF = "without Ref"
-"""The method of a picture that was made with a Ref that shows no more than LR does."""
+"""Method name of an image that was made with Ref left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Scored:
     seconds: float
     num_parameters: int
     center_psnr_from_ref: float
-    """What the centre loses with a Ref that shows no more than LR does."""
+    """PSNR that the centre loses when Ref is left out, dB."""
 
 
 def name_of(place: str) -> str:

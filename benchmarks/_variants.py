@@ -46,7 +46,7 @@ def variants(
     Args:
         base: the whole method, as trained where nothing else is said.
         tokens: the N of the parts' study.
-        has_as_given: whether there are shards whose Ref was not registered.
+        has_as_given: shards with unregistered Refs are available for the baseline.
     """
     return _parts(base, tokens, has_as_given) if study == "parts" else _knobs(base)
 
