@@ -74,7 +74,7 @@ def run_with_presets(
     described: dict[str, str],
     description: str | None = None,
 ) -> None:
-    """As `run`, of a command line whose first word names a preset, `demo` where there is none.
+    """Run a command whose first word names a preset; the default is `demo`.
 
     `--config FILE` changes the presets' configs first, so flags win over the file.
     """

@@ -151,5 +151,5 @@ def _literal(text: str) -> Any:
     """A number, truth value or tuple that was written as text; other texts as they are."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return text

@@ -58,8 +58,7 @@ def center_matches(state: dict[str, Tensor], center: float) -> None:
         ValueError: a network without a detail skip, or a center that is no confidence below 1.
     """
     if CENTER not in state:
-        raise ValueError("the network has no detail skip, so no matches are weighed; drop "
-                         "--match-center")  # fmt: skip
+        raise ValueError("the network has no detail skip to weigh matches by; drop --match-center")
     if not 0 < center < 1:
         raise ValueError(f"--match-center is {center:g}, need more than 0 and less than 1")
     old = state[CENTER]

@@ -1,7 +1,7 @@
 """The exponential moving average of the weights."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sddusr.config import Config
@@ -22,11 +22,14 @@ class WeightAverage:
         self.model.load_state_dict(model.state_dict())
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: SDDuSR, step: int) -> None:
         """Move on after the optimizer's 0-based `step`."""
         averaged: list[Tensor] = list(self.model.parameters())
         current: list[Tensor] = list(model.parameters())
         blend = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
         blend(averaged, current, step)
-        for kept, now in zip(self.model.buffers(), model.buffers(), strict=True):
-            kept.copy_(now)  # written tokens are an average already
+        if self.model.dictionary is not None:  # written tokens are an average already
+            assert model.dictionary is not None
+            tokens = model.dictionary.buffers()
+            for kept, now in zip(self.model.dictionary.buffers(), tokens, strict=True):
+                kept.copy_(now)
