@@ -232,7 +232,11 @@ def _run_all(options: AblationOptions, jobs: Sequence[Job], parent: str) -> list
         if error:
             raise ValueError(f"{job.name}: {error}")
         log.info(
-            "%d/%d trainings done: %s%s", len(rows), len(jobs), job.name, _told(rows[job.name])
+            "%d/%d trainings done: %s%s",
+            len(rows),
+            len(jobs),
+            job.name,
+            _means_text(rows[job.name]),
         )
     return [row for job in jobs for row in rows[job.name]]
 
@@ -325,7 +329,7 @@ def _metrics(rows: Sequence[dict[str, Any]], variant: str) -> dict[str, float]:
     }
 
 
-def _told(rows: Sequence[dict[str, Any]]) -> str:
+def _means_text(rows: Sequence[dict[str, Any]]) -> str:
     means = pd.DataFrame(rows).groupby(["test", "variant"], sort=False)["full_psnr"].mean()
     return "".join(f", {test} {name} {value:.2f} dB" for (test, name), value in means.items())
 

@@ -25,7 +25,7 @@ from sddusr.data.dataset import ShardSet
 from sddusr.data.detail import detail_map, detail_quantiles
 from sddusr.data.manifest import build_manifest, write_manifest
 from sddusr.data.shard import write_shard
-from sddusr.data.stream import Stream
+from sddusr.data.stream import BatchStream
 from sddusr.geometry.box import whole
 from sddusr.inference.memory import MEGABYTE, held_bytes, peak_bytes
 from sddusr.types import Batch, Triplet
@@ -88,7 +88,7 @@ def measure(root: str, rank: int, world: int, num_steps: int, answers: Any) -> N
     started = time.perf_counter()
     share = BATCH_SIZE // world
     config = {"seed": 0, "batch_size": BATCH_SIZE, "rank": rank, "world": world}
-    with Stream(ShardSet(root), PAPER.data, split="train", **config) as stream:
+    with BatchStream(ShardSet(root), PAPER.data, split="train", **config) as stream:
         first = next(stream)
         first_s = time.perf_counter() - started
         loop(lambda: next(stream), 4, 0)

@@ -130,13 +130,13 @@ def search_alone(size: tuple[int, int], share: float) -> Callable[[], Any]:
 def agreement(query_feat: Tensor, key_feat: Tensor, aligned_feat: Tensor) -> str:
     """Share of the cells that have the reference's key, and what the others lose in cosine."""
     confidence, index, _ = reference.match_features(query_feat, key_feat, aligned_feat)
-    told = []
+    message = []
     for name, allowance in (("exact", CERTAIN), ("bf16", PROBABLE)):
         found = sparse_match(query_feat, key_feat, None, None, allowance=allowance)
         same = (found.key_index == index).float().mean()
         apart = (found.confidence - confidence.flatten(1)).abs().max()
-        told.append(f"{name} {same:.4%} the reference's keys, cosines within {apart:.1e}")
-    return "; ".join(told)
+        message.append(f"{name} {same:.4%} the reference's keys, cosines within {apart:.1e}")
+    return "; ".join(message)
 
 
 if __name__ == "__main__":

@@ -195,12 +195,12 @@ def _scores(
         if item["error"]:
             raise ValueError(item["error"])
         images = [ImageScores.from_row(row) for row in json.loads(item["images"])]
-        told = ", ".join(
+        message = ", ".join(
             f"{image.method} {image.scores.full_psnr:.2f} dB"
             for image in images
             if image.protocol == images[0].protocol
         )
-        log.info("%d/%d %s: %s", number, len(rows), images[0].id, told)
+        log.info("%d/%d %s: %s", number, len(rows), images[0].id, message)
         yield from images
 
 

@@ -44,14 +44,14 @@ class Notebook:
         self.milestones.append(step)
 
 
-def run(shards, folder, config=CONFIG, keep=3, wishes=go_on):
+def run(shards, folder, config=CONFIG, keep=3, poll_request=go_on):
     notebook = Notebook()
-    return train_in(shards, folder, config, notebook, keep, wishes), notebook
+    return train_in(shards, folder, config, notebook, keep, poll_request), notebook
 
 
-def train_in(shards, folder, config, reporter, keep=3, wishes=go_on):
+def train_in(shards, folder, config, reporter, keep=3, poll_request=go_on):
     store = CheckpointStore(str(folder), keep)
-    return train(config, shards, store, reporter, CPU, "run-1", wishes)
+    return train(config, shards, store, reporter, CPU, "run-1", poll_request)
 
 
 def with_train(**changes):

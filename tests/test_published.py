@@ -7,7 +7,7 @@ import torch
 
 from sddusr.cli import command_line
 from sddusr.config import PAPER, DictionaryConfig, LossConfig, flatten, to_dict
-from sddusr.data.stream import Stream
+from sddusr.data.stream import BatchStream
 from sddusr.evaluation.complexity import build_untrained, fixed_masks, measure_latencies, table_4
 from sddusr.evaluation.metrics import psnr, score, ssim
 from sddusr.geometry.box import Box
@@ -114,7 +114,7 @@ def test_a_steps_noise_comes_from_the_batchs_own_seeds(tiny_shards, monkeypatch)
     learner.step(batch, 0)
     assert given
     assert torch.equal(torch.cat(given), batch.seeds)
-    with Stream(tiny_shards, CONFIG.data, seed=1, batch_size=4) as other:
+    with BatchStream(tiny_shards, CONFIG.data, seed=1, batch_size=4) as other:
         assert not torch.equal(next(other).seeds, batch.seeds)
 
 

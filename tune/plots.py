@@ -103,9 +103,9 @@ def _number_ends(panel: Axes, trials: Sequence[Trial]) -> None:
         row = round((score - low) / (high - low) / LABEL_SHARE)
         ends.setdefault((step, row), []).append(trial)
     for (step, _), group in ends.items():
-        told = ", ".join(str(trial.number) for trial in group)
+        text = ", ".join(str(trial.number) for trial in group)
         middle = sum(trial.curve[-1].score for trial in group) / len(group)
-        panel.annotate(told, (step, middle), (6, -3), textcoords="offset points", fontsize=8)
+        panel.annotate(text, (step, middle), (6, -3), textcoords="offset points", fontsize=8)
 
 
 def _importance(shares: Mapping[str, float], trials: Sequence[Trial]) -> bytes:

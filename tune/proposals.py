@@ -57,8 +57,8 @@ class Proposer:
         return self.space.size
 
     def _draw(self, number: int, attempt: int, trials: Sequence[Trial]) -> Values:
-        told = hashlib.sha256(f"{self.seed} {number} {attempt}".encode()).digest()
-        seed = int.from_bytes(told[:4])
+        digest = hashlib.sha256(f"{self.seed} {number} {attempt}".encode()).digest()
+        seed = int.from_bytes(digest[:4])
         if self.algorithm == "random":
             sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed)
         else:

@@ -158,7 +158,7 @@ def write_results(
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:
     """A row as people read it."""
     seconds, peak, num = row["seconds"], row["peak_mb"], row["num_parameters"]
-    told = {
+    columns = {
         "val_full_psnr": ("PSNR", _decimals(row["val_full_psnr"], 3)),
         "best_step": ("best at", _text(row["best_step"])),
         "num_steps": ("steps", _text(row["num_steps"])),
@@ -166,7 +166,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, str]:
         "peak_mb": ("peak MB", _decimals(peak, 0)),
         "num_parameters": ("parameters", "" if num is None else f"{num:,}"),
     }
-    return dict(told.get(name, (name, _text(value))) for name, value in row.items())
+    return dict(columns.get(name, (name, _text(value))) for name, value in row.items())
 
 
 def _decimals(value: float | None, digits: int) -> str:

@@ -77,8 +77,8 @@ def _run_python(path: Path) -> Any:
     try:
         content = runpy.run_path(str(path)).get("SPACE")
     except (Exception, SystemExit) as error:
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"{path}: raised {told:.200}") from error
+        spec = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{path}: raised {spec:.200}") from error
     if content is None:
         raise ValueError(f"{path}: defines no SPACE; need SPACE = {{field: values}}")
     return content
@@ -95,8 +95,8 @@ def parsed(content: Any, source: str) -> dict[str, Dimension]:
     if twice := _twice([str(field).lstrip("-").replace("-", "_") for field in content]):
         raise ValueError(f"{source}: {twice} is there twice; keep one")
     return {
-        str(field).lstrip("-").replace("-", "_"): _dimension(told, f"{source}: {field}")
-        for field, told in content.items()
+        str(field).lstrip("-").replace("-", "_"): _dimension(spec, f"{source}: {field}")
+        for field, spec in content.items()
     }
 
 
@@ -104,12 +104,12 @@ def _twice(names: list[str]) -> str | None:
     return next((name for name in names if names.count(name) > 1), None)
 
 
-def _dimension(told: Any, where: str) -> Dimension:
-    if isinstance(told, list | tuple):
-        told = {"choices": told}
-    if not isinstance(told, Mapping) or len(told) != 1:
-        raise ValueError(f"{where} is {_short(told)}, need one of choices, uniform or loguniform")
-    ((kind, values),) = told.items()
+def _dimension(spec: Any, where: str) -> Dimension:
+    if isinstance(spec, list | tuple):
+        spec = {"choices": spec}
+    if not isinstance(spec, Mapping) or len(spec) != 1:
+        raise ValueError(f"{where} is {_short(spec)}, need one of choices, uniform or loguniform")
+    ((kind, values),) = spec.items()
     if not isinstance(values, list | tuple) or not values:
         raise ValueError(f"{where}: {kind} is {_short(values)}, need a list")
     if kind == "choices":

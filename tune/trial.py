@@ -21,7 +21,7 @@ from sddusr.inference.memory import peak_bytes
 from sddusr.model.sddusr import SDDuSR, num_parameters
 from sddusr.runs.run_folder import FINAL, RunFolder
 from sddusr.training.loop import SCORE, train
-from sddusr.training.signals import Wish
+from sddusr.training.signals import StopRequest
 from sddusr.training.throughput import log_line
 from tune.space import Space, with_values
 from tune.trials import NUM_PARAMETERS, PEAK_MB, SECONDS, Point, SearchFolder, Trial, to_point
@@ -107,7 +107,7 @@ def train_here(setting: Setting, search: SearchFolder, trial: Trial, config: Con
     store = store_of(trial.folder, config)
     reporter = TrialReporter(setting, search, trial, config, device, _step_of(store))
     shards = ShardSet(setting.data)
-    reached = train(config, shards, store, reporter, device, "", reporter.wish)
+    reached = train(config, shards, store, reporter, device, "", reporter.poll_request)
     return reached.step == config.train.num_steps
 
 
@@ -178,14 +178,14 @@ class TrialReporter:
     def milestone(self, step: int, metrics: Mapping[str, float]) -> None:
         """Nothing waits for it: a trial is one rank."""
 
-    def wish(self) -> Wish:
+    def poll_request(self) -> StopRequest:
         """What the loop asks after each step."""
         if self._unreported and self._setting.reports_scores:
             point, self._unreported = self._unreported, None
             tune.report({"step": point.step, SCORE: point.score})  # returns when Tune has decided
             if self._search.is_over(self._number):
-                return Wish.STOP
-        return Wish.STOP if time.time() >= self._setting.deadline else Wish.GO_ON
+                return StopRequest.STOP
+        return StopRequest.STOP if time.time() >= self._setting.deadline else StopRequest.GO_ON
 
 
 def train_in_workers(setting: Setting, trial: Trial, config: Config) -> bool:

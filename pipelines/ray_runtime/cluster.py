@@ -137,7 +137,7 @@ def _start_cluster(num_cpus: int | None) -> None:
 
 def _explain_start(error: Exception) -> ValueError:
     """What keeps Ray from starting here, and the remedy."""
-    told = _first_line(error)
+    message = _first_line(error)
     if "AF_UNIX" in str(error):
         remedy = (
             "its temporary folder's name is too long: set RAY_TMPDIR=/tmp, or another short path"
@@ -149,7 +149,7 @@ def _explain_start(error: Exception) -> ValueError:
         )
     else:
         remedy = "the machine may be too busy or out of memory: try again when there is less load"
-    return ValueError(f"Ray cannot be started ({told}); {remedy}")
+    return ValueError(f"Ray cannot be started ({message}); {remedy}")
 
 
 def _first_line(error: Exception) -> str:

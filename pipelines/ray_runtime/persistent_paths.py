@@ -28,8 +28,8 @@ def in_throwaway_folder() -> bool:
 
 def job_package() -> str:
     """URI of the job's uploaded `--working-dir`, whose name is a hash of it; empty in no job."""
-    told = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    return told.get("runtime_env", {}).get("working_dir") or ""
+    job_config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return job_config.get("runtime_env", {}).get("working_dir") or ""
 
 
 def home() -> Path:

@@ -65,7 +65,7 @@ class UpscalerActor:
             error = f"its process died {MAX_ATTEMPTS} times, for lack of memory most likely"
         else:
             try:
-                record = self.upscaler.make(job, ProgressBar(job.name, is_one_of_many=True).tell)
+                record = self.upscaler.make(job, ProgressBar(job.name, is_one_of_many=True).report)
             except command_line.USER_ERRORS as problem:
                 error = str(problem)
         return dict(zip(COLUMNS, (index, json.dumps(record), error), strict=True))
@@ -79,7 +79,7 @@ def make_here(job: Job, settings: Settings) -> dict[str, Any]:
     """
     progress = ProgressBar(job.name)
     try:
-        return Upscaler(settings).make(job, progress.tell)
+        return Upscaler(settings).make(job, progress.report)
     finally:
         progress.close()
 

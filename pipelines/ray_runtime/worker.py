@@ -19,7 +19,7 @@ from sddusr.data.dataset import ShardSet
 from sddusr.runs.run_folder import RunFolder
 from sddusr.training import distributed
 from sddusr.training.loop import NonFiniteError, train
-from sddusr.training.signals import Sigterm, Wish
+from sddusr.training.signals import Sigterm, StopRequest
 from sddusr.training.throughput import log_line
 
 NOTICE_EVERY = 5
@@ -118,7 +118,7 @@ class Notices:
         self._num_asked = 0
         self._known: Any = None
 
-    def __call__(self) -> Wish:
+    def __call__(self) -> StopRequest:
         self._num_asked += 1
         if self._num_asked % NOTICE_EVERY:
             return SIGTERM()
@@ -126,8 +126,8 @@ class Notices:
         is_new = notice is not None and notice != self._known
         self._known = notice
         if is_stop_requested(self._stop_flag):
-            return Wish.STOP
-        return max(SIGTERM(), Wish.SAVE if is_new else Wish.GO_ON)
+            return StopRequest.STOP
+        return max(SIGTERM(), StopRequest.SAVE if is_new else StopRequest.GO_ON)
 
 
 class RayReporter:

@@ -143,13 +143,13 @@ def refuse(problem: str) -> NoReturn:
 
 def parse(options: Any, args: Sequence[str] | None = None, description: str | None = None) -> Any:
     """The command line as `options`; what is wrong with it ends the process, as `run` says."""
-    told = io.StringIO()
+    message = io.StringIO()
     try:
-        with redirect_stderr(told):
+        with redirect_stderr(message):
             return tyro.cli(options, args=args, description=description, registry=OPTIONALS)
     except SystemExit as end:
         if end.code:
-            print(f"error: {one_line(told.getvalue())}", file=sys.stderr)
+            print(f"error: {one_line(message.getvalue())}", file=sys.stderr)
         raise
 
 

@@ -77,7 +77,9 @@ def upscale(options: UpscaleCommand) -> None:
     shared = {name: getattr(options, name) for name in UpscaleOptions.__dataclass_fields__}
     bar = ProgressBar(options.out)
     try:
-        result = upscale_pair(options.wide, options.tele, options.out, progress=bar.tell, **shared)
+        result = upscale_pair(
+            options.wide, options.tele, options.out, progress=bar.report, **shared
+        )
     finally:
         bar.close()
     print(result.path)

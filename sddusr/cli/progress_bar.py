@@ -26,7 +26,7 @@ class ProgressBar:
         has_bar = sys.stderr.isatty() and not is_one_of_many
         self.bar = tqdm(total=1.0, bar_format=layout, leave=False, disable=not has_bar)
 
-    def tell(self, phase: str, share: float) -> None:
+    def report(self, phase: str, share: float) -> None:
         """Show the phase and the share of it that is done, 0 to 1."""
         is_new, self.phase = phase != self.phase, phase
         if self.bar.disable:

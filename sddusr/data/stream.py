@@ -88,7 +88,7 @@ def _pictures(pictures: list[UInt8[np.ndarray, "rows cols 3"]]) -> Float[Tensor,
     return torch.from_numpy(stacked).permute(0, 3, 1, 2)
 
 
-class Stream:
+class BatchStream:
     """An endless iterator of one rank's batches, prepared ahead by a thread.
 
     Args:
@@ -144,7 +144,7 @@ class Stream:
             samples.append(cut_sample(triplet, self._config, np.random.default_rng(seed)))
         return collate(ids, samples, seeds)
 
-    def __iter__(self) -> "Stream":
+    def __iter__(self) -> "BatchStream":
         return self
 
     def __next__(self) -> Batch:
@@ -161,7 +161,7 @@ class Stream:
         self._is_closed = True
         self._pool.shutdown(cancel_futures=True)
 
-    def __enter__(self) -> "Stream":
+    def __enter__(self) -> "BatchStream":
         return self
 
     def __exit__(self, *error: object) -> None:

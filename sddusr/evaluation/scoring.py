@@ -28,7 +28,7 @@ from sddusr.model.precision import Precision, warn_if_emulated
 from sddusr.registration.residual import RefRegistration, register_ref
 from sddusr.types import Triplet
 from sddusr.visualization.comparison import comparison
-from sddusr.visualization.web_view import make_view, view_place
+from sddusr.visualization.web_view import build_web_view, view_place
 
 PICTURES, COMPARISONS = "pictures", "comparisons"
 """Folders below `EvaluationConfig.out`."""
@@ -191,7 +191,7 @@ class Scorer:
         """Write the checkpoint's picture, and the view that the page is made of."""
         if self.config.name in shown:
             self._save(PICTURES, triplet.id, shown[self.config.name])
-        view = make_view(triplet, shown, made and made.matches, made and made.trust)
+        view = build_web_view(triplet, shown, made and made.matches, made and made.trust)
         storage.write_atomic(view_place(self.config.out, triplet.id), json.dumps(view).encode())
 
     def _save(self, kind: str, id: str, picture: np.ndarray) -> None:

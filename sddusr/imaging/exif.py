@@ -177,10 +177,14 @@ def focal_length_35mm(block: bytes) -> float | None:
     """Focal length in mm as if the sensor's long side were 36 mm; None if unknown or absurd."""
     try:
         exif = _Block(block)
-        told = exif.value(exif.exif, _FOCAL_LENGTH_35MM) or _from_focal_plane(exif)
+        focal_mm = exif.value(exif.exif, _FOCAL_LENGTH_35MM) or _from_focal_plane(exif)
     except (ValueError, struct.error):
         return None
-    return float(told) if 1 <= told <= _MAX_FOCAL_LENGTH_MM and math.isfinite(told) else None
+    return (
+        float(focal_mm)
+        if 1 <= focal_mm <= _MAX_FOCAL_LENGTH_MM and math.isfinite(focal_mm)
+        else None
+    )
 
 
 def _from_focal_plane(exif: _Block) -> float:

@@ -10,14 +10,14 @@ from sddusr.geometry.box import Box
 from sddusr.inference.tiles import cut, overlap, within
 
 
-class Mosaic:
+class TiledFeatureMap:
     """A map of the frame that lies in pieces, which may overlap and can be taken one by one."""
 
     def __init__(self) -> None:
         self._pieces: list[tuple[Box, Shaped[Tensor, "1 c _ _"]]] = []
 
     @classmethod
-    def empty(cls, boxes: Iterable[Box], dim: int, like: Tensor) -> "Mosaic":
+    def empty(cls, boxes: Iterable[Box], dim: int, like: Tensor) -> "TiledFeatureMap":
         """Room for these rectangles, channels last; the system gives the memory when it is filled.
 
         Args:

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from sddusr.inference.overrides import replaced
+from sddusr.inference.overrides import override_forward
 
 Activation = nn.ReLU | nn.LeakyReLU
 
@@ -30,7 +30,7 @@ def fused_activations(model: nn.Module) -> Iterator[None]:
     forwards = {}
     for conv, act in _followed_convolutions(model):
         forwards |= {conv: _fused(conv, act), act: _unchanged}
-    with replaced(forwards):
+    with override_forward(forwards):
         yield
 
 

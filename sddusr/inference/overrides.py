@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def replaced(forwards: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+def override_forward(forwards: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """Inside, each of these modules computes its function instead of its own `forward`."""
     with ExitStack() as stack:
         for module, forward in forwards.items():

@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sddusr.inference.overrides import replaced
+from sddusr.inference.overrides import override_forward
 from sddusr.model.blocks import FrameMax, FrameMean
 
 Pools = dict[nn.Module, Tensor]
@@ -21,18 +21,18 @@ Pools = dict[nn.Module, Tensor]
 
 
 @contextmanager
-def held(pools: Mapping[nn.Module, Tensor]) -> Iterator[None]:
+def fixed_pools(pools: Mapping[nn.Module, Tensor]) -> Iterator[None]:
     """Inside, these modules give the frame's value, whatever they are shown."""
 
     def give(module: nn.Module, x: Tensor) -> Tensor:
         return pools[module].to(x.dtype)
 
-    with replaced({module: partial(give, module) for module in pools}):
+    with override_forward({module: partial(give, module) for module in pools}):
         yield
 
 
 @contextmanager
-def measured(model: nn.Module, margin: int) -> Iterator[Pools]:
+def measure_pools(model: nn.Module, margin: int) -> Iterator[Pools]:
     """Inside, every pool of `model` reads the whole batch at once, and is remembered.
 
     Args:
@@ -50,7 +50,7 @@ def measured(model: nn.Module, margin: int) -> Iterator[Pools]:
         return value.expand(len(x), -1, -1, -1)
 
     found = (m for m in model.modules() if isinstance(m, FrameMean | FrameMax))
-    with replaced({module: partial(pool, module) for module in found}):
+    with override_forward({module: partial(pool, module) for module in found}):
         yield pools
 
 

@@ -65,7 +65,7 @@ class Inputs(NamedTuple):
         return to_tensor(getattr(self, name))[None].to(self.device)
 
 
-class Knowledge(NamedTuple):
+class FrameFeatures(NamedTuple):
     """What the centre tells about the rest of the picture."""
 
     found: Search
@@ -129,7 +129,7 @@ def nothing_found(inputs: Inputs) -> Search:
     return Search(index, nothing, nothing, is_sparse=False, key_mask=None)
 
 
-def learn(
+def precompute_features(
     model: SDDuSR,
     inputs: Inputs,
     found: Search,
@@ -138,7 +138,7 @@ def learn(
     dtype: torch.dtype,
     progress: Progress,
     trust: float = 1.0,
-) -> Knowledge:
+) -> FrameFeatures:
     """Align Ref, refine the dictionaries and measure Ref's detail, tile by tile.
 
     Args:
@@ -160,7 +160,7 @@ def learn(
         tokens = None
         for _ in pieces:
             pass
-    return Knowledge(found, bank.close(), tokens, carried and carried.close())
+    return FrameFeatures(found, bank.close(), tokens, carried and carried.close())
 
 
 def _aligned_pieces(

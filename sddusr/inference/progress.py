@@ -22,7 +22,7 @@ FAST_KEYS = 2 * NUM_PROBES * CLUSTER_SIZE
 """Keys that a query of a fast search costs as much as: small products are half as fast."""
 
 
-class Shares:
+class WeightedProgress:
     """Weighs the stages by the operations they cost, roughly."""
 
     def __init__(
@@ -62,11 +62,11 @@ class Shares:
         before = sum(self.shares[name] for name in names[: names.index(stages[0])])
         own = sum(self.shares[name] for name in stages)
 
-        def tell(share: float) -> None:
+        def report(share: float) -> None:
             if self.progress is not None:
                 self.progress(before + own * share)
 
-        return tell
+        return report
 
 
 def counted(items: Sequence[Item], progress: Progress) -> Iterator[Item]:

@@ -11,10 +11,10 @@ from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.geometry.box import Box
 from sddusr.inference import sample
 from sddusr.inference.allocator import hand_back_freed_memory
-from sddusr.inference.feature_map import Mosaic
-from sddusr.inference.pooling import Pools, RunningPool, held, measured
-from sddusr.inference.precompute import Inputs, Knowledge
-from sddusr.inference.progress import Shares, counted
+from sddusr.inference.feature_map import TiledFeatureMap
+from sddusr.inference.pooling import Pools, RunningPool, fixed_pools, measure_pools
+from sddusr.inference.precompute import FrameFeatures, Inputs
+from sddusr.inference.progress import WeightedProgress, counted
 from sddusr.inference.sources import Region, SourceMaker, Sources
 from sddusr.inference.tiles import cut, grown, in_tiles, lr_reach, scaled, tiles, within
 from sddusr.inference.trust_map import TrustMap
@@ -39,7 +39,7 @@ class Reconstruction:
         self,
         model: SDDuSR,
         inputs: Inputs,
-        known: Knowledge,
+        known: FrameFeatures,
         trust: float = 1.0,
         trust_map: TrustMap | None = None,
     ) -> None:
@@ -53,7 +53,7 @@ class Reconstruction:
         self.fusion_reach = self.decoder_halo + self.narrow_halo
 
     def pieces(
-        self, region_px: int, tile_px: int, kept_maps: int, told: Shares
+        self, region_px: int, tile_px: int, kept_maps: int, progress: WeightedProgress
     ) -> Iterator[tuple[Box, Tensor]]:
         """The result, as (rectangle of LR, its pixels).
 
@@ -67,41 +67,43 @@ class Reconstruction:
         """
         regions = list(tiles(self.inputs.frame, region_px, LR_PER_CELL))
         if len(regions) == 1:
-            yield from self._whole(tile_px, kept_maps, told)
+            yield from self._whole(tile_px, kept_maps, progress)
             return
-        whole = told.of("encode", "pool", "narrow", "decode")
-        with held(self._sampled_pools()):
+        whole = progress.of("encode", "pool", "narrow", "decode")
+        with fixed_pools(self._sampled_pools()):
             for index, core in enumerate(regions):
 
-                def tell(share: float, index: int = index) -> None:
+                def report(share: float, index: int = index) -> None:
                     whole((index + share) / len(regions))
 
-                yield from self._made(self._encoded(core), core, tile_px, tell)
+                yield from self._made(self._encoded(core), core, tile_px, report)
 
-    def _whole(self, tile_px: int, kept_maps: int, told: Shares) -> Iterator[tuple[Box, Tensor]]:
+    def _whole(
+        self, tile_px: int, kept_maps: int, progress: WeightedProgress
+    ) -> Iterator[tuple[Box, Tensor]]:
         """All tiles of a frame that is one region."""
         frame = self.inputs.frame
         region = self._encoded(frame)
-        told.of("encode")(1.0)
+        progress.of("encode")(1.0)
         cores = list(tiles(frame, tile_px, LR_PER_CELL))
         if len(cores) == 1:
             yield frame, self._made_tile(region, frame, tile_px)
-            told.of("pool", "narrow", "decode")(1.0)
+            progress.of("pool", "narrow", "decode")(1.0)
         elif kept_maps:
-            lr_feat, narrow = self._kept_and_narrowed(region, cores, kept_maps, told)
-            for core in self._decoder_tiles(frame, tile_px, told.of("decode")):
+            lr_feat, narrow = self._kept_and_narrowed(region, cores, kept_maps, progress)
+            for core in self._decoder_tiles(frame, tile_px, progress.of("decode")):
                 area = grown(core, self.decoder_halo, frame)
                 there = scaled(area, SCALE)
                 fused = lr_feat.part(there), narrow.part(there)
                 yield core, self._decoded(region, core, area, *fused)
         else:
-            pooled = counted(cores, told.of("pool"))
-            with held(self._fusion_pools((region, core) for core in pooled)):
-                yield from self._made(region, frame, tile_px, told.of("narrow", "decode"))
+            pooled = counted(cores, progress.of("pool"))
+            with fixed_pools(self._fusion_pools((region, core) for core in pooled)):
+                yield from self._made(region, frame, tile_px, progress.of("narrow", "decode"))
 
     def _kept_and_narrowed(
-        self, region: Region, cores: Sequence[Box], kept_maps: int, told: Shares
-    ) -> tuple[Mosaic, Mosaic]:
+        self, region: Region, cores: Sequence[Box], kept_maps: int, progress: WeightedProgress
+    ) -> tuple[TiledFeatureMap, TiledFeatureMap]:
         """LR's feature and what the decoder reads, of a frame whose widest layers' work is kept.
 
         What goes into the fusion's gates is kept while they pool over the frame. Then it gives way,
@@ -111,15 +113,17 @@ class Reconstruction:
         windows = [grown(core, self.gated_halo, frame) for core in cores]
         hand_back_freed_memory()  # what follows keeps maps that fit into no gap
         kept = [
-            Mosaic.empty((scaled(w, SCALE) for w in windows), fusion.wide_dim, region.lr_feat)
+            TiledFeatureMap.empty(
+                (scaled(w, SCALE) for w in windows), fusion.wide_dim, region.lr_feat
+            )
             for _ in range(kept_maps)
         ]
-        pooled = counted(cores, told.of("pool"))
+        pooled = counted(cores, progress.of("pool"))
         pools = self._fusion_pools(((region, core) for core in pooled), kept)
-        lr_feat, narrow = Mosaic(), Mosaic()
-        tell = told.of("narrow")
-        with held(pools):
-            for core, window in counted(list(zip(cores, windows, strict=True)), tell):
+        lr_feat, narrow = TiledFeatureMap(), TiledFeatureMap()
+        report = progress.of("narrow")
+        with fixed_pools(pools):
+            for core, window in counted(list(zip(cores, windows, strict=True)), report):
                 before_gates, *joined = (whole.take(scaled(window, SCALE)) for whole in kept)
                 joined = joined[0] if joined else self._joined(region, window)
                 here, inner = scaled(core, SCALE), scaled(within(core, window), SCALE)
@@ -134,7 +138,7 @@ class Reconstruction:
         """What is fused with LR's feature in a rectangle of LR, on the matching grid."""
         if max(self.inputs.size) <= region_px:
             return self.sources.to_look_at(self._encoded(self.inputs.frame), window)
-        with held(self._sampled_pools()):
+        with fixed_pools(self._sampled_pools()):
             return self.sources.to_look_at(self._encoded(window), window)
 
     def _encoded(self, core: Box) -> Region:
@@ -186,7 +190,7 @@ class Reconstruction:
         return sr + skip.trust * skip.detail
 
     def _fusion_pools(
-        self, cores: Iterable[tuple[Region, Box]], kept: Sequence[Mosaic] = ()
+        self, cores: Iterable[tuple[Region, Box]], kept: Sequence[TiledFeatureMap] = ()
     ) -> Pools:
         """What the fusion's gate reads of these rectangles.
 
@@ -199,7 +203,7 @@ class Reconstruction:
         return running.values(self.model.fusion)
 
     def _pool(
-        self, running: RunningPool, region: Region, core: Box, kept: Sequence[Mosaic]
+        self, running: RunningPool, region: Region, core: Box, kept: Sequence[TiledFeatureMap]
     ) -> None:
         """Add what goes into the fusion's gates in a rectangle; when it returns, all else is freed.
 
@@ -222,11 +226,11 @@ class Reconstruction:
     def _sampled_pools(self) -> Pools:
         cores = sample.boxes(self.inputs.frame)
         windows = [grown(core, sample.MARGIN, self.inputs.frame) for core in cores]
-        with measured(self.model.lr_encoder, sample.MARGIN) as pools:
+        with measure_pools(self.model.lr_encoder, sample.MARGIN) as pools:
             self.model.lr_encoder.encode(
                 torch.cat([self.inputs.part("lr", window) for window in windows])
             )
-        with held(pools):
+        with fixed_pools(pools):
             return pools | self._fusion_pools((self._encoded(core), core) for core in cores)
 
 

@@ -14,7 +14,7 @@ from sddusr.filters import high_pass, luma
 from sddusr.geometry.box import Box
 from sddusr.imaging.resize import bicubic_up
 from sddusr.inference.carried import BICUBIC_REACH_PX
-from sddusr.inference.precompute import Inputs, Knowledge
+from sddusr.inference.precompute import FrameFeatures, Inputs
 from sddusr.inference.tiles import cut, grown, lr_reach, overlap, reach, scaled, snapped, within
 from sddusr.model.detail import to_pixels
 from sddusr.model.evidence import MEAN_PX
@@ -69,7 +69,9 @@ class TrustedDetail(NamedTuple):
 class SourceMaker:
     """Computes what is fused, for any rectangle of LR."""
 
-    def __init__(self, model: SDDuSR, inputs: Inputs, known: Knowledge, trust: float = 1.0) -> None:
+    def __init__(
+        self, model: SDDuSR, inputs: Inputs, known: FrameFeatures, trust: float = 1.0
+    ) -> None:
         self.model, self.inputs, self.known, self.trust = model, inputs, known, trust
         self.halo = max(lr_reach(model.confidence_conv), reach(model.lr_encoder.up))
         """LR pixels that it looks around a rectangle."""

@@ -19,14 +19,14 @@ from sddusr.inference.conversion import Pixels, quantize, to_array
 from sddusr.inference.fused import fused_activations
 from sddusr.inference.memory import Plan, plan_memory
 from sddusr.inference.precompute import (
+    FrameFeatures,
     Inputs,
-    Knowledge,
-    learn,
     nothing_found,
     padded_to_even,
+    precompute_features,
     search,
 )
-from sddusr.inference.progress import Shares
+from sddusr.inference.progress import WeightedProgress
 from sddusr.inference.regions import Reconstruction
 from sddusr.inference.sources import Sources
 from sddusr.inference.tiles import scaled
@@ -156,24 +156,24 @@ def super_resolve(
                 limit=memory_bytes,
                 share=memory_share,
             )
-        told = Shares(model, inputs, progress, matching)
+        stages = WeightedProgress(model, inputs, progress, matching)
         if without_ref:
-            known = Knowledge(nothing_found(inputs), None, None)
+            known = FrameFeatures(nothing_found(inputs), None, None)
         else:
-            found = search(model, inputs, told.of("search"), matching, aligned.box)
-            known = learn(
+            found = search(model, inputs, stages.of("search"), matching, aligned.box)
+            known = precompute_features(
                 model,
                 inputs,
                 found,
                 side=SCALE * plan.center_px,
                 dtype=plan.bank_dtype,
-                progress=told.of("learn"),
+                progress=stages.of("learn"),
                 trust=trust,
             )
         cells = (side // LR_PER_CELL for side in inputs.size)
         trust_map = None if known.carried is None else TrustMap(*cells)
         made = Reconstruction(model, inputs, known, trust, trust_map)
-        _fill(result, made, plan, told)
+        _fill(result, made, plan, stages)
         sources = None
         if look_at is not None:
             sources = made.sources_of(scaled(look_at, Fraction(1, SCALE)), plan.region_px)
@@ -190,9 +190,9 @@ def super_resolve(
     )
 
 
-def _fill(result: np.ndarray, made: Reconstruction, plan: Plan, told: Shares) -> None:
+def _fill(result: np.ndarray, made: Reconstruction, plan: Plan, stages: WeightedProgress) -> None:
     """Write the result, tile by tile."""
-    for core, sr in made.pieces(plan.region_px, plan.tile_px, plan.kept_maps, told):
+    for core, sr in made.pieces(plan.region_px, plan.tile_px, plan.kept_maps, stages):
         place = crop(result, scaled(core, SCALE))
         place[:] = _finished(sr, result.dtype)[: place.shape[0], : place.shape[1]]
 

@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 DEEP_EXTENSIONS = (".png", ".tif", ".tiff")
 """Formats that hold 16 bits; the others get the picture rounded to 8."""
 
-Tell = Callable[[str, float], None]
+ReportProgress = Callable[[str, float], None]
 """Is told the phase of the work and the share of it that is done, 0..1."""
 
 
@@ -63,7 +63,7 @@ class Upscaler:
         warn_if_emulated(settings.precision, torch.device(self.device))
         self.model = load_model(settings.checkpoint).to(self.device)
 
-    def make(self, job: Job, tell: Tell = lambda phase, share: None) -> dict[str, Any]:
+    def make(self, job: Job, report: ReportProgress = lambda phase, share: None) -> dict[str, Any]:
         """Write the picture, its explanation if asked for, and last its record, which is returned.
 
         Raises:
@@ -71,7 +71,7 @@ class Upscaler:
             ValueError: pictures, boxes, formats or a memory limit that cannot be used.
             OSError: a file cannot be read or written.
         """
-        settings, phases = self.settings, _Phases(tell)
+        settings, phases = self.settings, _Phases(report)
         phases.begin("reading")
         wide, tele = (read_picture(place, settings.max_pixels) for place in (job.wide, job.tele))
         dtype = _dtype(job, wide)
@@ -228,8 +228,8 @@ def _quality(pair: PreparedPair, wide: Picture) -> RefQuality:
 class _Phases:
     """Tells what is going on and keeps how long each phase took."""
 
-    def __init__(self, tell: Tell) -> None:
-        self.tell = tell
+    def __init__(self, report: ReportProgress) -> None:
+        self.report = report
         self.name = ""
         self.started = time.monotonic()
         self.seconds: dict[str, float] = {}
@@ -237,10 +237,10 @@ class _Phases:
     def begin(self, name: str) -> None:
         self.end()
         self.name, self.started = name, time.monotonic()
-        self.tell(name, 0.0)
+        self.report(name, 0.0)
 
     def tell_share(self, share: float) -> None:
-        self.tell(self.name, share)
+        self.report(self.name, share)
 
     def end(self) -> dict[str, float]:
         if self.name:

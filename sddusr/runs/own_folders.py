@@ -107,10 +107,10 @@ def _is_run(folder: str, names: list[str]) -> bool:
     """Whether the folder has a run's mark, or checkpoints of ours."""
     for name in MARKS.keys() & set(names):
         try:
-            told = storage.read_json(storage.join(folder, name))
+            marker = storage.read_json(storage.join(folder, name))
         except (OSError, ValueError):
             continue
-        if isinstance(told, dict) and MARKS[name] <= told.keys():
+        if isinstance(marker, dict) and MARKS[name] <= marker.keys():
             return True
     return "checkpoints" in names and _has_checkpoint(storage.join(folder, "checkpoints"))
 

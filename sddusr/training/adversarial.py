@@ -47,7 +47,7 @@ class Discriminator(nn.Module):
         return self.head(self.features(picture).mean(dim=(2, 3)))
 
 
-class Adversary:
+class AdversarialLoss:
     """The discriminator, its optimizer and both sides of the game."""
 
     def __init__(self, config: LossConfig, optim: OptimConfig, device: torch.device) -> None:
@@ -55,7 +55,7 @@ class Adversary:
         self.learner = data_parallel(self.discriminator)
         self.optimizer = make_optimizer(self.discriminator.parameters(), optim)
 
-    def judge(self, sr: Float[Tensor, "b 3 h w"], hr: Float[Tensor, "b 3 h w"]) -> Tensor:
+    def generator_loss(self, sr: Float[Tensor, "b 3 h w"], hr: Float[Tensor, "b 3 h w"]) -> Tensor:
         """L_adv of the network; the discriminator stands still."""
         self.discriminator.eval().requires_grad_(False)
         with torch.no_grad():

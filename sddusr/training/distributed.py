@@ -28,14 +28,14 @@ def data_parallel(module: nn.Module) -> nn.Module:
     return DistributedDataParallel(module)
 
 
-def averaging(replica: nn.Module, now: bool) -> AbstractContextManager[Any]:
+def sync_gradients(replica: nn.Module, now: bool) -> AbstractContextManager[Any]:
     """Whether the backward pass inside averages over the ranks what was summed so far."""
     if now or not isinstance(replica, DistributedDataParallel):
         return nullcontext()
     return replica.no_sync()
 
 
-def largest(value: int, device: torch.device) -> int:
+def all_reduce_max(value: int, device: torch.device) -> int:
     """The largest of the ranks' values, on every rank."""
     if world_size() == 1:
         return value
@@ -44,7 +44,7 @@ def largest(value: int, device: torch.device) -> int:
     return int(everyones)
 
 
-def weight_of(num: int, batch_size: int) -> float:
+def rank_loss_weight(num: int, batch_size: int) -> float:
     """What a mean over `num` samples counts for, so that the ranks' average of gradients is that of
     the mean over a global batch of `batch_size`. Shares may differ in size."""
     return num * world_size() / batch_size

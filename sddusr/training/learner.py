@@ -14,7 +14,7 @@ from sddusr.model.precision import Precision, native_precision
 from sddusr.model.sddusr import SDDuSR
 from sddusr.model.written_tokens import Tokens
 from sddusr.training import distributed
-from sddusr.training.adversarial import Adversary
+from sddusr.training.adversarial import AdversarialLoss
 from sddusr.training.ema import WeightAverage
 from sddusr.training.losses import PerceptualLoss, pixel_terms, total_loss
 from sddusr.training.optim import learning_rate, make_optimizer, set_learning_rate
@@ -45,7 +45,7 @@ class Learner:
         self.perceptual, self.adversary = None, None
         if config.losses.stage == "full":
             self.perceptual = PerceptualLoss(config.losses.vgg_weights).to(device)
-            self.adversary = Adversary(config.losses, config.optim, device)
+            self.adversary = AdversarialLoss(config.losses, config.optim, device)
         self.average = None
         self._replica: nn.Module = distributed.data_parallel(self.model)
         self._forward = self._compiled() if config.train.compile else self._replica
@@ -97,26 +97,26 @@ class Learner:
         """Add up the network's gradients over the micro-batches; the terms' values, and SR."""
         num = self.config.train.accumulate or fastest_parts(self.config, self.device, batch)
         parts = micro_batches(batch, num)
-        judged: Tensor | None = None
-        pulls: list[Tensor | None] = [None] * len(parts)
+        adv_loss: Tensor | None = None
+        sr_grads: list[Tensor | None] = [None] * len(parts)
         if self.adversary is not None and len(parts) > 1:
-            judged, pulls = self._judge_whole(parts, batch)
-        terms_of_parts, srs = [], []
-        for number, (part, pull) in enumerate(zip(parts, pulls, strict=True), start=1):
-            with distributed.averaging(self._replica, now=number == len(parts)):
+            adv_loss, sr_grads = self._adversarial_loss_on_batch(parts, batch)
+        terms_of_parts, sr_chunks = [], []
+        for number, (part, pull) in enumerate(zip(parts, sr_grads, strict=True), start=1):
+            with distributed.sync_gradients(self._replica, now=number == len(parts)):
                 terms, sr = self._terms(part, pull)
                 (self._weight(part) * total_loss(terms, self.config.losses)).backward()
             share = len(part.ids) / len(batch.ids)
             terms_of_parts.append({name: share * term.detach() for name, term in terms.items()})
-            srs.append(sr.detach())
+            sr_chunks.append(sr.detach())
             del terms, sr  # what they hold of their graph
         seen = {
             name: torch.stack([terms[name] for terms in terms_of_parts]).sum()
             for name in terms_of_parts[0]
         }
-        if judged is not None:
-            seen["adversarial"] = judged
-        return seen | {"total": total_loss(seen, self.config.losses)}, torch.cat(srs)
+        if adv_loss is not None:
+            seen["adversarial"] = adv_loss
+        return seen | {"total": total_loss(seen, self.config.losses)}, torch.cat(sr_chunks)
 
     def _terms(
         self, batch: Batch, pull: Float[Tensor, "b 3 h w"] | None
@@ -128,15 +128,17 @@ class Learner:
             with self._autocast():
                 terms["perceptual"] = self.perceptual(output.sr, batch.hr)
             if pull is None:
-                terms["adversarial"] = self.adversary.judge(output.sr, batch.hr)
+                terms["adversarial"] = self.adversary.generator_loss(output.sr, batch.hr)
             else:  # a term with that gradient
                 terms["adversarial"] = (pull * output.sr).sum()
         return terms, output.sr
 
     def _weight(self, part: Batch) -> float:
-        return distributed.weight_of(len(part.ids), self.config.train.batch_size)
+        return distributed.rank_loss_weight(len(part.ids), self.config.train.batch_size)
 
-    def _judge_whole(self, parts: list[Batch], batch: Batch) -> tuple[Tensor, list[Tensor | None]]:
+    def _adversarial_loss_on_batch(
+        self, parts: list[Batch], batch: Batch
+    ) -> tuple[Tensor, list[Tensor | None]]:
         """The adversarial loss, and its gradient by each micro-batch's pictures.
 
         It compares with means over the global batch, of which a micro-batch is only a part; so all
@@ -146,12 +148,12 @@ class Learner:
         with torch.no_grad():
             sr = torch.cat([self._output(self.model, part).sr for part in parts])
         sr.requires_grad_()
-        judged = self.adversary.judge(sr, batch.hr)
-        (pull,) = torch.autograd.grad(self._weight(batch) * judged, sr)
-        pulls = pull.split([len(part.ids) for part in parts])
+        adv_loss = self.adversary.generator_loss(sr, batch.hr)
+        (pull,) = torch.autograd.grad(self._weight(batch) * adv_loss, sr)
+        sr_grads = pull.split([len(part.ids) for part in parts])
         # A part's loss is weighted once more.
-        return judged.detach(), [
-            pull / self._weight(part) for pull, part in zip(pulls, parts, strict=True)
+        return adv_loss.detach(), [
+            pull / self._weight(part) for pull, part in zip(sr_grads, parts, strict=True)
         ]
 
     def _output(self, network: Any, batch: Batch) -> Output:
@@ -265,9 +267,11 @@ def _check_finite(seen: Mapping[str, Tensor], ids: tuple[str, ...], step: int) -
     """Every rank raises, or none: gradients are averaged over ranks, so their norms agree."""
     if all(torch.isfinite(value) for name, value in seen.items() if name.endswith("norm")):
         return
-    told = ", ".join(f"{name} {value.item():g}" for name, value in seen.items())
+    message = ", ".join(f"{name} {value.item():g}" for name, value in seen.items())
     own = bool(torch.isfinite(seen["total"]))
-    line = f"rank {distributed.rank()}: {told}; samples {', '.join(ids)}"
+    line = f"rank {distributed.rank()}: {message}; samples {', '.join(ids)}"
     everyone = distributed.gather((own, line))
-    guilty = [line for fine, line in everyone if not fine] or [line for _, line in everyone]
-    raise NonFiniteError(f"step {step}, {' | '.join(guilty)}; the weights are as before the step")
+    failing_ranks = [line for fine, line in everyone if not fine] or [line for _, line in everyone]
+    raise NonFiniteError(
+        f"step {step}, {' | '.join(failing_ranks)}; the weights are as before the step"
+    )

@@ -13,14 +13,14 @@ from torch import Tensor
 from sddusr.checkpoint import Checkpoint, CheckpointStore, snapshot
 from sddusr.config import Config
 from sddusr.data.dataset import ShardSet
-from sddusr.data.stream import Stream
+from sddusr.data.stream import BatchStream
 from sddusr.model.precision import warn_if_emulated
 from sddusr.training import distributed
 from sddusr.training.learner import Learner, NonFiniteError
 from sddusr.training.profiler import StepProfiler
 from sddusr.training.resume import check_same_run, load_start
-from sddusr.training.signals import Wish, Wishes, go_on
-from sddusr.training.throughput import Meter, duration
+from sddusr.training.signals import PollRequest, StopRequest, go_on
+from sddusr.training.throughput import ThroughputMeter, duration
 from sddusr.training.validation import NUM_SHOWN, validate
 from sddusr.training.writer import Background
 
@@ -73,14 +73,14 @@ def train(
     reporter: Reporter,
     device: torch.device,
     tracking_run: str = "",
-    wishes: Wishes = go_on,
+    poll_request: PollRequest = go_on,
 ) -> Progress:
     """Train to the config's last step, from the newest good checkpoint if there is one.
 
     Checkpoints are written beside the steps, one at a time; all are written when this returns.
 
     Args:
-        wishes: asked after every step; a rank that wants to stop stops all of them, after a
+        poll_request: called after every step; a rank that wants to stop stops all of them, after a
             checkpoint, and the progress then falls short of the last step.
 
     Raises:
@@ -104,18 +104,18 @@ def train(
         for batch in islice(stream, config.train.num_steps - progress.step):
             run.account(learner.step(batch, progress.step), stream.wait_s)
             profiler.step()
-            wish = distributed.largest(wishes(), device)
-            run.milestones(stream.wait_s, save=wish >= Wish.SAVE)
-            if wish == Wish.STOP:
+            request = distributed.all_reduce_max(poll_request(), device)
+            run.milestones(stream.wait_s, save=request >= StopRequest.SAVE)
+            if request == StopRequest.STOP:
                 log.info("asked to stop after step %d", progress.step)
                 break
-    distributed.largest(0, device)  # none leaves before the first has written all
+    distributed.all_reduce_max(0, device)  # none leaves before the first has written all
     return progress
 
 
-def _stream(shards: ShardSet, config: Config, step: int) -> Stream:
+def _stream(shards: ShardSet, config: Config, step: int) -> BatchStream:
     """This rank's shares of the global batches from `step` on."""
-    return Stream(
+    return BatchStream(
         shards,
         config.data,
         split="train",
@@ -175,7 +175,7 @@ class _Run:
         self._learner, self._config = learner, learner.config
         self._shards, self._store, self._reporter = shards, store, reporter
         self._progress, self._background = progress, background
-        self._meter = Meter()
+        self._meter = ThroughputMeter()
         self._started_s, self._is_first = time.perf_counter(), True
 
     def show_start(self) -> None:

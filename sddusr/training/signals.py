@@ -7,8 +7,8 @@ from types import FrameType
 from typing import Any
 
 
-class Wish(IntEnum):
-    """What is asked; of several ranks' wishes the largest counts."""
+class StopRequest(IntEnum):
+    """What is asked; of several ranks' requests the largest counts."""
 
     GO_ON = 0
     SAVE = 1
@@ -17,12 +17,12 @@ class Wish(IntEnum):
     """Write a checkpoint at the next step, then leave."""
 
 
-Wishes = Callable[[], Wish]
+PollRequest = Callable[[], StopRequest]
 """Asked after every step, on every rank equally often."""
 
 
-def go_on() -> Wish:
-    return Wish.GO_ON
+def go_on() -> StopRequest:
+    return StopRequest.GO_ON
 
 
 class Sigterm:
@@ -32,8 +32,8 @@ class Sigterm:
         self._received = False
         self._before: Any = signal.SIG_DFL
 
-    def __call__(self) -> Wish:
-        return Wish.STOP if self._received else Wish.GO_ON
+    def __call__(self) -> StopRequest:
+        return StopRequest.STOP if self._received else StopRequest.GO_ON
 
     def install(self) -> None:
         """Catch SIGTERM from now on; for the process's main thread."""

@@ -9,7 +9,7 @@ from torch import Tensor
 UNITS = (("h", 3600), ("min", 60), ("s", 1))
 
 
-class Meter:
+class ThroughputMeter:
     """Means of the loss terms since the last row, and how fast the run goes."""
 
     def __init__(self) -> None:
@@ -45,8 +45,8 @@ def log_line(step: int, num_steps: int, metrics: Mapping[str, float], batch_size
     validation's row with all its scores."""
     head = f"step {step}/{num_steps}"
     if "train/total" not in metrics:
-        told = (f"{name} {value:.4g}" for name, value in metrics.items())
-        return f"{head}: {', '.join(told)}"
+        text = (f"{name} {value:.4g}" for name, value in metrics.items())
+        return f"{head}: {', '.join(text)}"
     losses = [
         f"{name.removeprefix('train/')} {value:.4g}"
         for name, value in metrics.items()

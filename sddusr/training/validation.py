@@ -15,7 +15,7 @@ from sddusr.model.precision import Precision
 from sddusr.model.sddusr import SDDuSR
 from sddusr.training import distributed
 from sddusr.types import Triplet
-from sddusr.visualization.diagnostics import fixed_window, tell
+from sddusr.visualization.diagnostics import fixed_window, render_diagnostics
 
 PROTOCOL = "kedusr-float"
 NUM_SHOWN = 2
@@ -85,7 +85,7 @@ def _validate_one(
     if made.matches.key_mask is not None:
         row["kept_keys"] = float(made.matches.key_mask.mean())
     row |= _from_tokens(model, triplet, precision, made, ours.full_psnr)
-    return row, {} if window is None else tell(triplet, made, window)
+    return row, {} if window is None else render_diagnostics(triplet, made, window)
 
 
 def _from_tokens(

@@ -88,7 +88,7 @@ def fixed_window(triplet: Triplet, side_px: int = WINDOW_PX) -> Box:
     return Box(top, top + CELL_PX * side, left, left + CELL_PX * side)
 
 
-def tell(triplet: Triplet, made: Upscaled, window: Box) -> dict[str, Drawing]:
+def render_diagnostics(triplet: Triplet, made: Upscaled, window: Box) -> dict[str, Drawing]:
     """The pictures of `TITLES`, all of the window at HR density, and `sheet` with all of them.
 
     What a network does not have, such as masks where matching is dense, is left out.
@@ -107,9 +107,9 @@ def tell(triplet: Triplet, made: Upscaled, window: Box) -> dict[str, Drawing]:
         "hr": triplet.hr,
         "error": heatmap(error.astype(np.float32), high=LARGEST_ERROR),
     }
-    told = {name: np.ascontiguousarray(crop(each, window)) for name, each in pictures.items()}
-    told |= dict(_search(made, told["sr"], window)) | dict(_sources(made, told["sr"]))
-    return told | {"sheet": _sheet(triplet, told, window)}
+    images = {name: np.ascontiguousarray(crop(each, window)) for name, each in pictures.items()}
+    images |= dict(_search(made, images["sr"], window)) | dict(_sources(made, images["sr"]))
+    return images | {"sheet": _sheet(triplet, images, window)}
 
 
 def _ref_in_place(triplet: Triplet) -> Drawing:
@@ -159,14 +159,14 @@ def token_colors(index: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     return cv2.cvtColor(np.dstack([hue, np.full_like(hue, 190), value]), cv2.COLOR_HSV2RGB)
 
 
-def _sheet(triplet: Triplet, told: Mapping[str, Drawing], window: Box) -> Drawing:
+def _sheet(triplet: Triplet, images: Mapping[str, Drawing], window: Box) -> Drawing:
     """All pictures with their names, after the whole picture with its centre box and window."""
     whole = fit(triplet.hr, TILE_PX)
     factor = whole.shape[0] / triplet.hr.shape[0]
     marked = {ORANGE: triplet.center_box, GREEN: window}
     outlines = [(rescaled(box_corners(box), factor), color) for color, box in marked.items()]
     panels = [Panel("centre (orange), part", draw_outlines(whole, outlines))]
-    panels += [Panel(TITLES[name], fit(picture, TILE_PX)) for name, picture in told.items()]
+    panels += [Panel(TITLES[name], fit(picture, TILE_PX)) for name, picture in images.items()]
     rows = range(0, len(panels), NUM_COLUMNS)
     return np.vstack([row(panels[at : at + NUM_COLUMNS], TILE_PX, NUM_COLUMNS) for at in rows])
 
@@ -181,8 +181,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", required=True, help="a run's folder, or one checkpoint")
     parser.add_argument("--split", default="test", help="which pictures (default: test)")
     parser.add_argument("--id", nargs="+", help="only these (default: all of the split)")
-    told = f"side of the drawn part in HR pixels (default: {WINDOW_PX})"
-    parser.add_argument("--window-px", type=int, default=WINDOW_PX, help=told)
+    side_help = f"side of the drawn part in HR pixels (default: {WINDOW_PX})"
+    parser.add_argument("--window-px", type=int, default=WINDOW_PX, help=side_help)
     parser.add_argument("--out", default="figures", help="folder or URI (default: figures)")
     args = parser.parse_args()
     try:
@@ -214,6 +214,6 @@ def draw(
         triplet = shards.read(each)
         window = fixed_window(triplet, window_px)
         made = super_resolve(model, triplet.lr, triplet.ref, triplet.center_box, look_at=window)
-        for name, picture in tell(triplet, made, window).items():
+        for name, picture in render_diagnostics(triplet, made, window).items():
             write_png(storage.member(storage.join(out, triplet.id), f"{name}.png"), picture)
         yield storage.join(out, triplet.id, "sheet.png")

@@ -54,7 +54,7 @@ class Frame(NamedTuple):
     """Pixels shown for each HR pixel."""
 
 
-def make_view(
+def build_web_view(
     triplet: Triplet,
     pictures: Mapping[str, UInt8[np.ndarray, "height width 3"]],
     matches: Matches | None,

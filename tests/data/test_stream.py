@@ -16,7 +16,7 @@ from sddusr.config import DataConfig
 from sddusr.data.crops import cut_sample, draw_span
 from sddusr.data.dataset import ShardSet
 from sddusr.data.detail import mask_label
-from sddusr.data.stream import Stream, sample_at, seed_at, share
+from sddusr.data.stream import BatchStream, sample_at, seed_at, share
 from sddusr.geometry.box import Box
 from sddusr.types import Batch
 from tests.conftest import make_triplet
@@ -24,7 +24,7 @@ from tests.conftest import make_triplet
 CONFIG = DataConfig(crop_px=16, shift_px=(4, 12), read_ahead=2)
 
 
-def take(stream: Stream, num: int) -> list[Batch]:
+def take(stream: BatchStream, num: int) -> list[Batch]:
     with stream:
         return list(itertools.islice(stream, num))
 
@@ -73,14 +73,14 @@ def test_ranks_share_each_batch_whole_in_order_and_evenly(step, world, more):
 
 def test_more_ranks_than_samples_are_refused(tiny_shards):
     with pytest.raises(ValueError, match=r"train\.batch_size is 4 for 5 workers, need a sample"):
-        Stream(tiny_shards, CONFIG, seed=0, batch_size=4, rank=0, world=5)
+        BatchStream(tiny_shards, CONFIG, seed=0, batch_size=4, rank=0, world=5)
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_any_number_of_ranks_sees_the_same_samples(tiny_shards, world):
-    alone = take(Stream(tiny_shards, CONFIG, seed=5, batch_size=4), 5)
+    alone = take(BatchStream(tiny_shards, CONFIG, seed=5, batch_size=4), 5)
     ranks = [
-        take(Stream(tiny_shards, CONFIG, seed=5, batch_size=4, rank=rank, world=world), 5)
+        take(BatchStream(tiny_shards, CONFIG, seed=5, batch_size=4, rank=rank, world=world), 5)
         for rank in range(world)
     ]
     for step, batch in enumerate(alone):
@@ -93,15 +93,15 @@ def test_any_number_of_ranks_sees_the_same_samples(tiny_shards, world):
 
 
 def test_the_stream_covers_the_split_once_an_epoch(tiny_shards):
-    batches = take(Stream(tiny_shards, CONFIG, seed=1, batch_size=2), 14)
+    batches = take(BatchStream(tiny_shards, CONFIG, seed=1, batch_size=2), 14)
     ids = [id for batch in batches for id in batch.ids]
     for epoch in range(4):
         assert Counter(ids[7 * epoch : 7 * epoch + 7]) == Counter(f"train-{i}" for i in range(7))
 
 
 def test_resume_from_a_step_equals_the_unbroken_stream(tiny_shards):
-    unbroken = take(Stream(tiny_shards, CONFIG, seed=3, batch_size=3), 9)
-    resumed = take(Stream(tiny_shards, CONFIG, seed=3, batch_size=3, start_step=4), 5)
+    unbroken = take(BatchStream(tiny_shards, CONFIG, seed=3, batch_size=3), 9)
+    resumed = take(BatchStream(tiny_shards, CONFIG, seed=3, batch_size=3, start_step=4), 5)
     for one, other in zip(resumed, unbroken[4:], strict=True):
         assert_equal(one, other)
 
@@ -109,14 +109,14 @@ def test_resume_from_a_step_equals_the_unbroken_stream(tiny_shards):
 @pytest.mark.parametrize("read_ahead", [0, 1, 7])
 def test_reading_ahead_changes_nothing(tiny_shards, read_ahead):
     config = dataclasses.replace(CONFIG, read_ahead=read_ahead)
-    stream = Stream(tiny_shards, config, seed=3, batch_size=3)
+    stream = BatchStream(tiny_shards, config, seed=3, batch_size=3)
     for step, batch in enumerate(take(stream, 4)):
         assert_equal(batch, stream.batch(step))
     assert stream.wait_s > 0
 
 
 def test_tensors_are_what_the_network_takes(tiny_shards):
-    batch = take(Stream(tiny_shards, CONFIG, seed=0, batch_size=3), 1)[0]
+    batch = take(BatchStream(tiny_shards, CONFIG, seed=0, batch_size=3), 1)[0]
     assert batch.lr.shape == batch.lr_center.shape == (3, 3, 16, 16)
     assert batch.hr.shape == batch.ref.shape == (3, 3, 32, 32)
     assert batch.mask_label.shape == (3, 1, 8, 8)
@@ -135,14 +135,14 @@ def test_damage_reaches_the_consumer(tmp_path, tiny_shards):
         data[100:20_000] = bytes(19_900)
         path.write_bytes(data)
     with (
-        Stream(ShardSet(str(tmp_path / "set")), CONFIG, seed=0, batch_size=7) as stream,
+        BatchStream(ShardSet(str(tmp_path / "set")), CONFIG, seed=0, batch_size=7) as stream,
         pytest.raises(ValueError, match="row group 0 is damaged"),
     ):
         next(stream)
 
 
 def test_closing_stops_the_stream(tiny_shards):
-    stream = Stream(tiny_shards, CONFIG, seed=0, batch_size=2)
+    stream = BatchStream(tiny_shards, CONFIG, seed=0, batch_size=2)
     next(stream)
     stream.close()
     with pytest.raises(RuntimeError, match="the stream is closed"):
@@ -152,7 +152,7 @@ def test_closing_stops_the_stream(tiny_shards):
 def test_a_crop_that_does_not_fit_is_refused_before_training(tiny_shards):
     config = DataConfig(crop_px=80, shift_px=(4, 12))
     with pytest.raises(ValueError, match=r"crops of up to 64 px.*--data\.crop-px"):
-        Stream(tiny_shards, config, seed=0, batch_size=2)
+        BatchStream(tiny_shards, config, seed=0, batch_size=2)
     with pytest.raises(ValueError, match=r"tiny: LR is 64x72.*need 80x80.*--data\.crop-px"):
         cut_sample(make_triplet("tiny"), config, np.random.default_rng(0))
 
@@ -164,7 +164,7 @@ def test_an_empty_split_is_refused(tmp_path, tiny_shards):
     tree["shards"] = [shard for shard in tree["shards"] if shard["split"] != "val"]
     path.write_text(json.dumps(tree))
     with pytest.raises(ValueError, match="no rows in split val"):
-        Stream(ShardSet(str(path.parent)), CONFIG, split="val", seed=0, batch_size=2)
+        BatchStream(ShardSet(str(path.parent)), CONFIG, split="val", seed=0, batch_size=2)
 
 
 @settings(deadline=None, max_examples=60)

@@ -13,10 +13,10 @@ import torch.distributed as dist
 from sddusr.checkpoint import CheckpointStore
 from sddusr.config import Config, DataConfig, OptimConfig, TrainConfig
 from sddusr.data.dataset import ShardSet
-from sddusr.data.stream import Stream
+from sddusr.data.stream import BatchStream
 from sddusr.training.learner import Learner
 from sddusr.training.loop import train
-from sddusr.training.signals import Sigterm, Wish
+from sddusr.training.signals import Sigterm, StopRequest
 from tests.tiny import TINY, without_zero_starts
 
 CONFIG = Config(
@@ -70,7 +70,7 @@ def run(root: str, folder: str) -> None:
     Path(folder).mkdir(exist_ok=True)
     store = CheckpointStore(f"{folder}/checkpoints", 3)
     reporter = StepFile(f"{folder}/steps")
-    train(CONFIG, ShardSet(root), store, reporter, CPU, wishes=sigterm)
+    train(CONFIG, ShardSet(root), store, reporter, CPU, poll_request=sigterm)
 
 
 def run_rank(root: str, folder: str, rank: int, stop_after: int) -> None:
@@ -79,12 +79,12 @@ def run_rank(root: str, folder: str, rank: int, stop_after: int) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meet-{stop_after}", rank=rank, world_size=2)
     asked = itertools.count(1)
 
-    def wishes() -> Wish:
-        return Wish.STOP if rank == 1 and next(asked) == stop_after else Wish.GO_ON
+    def poll_request() -> StopRequest:
+        return StopRequest.STOP if rank == 1 and next(asked) == stop_after else StopRequest.GO_ON
 
     store = CheckpointStore(f"{folder}/checkpoints", 3)
     reporter = StepFile(f"{folder}/steps")
-    train(OF_TWO, ShardSet(root), store, reporter, CPU, wishes=wishes)
+    train(OF_TWO, ShardSet(root), store, reporter, CPU, poll_request=poll_request)
     dist.destroy_process_group()
 
 
@@ -96,7 +96,7 @@ def gradients(root: str, folder: str, rank: int, world: int) -> None:
     learner = Learner(replace(OF_TWO, train=replace(OF_TWO.train, precision="float32")), CPU)
     without_zero_starts(learner.model)
     share = {"rank": rank, "world": world}
-    with Stream(ShardSet(root), OF_TWO.data, seed=0, batch_size=4, **share) as stream:
+    with BatchStream(ShardSet(root), OF_TWO.data, seed=0, batch_size=4, **share) as stream:
         learner.step(next(stream), 0)
     grads = {n: p.grad for n, p in learner.model.named_parameters() if p.grad is not None}
     torch.save(grads, f"{folder}/{rank}-of-{world}.pt")
@@ -113,7 +113,7 @@ def written(root: str, folder: str, rank: int, world: int) -> None:
     model = replace(OF_TWO.model, dictionary=dictionary)
     train = replace(OF_TWO.train, precision="float32")
     learner = Learner(replace(OF_TWO, model=model, train=train), CPU)
-    with Stream(
+    with BatchStream(
         ShardSet(root), OF_TWO.data, seed=0, batch_size=4, rank=rank, world=world
     ) as stream:
         for step in range(2):

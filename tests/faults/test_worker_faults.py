@@ -19,7 +19,7 @@ from pipelines.tracking.client import MlflowClient
 from pipelines.train import TrainOptions, run_training
 from sddusr.cli import command_line
 from sddusr.runs.run_folder import RunFolder
-from sddusr.training.signals import Wish
+from sddusr.training.signals import StopRequest
 from tests.faults.loop import CONFIG, CONTEXT, together, training_processes
 
 STEPS_BEFORE = 5
@@ -157,8 +157,12 @@ def test_rays_notice_is_taken_once_for_a_wish_to_save(monkeypatch):
     remaining = iter(notices)
     monkeypatch.setattr(ray.train, "get_preemption_info", lambda: next(remaining))
     ask = train_worker.Notices()
-    wishes = [ask() for _ in range(len(notices) * train_worker.NOTICE_EVERY)]
+    requests = [ask() for _ in range(len(notices) * train_worker.NOTICE_EVERY)]
     assert next(remaining, "all were read") == "all were read"
-    saved = [i // train_worker.NOTICE_EVERY for i, wish in enumerate(wishes) if wish == Wish.SAVE]
+    saved = [
+        i // train_worker.NOTICE_EVERY
+        for i, request in enumerate(requests)
+        if request == StopRequest.SAVE
+    ]
     assert saved == [2, 5]  # the first one, and one with another deadline
-    assert Wish.STOP not in wishes
+    assert StopRequest.STOP not in requests

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sddusr.geometry.box import Box
-from sddusr.inference.feature_map import Mosaic
+from sddusr.inference.feature_map import TiledFeatureMap
 from sddusr.inference.tiles import cut, grown, overlap, tiles
 
 side = st.integers(1, 24)
@@ -17,7 +17,7 @@ def test_what_is_put_lies_in_every_piece_that_shows_it(size, tile, halo, put_til
     frame = Box(0, size[0], 0, size[1])
     whole = torch.randn(1, 3, *size)
     windows = [grown(core, halo, frame) for core in tiles(frame, tile, 1)]
-    mosaic = Mosaic.empty(windows, 3, whole)
+    mosaic = TiledFeatureMap.empty(windows, 3, whole)
     for core in tiles(frame, put_tile, 1):
         mosaic.put(core, cut(whole, core))
     y0, x0 = (data.draw(st.integers(0, length - 1)) for length in size)
@@ -29,7 +29,7 @@ def test_what_is_put_lies_in_every_piece_that_shows_it(size, tile, halo, put_til
 
 
 def test_a_piece_that_was_taken_is_no_longer_held():
-    mosaic, box = Mosaic(), Box(0, 4, 0, 4)
+    mosaic, box = TiledFeatureMap(), Box(0, 4, 0, 4)
     piece = torch.zeros(1, 2, 4, 4)
     mosaic.add(box, piece)
     assert mosaic.take(box) is piece

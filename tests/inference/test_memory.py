@@ -10,7 +10,7 @@ import torch
 from sddusr.config import PAPER
 from sddusr.inference import memory
 from sddusr.inference.memory import MEGABYTE, held_bytes, plan_memory
-from sddusr.inference.precompute import Inputs, Knowledge
+from sddusr.inference.precompute import FrameFeatures, Inputs
 from sddusr.inference.regions import Reconstruction
 from sddusr.model.matching.matcher import Search
 from sddusr.model.matching.transfer import CellBank
@@ -107,7 +107,7 @@ def test_a_frame_too_thin_to_sample_stays_one_region(paper):
 
 def test_the_reach_that_memory_counts_with_is_the_reconstructions(paper):
     found = Search(*[torch.zeros(1, 1, 1, 1)] * 3, is_sparse=False, key_mask=None)
-    known = Knowledge(found, CellBank.of(torch.zeros(1, 1, 4, 4)), None)
+    known = FrameFeatures(found, CellBank.of(torch.zeros(1, 1, 4, 4)), None)
     made = Reconstruction(paper, inputs_of(64, 64), known)
     assert made.fusion_reach + made.sources.halo <= memory.TILE_REACH_PX
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sddusr.inference.pooling import RunningPool, held, measured
+from sddusr.inference.pooling import RunningPool, fixed_pools, measure_pools
 from sddusr.model.blocks import CbamChannelGate, ChannelAttention, FrameMax, FrameMean
 
 
@@ -13,7 +13,7 @@ def test_held_gates_treat_a_tile_as_the_frame_does():
     running = RunningPool()
     for piece in (frame[:, :, :7], frame[:, :, 7:, :5], frame[:, :, 7:, 5:]):
         running.add(piece)
-    with held(running.values(gate)):
+    with fixed_pools(running.values(gate)):
         tile = gate(frame[:, :, 3:9, 2:6])
     torch.testing.assert_close(tile, gate(frame)[:, :, 3:9, 2:6])
     assert not torch.allclose(tile, gate(frame[:, :, 3:9, 2:6]))
@@ -24,10 +24,10 @@ def test_nested_attentions_are_measured_over_all_windows_at_once():
     gates = torch.nn.Sequential(ChannelAttention(4, 2), ChannelAttention(4, 2))
     frame = torch.randn(1, 4, 8, 12)
     windows = torch.cat([frame[..., :6], frame[..., 6:]])
-    with measured(gates, margin=0) as pools:
+    with measure_pools(gates, margin=0) as pools:
         pieces = gates(windows)
     torch.testing.assert_close(torch.cat([*pieces[:, None]], dim=3), gates(frame))
-    with held(pools):
+    with fixed_pools(pools):
         torch.testing.assert_close(gates(windows[1:]), gates(frame)[..., 6:])
 
 
@@ -35,7 +35,7 @@ def test_the_margin_of_a_window_is_not_measured():
     attention, window = ChannelAttention(4, 2), torch.randn(2, 4, 9, 9)
     framed = window.clone()
     framed[:, :, 0] = framed[..., -1] = 100
-    with measured(attention, margin=1) as pools:
+    with measure_pools(attention, margin=1) as pools:
         attention(framed)
     expected = window[:, :, 1:-1, 1:-1].mean((0, 2, 3), keepdim=True)
     torch.testing.assert_close(pools[attention.mean], expected)
@@ -43,10 +43,10 @@ def test_the_margin_of_a_window_is_not_measured():
 
 def test_afterwards_the_pools_read_what_they_are_shown():
     pool, picture = FrameMean(), torch.randn(1, 3, 4, 4)
-    with held({pool: torch.zeros(1, 3, 1, 1)}):
+    with fixed_pools({pool: torch.zeros(1, 3, 1, 1)}):
         assert not pool(picture).any()
     torch.testing.assert_close(pool(picture), picture.mean((2, 3), keepdim=True))
-    with measured(FrameMax(), margin=0) as pools:
+    with measure_pools(FrameMax(), margin=0) as pools:
         pass
     assert not pools
 

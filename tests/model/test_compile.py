@@ -10,7 +10,7 @@ import torch
 
 from sddusr.config import Config, DataConfig, OptimConfig, TrainConfig
 from sddusr.data.dataset import ShardSet
-from sddusr.data.stream import Stream
+from sddusr.data.stream import BatchStream
 from sddusr.training.learner import Learner
 from tests.faults.loop import together
 from tests.tiny import TINY
@@ -26,7 +26,7 @@ CONFIG = Config(
 def losses(root: str, compiled: bool) -> list[float]:
     config = replace(CONFIG, train=replace(CONFIG.train, compile=compiled))
     learner = Learner(config, torch.device("cpu"))
-    with Stream(ShardSet(root), config.data, seed=0, batch_size=2) as stream:
+    with BatchStream(ShardSet(root), config.data, seed=0, batch_size=2) as stream:
         return [learner.step(next(stream), step)["total"].item() for step in range(2)]
 
 

@@ -12,7 +12,7 @@ from pipelines import preprocess as pipeline
 from pipelines.preprocess import PreprocessOptions, preprocess
 from sddusr.config import DataConfig
 from sddusr.data.dataset import ShardSet
-from sddusr.data.stream import Stream
+from sddusr.data.stream import BatchStream
 from sddusr.registration.color_match import ColorConfig
 from sddusr.registration.pairing import PairConfig
 from tests.conftest import textured
@@ -129,7 +129,7 @@ def test_a_phones_pairs_become_a_training_set_or_sheets(tmp_path, caplog):
     assert held.hr.shape == (320, 400, 3)
     assert held.provenance["registration"]["decision"] == "registered"
     data = DataConfig(crop_px=32, shift_px=(8, 24))
-    with Stream(shards, data, seed=0, batch_size=4) as stream:
+    with BatchStream(shards, data, seed=0, batch_size=4) as stream:
         assert next(stream).ref.shape == (4, 3, 64, 64)
     with pytest.raises(ValueError, match="another pairing"):
         preprocess(replace(tolerant, degradation="camera"))

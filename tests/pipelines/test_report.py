@@ -15,7 +15,7 @@ from sddusr.evaluation.results import gains, summarize, write_tables
 from sddusr.evaluation.scoring import score_triplet
 from sddusr.geometry.box import Box
 from sddusr.inference import bicubic, to_8bit
-from sddusr.visualization.web_view import make_view, view_place
+from sddusr.visualization.web_view import build_web_view, view_place
 from tests.conftest import make_triplet
 
 EVIL = '<img src=x onerror="alert(1)">&</script>'
@@ -36,7 +36,7 @@ def evaluate(folder: Path, *, sharpen: float = 1.0, method: str = "ours", num: i
         shown = {name: to_8bit(picture) for name, picture in pictures.items()}
         place = Path(view_place(str(folder), triplet.id))
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(json.dumps(make_view(triplet, shown, None)))
+        place.write_text(json.dumps(build_web_view(triplet, shown, None)))
     found = gains(images, "bicubic")
     write_tables(str(folder), images, summarize(images), found, "", {"data": EVIL})
     return images

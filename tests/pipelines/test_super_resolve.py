@@ -403,9 +403,9 @@ def test_a_log_gets_a_line_for_each_phase_and_few_within_it(caplog):
     progress = ProgressBar("wide")
     for phase in ("reading", "super-resolving"):
         for number in range(100):
-            progress.tell(phase, number / 100)
+            progress.report(phase, number / 100)
     progress.told_s -= progress_bar.LOG_EVERY_S
-    progress.tell("super-resolving", 1.0)
+    progress.report("super-resolving", 1.0)
     progress.close()
     assert caplog.messages == [
         "wide: reading",
@@ -417,10 +417,10 @@ def test_a_log_gets_a_line_for_each_phase_and_few_within_it(caplog):
 def test_one_of_many_pictures_gets_a_line_only_when_it_takes_long(caplog):
     caplog.set_level("INFO")
     progress = ProgressBar("wide", is_one_of_many=True)
-    progress.tell("reading", 0.0)
-    progress.tell("super-resolving", 0.3)
+    progress.report("reading", 0.0)
+    progress.report("super-resolving", 0.3)
     progress.told_s -= progress_bar.ACTOR_LOG_EVERY_S
-    progress.tell("super-resolving", 0.4)
+    progress.report("super-resolving", 0.4)
     assert caplog.messages == ["wide: super-resolving 40%"]
 
 

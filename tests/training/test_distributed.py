@@ -8,7 +8,7 @@ import torch.multiprocessing as mp
 
 from sddusr.config import LossConfig, OptimConfig
 from sddusr.training import distributed
-from sddusr.training.adversarial import Adversary
+from sddusr.training.adversarial import AdversarialLoss
 
 SHARES = slice(0, 1), slice(1, 4)
 """Unequal, as when a run goes on with a number of workers that does not divide its batch."""
@@ -18,12 +18,12 @@ NUM_SAMPLES = 4
 def game(real: torch.Tensor, fake: torch.Tensor) -> dict[str, torch.Tensor]:
     """Both sides' losses and gradients on a share of the batch."""
     torch.manual_seed(0)
-    adversary = Adversary(LossConfig(discriminator_dim=4), OptimConfig(), torch.device("cpu"))
-    weight = distributed.weight_of(len(real), NUM_SAMPLES)
+    adversary = AdversarialLoss(LossConfig(discriminator_dim=4), OptimConfig(), torch.device("cpu"))
+    weight = distributed.rank_loss_weight(len(real), NUM_SAMPLES)
     learned = adversary.learn(fake, real, weight)
     result = {f"grad/{n}": p.grad for n, p in adversary.discriminator.named_parameters()}
     sr = fake.clone().requires_grad_()
-    (weight * adversary.judge(sr, real)).backward()
+    (weight * adversary.generator_loss(sr, real)).backward()
     losses = learned.expand(len(real))
     return {**result, "loss": distributed.mean_over_batch(losses), "picture": sr.grad}
 

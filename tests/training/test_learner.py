@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sddusr.checkpoint import Checkpoint
 from sddusr.config import Config, DataConfig, LossConfig, OptimConfig, TrainConfig
-from sddusr.data.stream import Stream
+from sddusr.data.stream import BatchStream
 from sddusr.training.learner import Learner, NonFiniteError, fastest_parts, micro_batches
 from tests.tiny import TINY, without_zero_starts
 
@@ -28,7 +28,7 @@ def make_learner(config=CONFIG, **train):
 
 
 def a_batch(shards, **share):
-    with Stream(shards, CONFIG.data, seed=0, batch_size=4, **share) as stream:
+    with BatchStream(shards, CONFIG.data, seed=0, batch_size=4, **share) as stream:
         return next(stream)
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from sddusr.config import LossConfig, OptimConfig
-from sddusr.training.adversarial import Adversary, Discriminator
+from sddusr.training.adversarial import AdversarialLoss, Discriminator
 from sddusr.training.losses import (
     PerceptualLoss,
     charbonnier,
@@ -44,7 +44,7 @@ def test_total_is_equation_12():
 
 def test_discriminator_learns_to_tell_noise_from_smooth_pictures():
     torch.manual_seed(0)
-    adversary = Adversary(
+    adversary = AdversarialLoss(
         LossConfig(discriminator_dim=8), OptimConfig(lr=1e-3), torch.device("cpu")
     )
     real, fake = torch.rand(4, 3, 1, 1).expand(4, 3, 32, 32), torch.rand(4, 3, 32, 32)
@@ -57,10 +57,10 @@ def test_discriminator_learns_to_tell_noise_from_smooth_pictures():
 
 def test_judging_leaves_the_discriminator_alone_and_reaches_the_picture():
     torch.manual_seed(0)
-    adversary = Adversary(LossConfig(discriminator_dim=8), OptimConfig(), torch.device("cpu"))
+    adversary = AdversarialLoss(LossConfig(discriminator_dim=8), OptimConfig(), torch.device("cpu"))
     before = {k: v.clone() for k, v in adversary.discriminator.state_dict().items()}
     sr = torch.rand(2, 3, 32, 32, requires_grad=True)
-    adversary.judge(sr, torch.rand(2, 3, 32, 32)).backward()
+    adversary.generator_loss(sr, torch.rand(2, 3, 32, 32)).backward()
     assert sr.grad is not None
     assert sr.grad.abs().sum() > 0
     assert all(p.grad is None for p in adversary.discriminator.parameters())

@@ -10,7 +10,7 @@ import torch
 from sddusr.checkpoint import CheckpointStore, read_checkpoint
 from sddusr.config import OptimConfig
 from sddusr.training.loop import train
-from sddusr.training.signals import Wish
+from sddusr.training.signals import StopRequest
 from tests.runs import CONFIG, CPU, LAST, Notebook, run, weights, with_train
 
 
@@ -50,8 +50,10 @@ def test_a_run_cut_before_its_flow_learns_ends_bit_equal_too(tiny_shards, tmp_pa
 
 
 def test_a_wish_to_save_is_granted_at_the_next_step_and_training_goes_on(tiny_shards, tmp_path):
-    wishes = iter([Wish.GO_ON, Wish.GO_ON, Wish.SAVE, *[Wish.GO_ON] * 3])
-    progress, notebook = run(tiny_shards, tmp_path, keep=9, wishes=lambda: next(wishes))
+    poll_request = iter(
+        [StopRequest.GO_ON, StopRequest.GO_ON, StopRequest.SAVE, *[StopRequest.GO_ON] * 3]
+    )
+    progress, notebook = run(tiny_shards, tmp_path, keep=9, poll_request=lambda: next(poll_request))
     assert progress.step == 6
     assert notebook.milestones == [2, 3, 4, 6]
     assert read_checkpoint(str(tmp_path / "step-00000003")).progress["step"] == 3
@@ -60,7 +62,9 @@ def test_a_wish_to_save_is_granted_at_the_next_step_and_training_goes_on(tiny_sh
 def test_a_wish_to_stop_saves_and_leaves_and_the_rest_comes_out_the_same(tiny_shards, tmp_path):
     config = with_train(ema_decay=0.9)
     unbroken, _ = run(tiny_shards, tmp_path / "unbroken", config)
-    stopped, _ = run(tiny_shards, tmp_path / "broken", config, wishes=lambda: Wish.STOP)
+    stopped, _ = run(
+        tiny_shards, tmp_path / "broken", config, poll_request=lambda: StopRequest.STOP
+    )
     assert stopped.step == 1
     assert run(tiny_shards, tmp_path / "broken", config)[0] == unbroken
     same = [read_checkpoint(str(tmp_path / name / LAST)) for name in ("unbroken", "broken")]

@@ -15,7 +15,13 @@ from sddusr.inference import super_resolve, to_8bit
 from sddusr.inference.memory import Plan
 from sddusr.model.sddusr import SDDuSR
 from sddusr.visualization.canvas import VOID, heatmap
-from sddusr.visualization.diagnostics import TITLES, fixed_window, main, tell, token_colors
+from sddusr.visualization.diagnostics import (
+    TITLES,
+    fixed_window,
+    main,
+    render_diagnostics,
+    token_colors,
+)
 from tests.conftest import make_triplet
 from tests.tiny import TINY, without_zero_starts
 
@@ -68,16 +74,16 @@ def test_the_part_follows_the_detail():
 def test_every_picture_shows_the_same_part(model, triplet):
     window = fixed_window(triplet, 64)
     made = make(model, triplet, window)
-    told = tell(triplet, made, window)
-    assert told.keys() == {*TITLES, "sheet"} - {"trust"}
-    assert all(told[name].shape == (64, 64, 3) for name in told.keys() - {"sheet"})
-    assert np.array_equal(told["hr"], crop(triplet.hr, window))
-    assert np.array_equal(told["sr"], crop(to_8bit(made.sr), window))
+    images = render_diagnostics(triplet, made, window)
+    assert images.keys() == {*TITLES, "sheet"} - {"trust"}
+    assert all(images[name].shape == (64, 64, 3) for name in images.keys() - {"sheet"})
+    assert np.array_equal(images["hr"], crop(triplet.hr, window))
+    assert np.array_equal(images["sr"], crop(to_8bit(made.sr), window))
     seen = np.zeros(triplet.hr.shape[:2], bool)
     crop(seen, BOX)[:] = True
-    assert np.array_equal(told["ref"][crop(seen, window)], told["hr"][crop(seen, window)])
-    assert (told["ref"][~crop(seen, window)] == VOID).all()
-    assert told["sheet"].shape[1] > 7 * 288
+    assert np.array_equal(images["ref"][crop(seen, window)], images["hr"][crop(seen, window)])
+    assert (images["ref"][~crop(seen, window)] == VOID).all()
+    assert images["sheet"].shape[1] > 7 * 288
 
 
 def test_the_error_map_is_dark_where_the_picture_is_right(model, triplet):
@@ -85,7 +91,7 @@ def test_the_error_map_is_dark_where_the_picture_is_right(model, triplet):
     made = make(model, triplet, window)
     perfect = made._replace(sr=(triplet.hr / 255).astype(np.float32))
     perfect.sr[window.y0 : window.y0 + 8] += 0.5
-    error = tell(triplet, perfect, window)["error"].astype(int).sum(axis=2)
+    error = render_diagnostics(triplet, perfect, window)["error"].astype(int).sum(axis=2)
     assert len(np.unique(error[8:])) == 1
     assert error[:8].min() > error[8:].max()
 
@@ -94,8 +100,8 @@ def test_what_a_network_does_not_have_is_left_out(triplet):
     without = {"mask": MaskConfig(enabled=False), "dictionary": DictionaryConfig(enabled=False)}
     dense = SDDuSR(replace(TINY, **without))
     window = fixed_window(triplet, 64)
-    told = tell(triplet, make(dense, triplet, window), window)
-    missing = TITLES.keys() - told.keys()
+    images = render_diagnostics(triplet, make(dense, triplet, window), window)
+    missing = TITLES.keys() - images.keys()
     assert missing == {"mask", "key_mask", "dictionary", "tokens", "trust"}
 
 
@@ -103,9 +109,9 @@ def test_a_detail_skip_shows_its_trust(triplet):
     model = SDDuSR(replace(TINY, detail=DetailConfig(enabled=True)))
     window = fixed_window(triplet, 64)
     made = make(model, triplet, window)
-    told = tell(triplet, made, window)
+    images = render_diagnostics(triplet, made, window)
     cells = crop(made.trust, Box(*(edge // 4 for edge in window)))
-    np.testing.assert_array_equal(told["trust"], heatmap(cells, zoom=4))
+    np.testing.assert_array_equal(images["trust"], heatmap(cells, zoom=4))
 
 
 def test_sources_of_a_part_equal_those_of_the_whole_network(model, triplet):
@@ -165,7 +171,7 @@ def test_the_command_draws_the_same_and_names_what_is_there(
     run("--id", "test-1", "--window-px", "64")
     triplet = next(each for each in tiny_shards.iterate("test") if each.id == "test-1")
     window = fixed_window(triplet, 64)
-    for name, picture in tell(triplet, make(model, triplet, window), window).items():
+    for name, picture in render_diagnostics(triplet, make(model, triplet, window), window).items():
         drawn = read_rgb(str(tmp_path / "out" / "test-1" / f"{name}.png")).pixels
         assert np.abs(drawn.astype(int) - picture).mean() < 1
     assert not (tmp_path / "out" / "test-0").exists()

@@ -18,7 +18,7 @@ from sddusr.visualization.web_view import (
     REF,
     TRUST,
     TRUTH,
-    make_view,
+    build_web_view,
     view_place,
 )
 from tests.conftest import make_triplet
@@ -60,7 +60,7 @@ def decibel(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_small_pictures_are_shown_whole_and_pixel_for_pixel(triplet):
-    (frame,) = make_view(triplet, {"ours": triplet.hr[::-1]}, None)["frames"]
+    (frame,) = build_web_view(triplet, {"ours": triplet.hr[::-1]}, None)["frames"]
     assert frame["scale"] == 1
     assert list(frame["layers"]) == ["ours", REF, TRUTH]
     assert frame["overlays"] == {}
@@ -74,7 +74,7 @@ def test_small_pictures_are_shown_whole_and_pixel_for_pixel(triplet):
 def test_large_pictures_are_shrunk_and_two_details_are_not(triplet, matches, monkeypatch):
     monkeypatch.setattr(web_view, "WHOLE_PX", 72)
     monkeypatch.setattr(web_view, "DETAIL_PX", 32)
-    whole, *details = make_view(triplet, {}, matches)["frames"]
+    whole, *details = build_web_view(triplet, {}, matches)["frames"]
     assert whole["scale"] == 0.5
     assert decoded(whole["layers"][TRUTH]).shape == (64, 72, 3)
     assert len(details) == 2
@@ -88,7 +88,7 @@ def test_large_pictures_are_shrunk_and_two_details_are_not(triplet, matches, mon
 
 
 def test_overlays_cover_the_cells_that_were_dropped(triplet, matches):
-    overlays = make_view(triplet, {}, matches)["frames"][0]["overlays"]
+    overlays = build_web_view(triplet, {}, matches)["frames"][0]["overlays"]
     assert np.array_equal(decoded(overlays[MASK])[..., 3] > 0, ~matches.query_mask)
     assert np.array_equal(decoded(overlays[CONFIDENCE])[..., 3] > 0, matches.query_mask)
     keys = decoded(overlays[KEY_MASK])[..., 3] > 0
@@ -99,11 +99,11 @@ def test_overlays_cover_the_cells_that_were_dropped(triplet, matches):
 def test_trust_is_an_overlay_of_its_own(triplet, matches):
     trust = np.linspace(0, 1, matches.confidence.size, dtype=np.float32)
     trust = trust.reshape(matches.confidence.shape)
-    overlays = make_view(triplet, {}, matches, trust)["frames"][0]["overlays"]
+    overlays = build_web_view(triplet, {}, matches, trust)["frames"][0]["overlays"]
     shown = decoded(overlays[TRUST])
     np.testing.assert_array_equal(shown[..., :3], heatmap(trust))
     assert (shown[..., 3] > 0).all()
-    assert TRUST not in make_view(triplet, {}, matches)["frames"][0]["overlays"]
+    assert TRUST not in build_web_view(triplet, {}, matches)["frames"][0]["overlays"]
 
 
 def test_views_stay_inside_their_folder():
