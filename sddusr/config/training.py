@@ -200,8 +200,12 @@ class TrainConfig:
     validated and published. 0 keeps no average."""
     seed: int = 0
     """Seed of the weights, of the order of samples and of every random choice."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto` takes bfloat16 autocast where the machine computes it natively."""
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    """`auto` takes bfloat16 autocast where all workers' devices compute it natively, and keeps to
+    its choice when the run is resumed; `float32` is IEEE's, `tf32` is faster on a GPU."""
+    deterministic: bool = False
+    """On a GPU, add up gradients in a fixed order, so that a resumed run equals one that was never
+    interrupted to the last bit, as on a CPU; slower."""
     compile: bool = False
     """Compile the training step's network with torch.compile: the first steps take minutes, the
     others are faster on a GPU; results differ by rounding."""

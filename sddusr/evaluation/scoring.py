@@ -25,6 +25,7 @@ from sddusr.inference import (
 )
 from sddusr.model.matching.fast_search import MatchingMode
 from sddusr.model.precision import Precision, warn_if_emulated
+from sddusr.model.tuning import place_on
 from sddusr.registration.residual import RefRegistration, register_ref
 from sddusr.types import Triplet
 from sddusr.visualization.comparison import comparison
@@ -125,7 +126,7 @@ class Scorer:
         self.model = None
         if config.checkpoint:
             warn_if_emulated(config.precision, torch.device(device))
-            self.model = load_model(config.checkpoint).to(device)
+            self.model = place_on(load_model(config.checkpoint), torch.device(device))
         self.lpips = Lpips(config.lpips_weights, device) if with_lpips else None
 
     def evaluate(self, row: Row, compare: bool = False) -> list[ImageScores]:

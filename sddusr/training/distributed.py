@@ -21,11 +21,21 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def data_parallel(module: nn.Module) -> nn.Module:
-    """The module, its gradients averaged over the ranks."""
+def data_parallel(module: nn.Module, may_rebuild: bool = True) -> nn.Module:
+    """The module, its gradients averaged over the ranks.
+
+    Args:
+        may_rebuild: let DDP sort gradients into buckets anew after the first step; from three ranks
+            on they then add up in another order than in that step, as in the first after a resume.
+    """
     if world_size() == 1:
         return module
-    return DistributedDataParallel(module)
+    return DistributedDataParallel(
+        module,
+        broadcast_buffers=False,  # they are functions of the weights
+        gradient_as_bucket_view=True,
+        find_unused_parameters=not may_rebuild,  # which keeps the first buckets
+    )
 
 
 def sync_gradients(replica: nn.Module, now: bool) -> AbstractContextManager[Any]:
@@ -42,6 +52,33 @@ def all_reduce_max(value: int, device: torch.device) -> int:
     everyones = torch.tensor(value, device=device)
     dist.all_reduce(everyones, dist.ReduceOp.MAX)
     return int(everyones)
+
+
+class DelayedMax:
+    """`largest` of the step before on a GPU, so that the host waits for nothing; of this one
+    elsewhere."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pending: tuple[Tensor, torch.cuda.Event] | None = None
+
+    def __call__(self, value: int) -> int:
+        if self._device.type != "cuda" or world_size() == 1:
+            return all_reduce_max(value, self._device)
+        earlier, self._pending = self._pending, self._begin(value)
+        if earlier is None:
+            return 0
+        found, is_there = earlier
+        is_there.synchronize()  # a step ago
+        return int(found)
+
+    def _begin(self, value: int) -> tuple[Tensor, torch.cuda.Event]:
+        everyones = torch.tensor([value]).pin_memory().to(self._device, non_blocking=True)
+        dist.all_reduce(everyones, dist.ReduceOp.MAX)
+        found, is_there = torch.zeros(1, dtype=torch.long).pin_memory(), torch.cuda.Event()
+        found.copy_(everyones, non_blocking=True)
+        is_there.record()
+        return found, is_there
 
 
 def rank_loss_weight(num: int, batch_size: int) -> float:

@@ -1,6 +1,8 @@
 """The network and all that changes it: one optimizer step at a time."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, cast
 
@@ -10,8 +12,14 @@ from torch import Tensor, nn
 
 from sddusr.checkpoint import Checkpoint
 from sddusr.config import Config
-from sddusr.model.precision import Precision, native_precision
+from sddusr.model.precision import (
+    Precision,
+    common_precision,
+    multiplying_in,
+    native_precision,
+)
 from sddusr.model.sddusr import SDDuSR
+from sddusr.model.tuning import place_on, tuning
 from sddusr.model.written_tokens import Tokens
 from sddusr.training import distributed
 from sddusr.training.adversarial import AdversarialLoss
@@ -25,16 +33,21 @@ class NonFiniteError(RuntimeError):
     """A loss or gradient is NaN or infinite; the weights were not touched."""
 
 
+class StepMemoryError(ValueError):
+    """The GPU's memory does not hold a step; another try would meet the same."""
+
+
 class Learner:
     """No generator's state is kept: the order of samples, crops, augmentation and the mask's noise
     are functions of (seed, step, position), and nothing else in a step is drawn."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
+        if config.train.deterministic:  # without which cuBLAS refuses under torch's switch
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.manual_seed(config.train.seed)
         self.config = config
         self.device = device
-        asked = config.train.precision
-        self.precision: Precision = native_precision(device) if asked == "auto" else asked
+        self.precision: Precision = _precision(config, device)
         self.model = SDDuSR(config.model).to(device).to(memory_format=torch.channels_last)
         alignment, optim = self.model.alignment, config.optim
         slower = [
@@ -42,12 +55,13 @@ class Learner:
             (alignment.offset_parameters(), optim.offset_lr_scale),
         ]
         self.optimizer = make_optimizer(self.model.parameters(), optim, slower)
+        self._may_rebuild = not config.train.deterministic
         self.perceptual, self.adversary = None, None
         if config.losses.stage == "full":
-            self.perceptual = PerceptualLoss(config.losses.vgg_weights).to(device)
+            self.perceptual = place_on(PerceptualLoss(config.losses.vgg_weights), device)
             self.adversary = AdversarialLoss(config.losses, config.optim, device)
         self.average = None
-        self._replica: nn.Module = distributed.data_parallel(self.model)
+        self._replica: nn.Module = self._data_parallel()
         self._forward = self._compiled() if config.train.compile else self._replica
 
     def start_average(self) -> None:
@@ -65,11 +79,22 @@ class Learner:
 
         Raises:
             NonFiniteError: before anything is changed.
+            StepMemoryError: the GPU's memory does not hold the step.
         """
+        # Forward passes alone run under autocast, each with casts of its own.
+        with (
+            ordered_gradients(self.config.train.deterministic),
+            multiplying_in(self.precision, self.device),
+        ):
+            try:
+                return self._step(batch, step)
+            except torch.OutOfMemoryError as error:
+                raise StepMemoryError(self._explain_memory(batch, str(error))) from error
+
+    def _step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         self._set_rate(step)
         self._set_frozen(step)
         self._replica.train()
-        batch = batch.to(self.device)
         self.optimizer.zero_grad(set_to_none=True)
         seen, sr = self._gradients(batch)
         seen["gradient_norm"] = self._clipped_norm(self.model)
@@ -85,6 +110,18 @@ class Learner:
         if self.average is not None:
             self.average.update(self.model, step)
         return seen
+
+    def _explain_memory(self, batch: Batch, reason: str) -> str:
+        num, (rows, cols) = len(batch.ids), batch.lr.shape[2:]
+        asked = reason.partition(". ")[2].partition(". ")[0] or reason.partition("\n")[0]
+        return (
+            f"rank {distributed.rank()}: the GPU's memory does not hold a step of {num} samples of "
+            f"{rows}x{cols} LR pixels ({asked:.100}); raise --train.accumulate (up to {num}), "
+            f"or lower --data.crop-px or --train.batch-size"
+        )
+
+    def _data_parallel(self) -> nn.Module:
+        return distributed.data_parallel(self.model, self._may_rebuild)
 
     def _compiled(self) -> nn.Module:
         matching: Any = self.model.matching
@@ -165,6 +202,7 @@ class Learner:
                 batch.seeds,
                 batch.center_offset,
                 batch.has_ref,
+                batch.gumbel,
             )
 
     def _autocast(self) -> torch.autocast:
@@ -189,7 +227,7 @@ class Learner:
             parameter.requires_grad_(learns)
             parameter.grad = None
         # Which parameters are averaged over the ranks is settled when the replica is made.
-        self._replica = distributed.data_parallel(self.model)
+        self._replica = self._data_parallel()
         self._forward = self._compiled() if self.config.train.compile else self._replica
 
     def _clipped_norm(self, network: nn.Module) -> Float[Tensor, ""]:
@@ -228,17 +266,38 @@ class Learner:
             self.adversary.load_state_dict(state)
 
 
-MOST_KEPT_BYTES = 2**24
-"""Of a map on a processor: glibc keeps freed memory for the next one who asks in pieces below 32
-MB. Fresh memory, at every layer, would be a third of a step of `paper`."""
+def _precision(config: Config, device: torch.device) -> Precision:
+    """The format that all ranks take."""
+    if config.train.precision != "auto":
+        return config.train.precision
+    return common_precision(distributed.gather(native_precision(device)))
+
+
+@contextmanager
+def ordered_gradients(enabled: bool) -> Iterator[None]:
+    """Inside, gradients add up in the same order each time, on a GPU too."""
+    if not enabled:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    memory: Any = torch.utils.deterministic
+    fills = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    memory.fill_uninitialized_memory = False  # nothing reads what nobody wrote
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        memory.fill_uninitialized_memory = fills
 
 
 def fastest_parts(config: Config, device: torch.device, batch: Batch) -> int:
     """Micro-batches: one, unless a map of the 2x grid would be too large for a processor."""
-    if device.type != "cpu":
+    most = tuning(device).micro_batch_bytes
+    if not most:
         return 1
     sample = 4 * config.model.dim * batch.hr[0, 0].numel()
-    return -(-len(batch.ids) // max(1, MOST_KEPT_BYTES // sample))
+    return -(-len(batch.ids) // max(1, most // sample))
 
 
 def micro_batches(batch: Batch, num: int) -> list[Batch]:
@@ -260,12 +319,14 @@ def _part(batch: Batch, which: slice) -> Batch:
         seeds=batch.seeds[which],
         center_offset=batch.center_offset[which],
         has_ref=batch.has_ref[which],
+        gumbel=None if batch.gumbel is None else batch.gumbel[which],
     )
 
 
 def _check_finite(seen: Mapping[str, Tensor], ids: tuple[str, ...], step: int) -> None:
     """Every rank raises, or none: gradients are averaged over ranks, so their norms agree."""
-    if all(torch.isfinite(value) for name, value in seen.items() if name.endswith("norm")):
+    norms = torch.stack([value for name, value in seen.items() if name.endswith("norm")])
+    if norms.isfinite().all():  # the only wait for a GPU in a step
         return
     message = ", ".join(f"{name} {value.item():g}" for name, value in seen.items())
     own = bool(torch.isfinite(seen["total"]))
