@@ -264,7 +264,7 @@ class PretendGpu(TorchDispatchMode):
             if id(x) in owner:
                 return owner[id(x)]
             # A view of a weight is a weight's, and no tensor of inference.
-            of_weight = _is_view(func) and bool(on_card) and not on_card[0].is_inference()
+            of_weight = is_view(func) and bool(on_card) and not on_card[0].is_inference()
             with torch.inference_mode(torch.is_inference_mode_enabled() and not of_weight):
                 return PretendTensor(x, self.device)
 
@@ -352,7 +352,7 @@ class PretendGpu(TorchDispatchMode):
             weight = args[2] if func is aten.convolution_backward.default else args[1]
             if not weight.is_contiguous(memory_format=torch.channels_last):
                 counts.nchw[_place()] += 1
-        if _is_view(func):
+        if is_view(func):
             counts.views += 1
         elif func not in NO_KERNEL:
             counts.launches[f"{name} {_place()}" if self.by_line else name] += 1
@@ -416,7 +416,7 @@ _VIEWS: dict[Any, bool] = {}
 _COMPOSITES: dict[Any, bool] = {}
 
 
-def _is_view(func: Any) -> bool:
+def is_view(func: Any) -> bool:
     """Whether the operator gives an alias of what it gets, and writes nothing."""
     if func not in _VIEWS:
         given = func._schema.returns

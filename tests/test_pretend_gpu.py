@@ -10,13 +10,15 @@ from torch import nn
 
 from sddusr.config import DEMO, PAPER, PRESETS, Config
 from sddusr.data.stream import BatchStream
+from sddusr.evaluation.metrics import score
 from sddusr.geometry.box import Box
 from sddusr.inference import super_resolve
 from sddusr.inference.memory import Plan
+from sddusr.model.ordered import ordered_gradients
 from sddusr.model.sddusr import SDDuSR
 from sddusr.model.tuning import GPU, place_on
 from sddusr.training.feed import device_batches
-from sddusr.training.learner import Learner, ordered_gradients
+from sddusr.training.learner import Learner
 from sddusr.training.validation import validate
 from sddusr.types import Batch
 from tests.pretend_gpu import CUDA, MixedDevicesError, pretend_gpu, pretend_step
@@ -153,11 +155,20 @@ def test_whole_and_tiled_images_are_the_cpus(plan, dtype):
     np.testing.assert_allclose(ours.matches.confidence, theirs.matches.confidence, atol=1e-5)
 
 
-def test_validation_runs_on_the_card(tiny_shards):
-    with pretend_gpu():
-        model = place_on(SDDuSR(TINY).eval().requires_grad_(False), CUDA)
-        scores, shown = validate(model, tiny_shards, "bfloat16", limit=1)
-    assert np.isfinite(scores["val/full_psnr"])
+def test_validation_makes_and_scores_its_images_on_the_card(tiny_shards):
+    """Scores in float64 would take a CPU seconds an image while the card is idle."""
+    model = SDDuSR(TINY).eval().requires_grad_(False)
+    wanted, _ = validate(model, tiny_shards, "float32", limit=1)
+    scored_on = []
+
+    def watched(sr, hr, *given):
+        scored_on.extend([sr.device, hr.device])
+        return score(sr, hr, *given)
+
+    with pretend_gpu(), mock.patch("sddusr.training.validation.score", watched):
+        scores, shown = validate(place_on(model, CUDA), tiny_shards, "float32", limit=1)
+    assert set(scored_on) == {CUDA}
+    assert scores == pytest.approx(wanted, rel=1e-4, abs=1e-4)
     assert shown
 
 

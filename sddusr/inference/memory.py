@@ -243,7 +243,7 @@ def default_room(device: torch.device, share: float) -> float:
     """Bytes that may be taken where no limit is given."""
     free = free_bytes(device)
     if device.type == "cuda":
-        return min(FREE_SHARE * share * card_bytes(device), free)
+        return min(FREE_SHARE * share * card_bytes(device), float(free))
     return FREE_SHARE * share * free
 
 

@@ -5,7 +5,9 @@ time. Where `torch.use_deterministic_algorithms` is on and a gradient is asked f
 gathers, whose backward that switch puts in order; their results differ by rounding.
 """
 
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -73,3 +75,21 @@ def _must_be_ordered(*inputs: Tensor) -> bool:
         and torch.is_grad_enabled()
         and any(x.requires_grad for x in inputs)
     )
+
+
+@contextmanager
+def ordered_gradients(enabled: bool) -> Iterator[None]:
+    """Inside, gradients add up in the same order each time, on a GPU too."""
+    if not enabled:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    memory: Any = torch.utils.deterministic
+    fills = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    memory.fill_uninitialized_memory = False  # nothing reads what nobody wrote
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        memory.fill_uninitialized_memory = fills

@@ -52,6 +52,8 @@ class Tuning:
     """Pixels a side of a piece of the flow, on the grid of each of its levels."""
     evidence_side: int
     """HR pixels a side of the tiles in which evidence is measured: whole cells and blocks."""
+    ssim_rows: int
+    """Rows of a map of SSIM that are made at once, in float64."""
     micro_batch_bytes: int
     """Largest map of the 2x grid in a training step; 0: any size."""
     fused_adam: bool
@@ -79,6 +81,7 @@ CPU = Tuning(
     alignment_side=256,
     flow_side=512,
     evidence_side=512,
+    ssim_rows=64,  # they stay in the cache
     # glibc keeps freed memory for the next one who asks in pieces below 32 MB. Fresh memory, at
     # every layer, would be a third of a step of `paper`.
     micro_batch_bytes=2**24,
@@ -104,6 +107,7 @@ GPU = Tuning(
     alignment_side=2048,
     flow_side=2048,
     evidence_side=2048,
+    ssim_rows=1024,  # 1 GB where an image is 4,000 px wide
     micro_batch_bytes=0,
     fused_adam=True,
     channels_last=True,

@@ -1,7 +1,8 @@
 """The ranks of a run: one process, or one of many under torch.distributed."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from inspect import signature
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
+
+_KNOWN = signature(DistributedDataParallel).parameters
+KEEP_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _KNOWN else "broadcast_buffers": False
+}
+"""Buffers are the same on every rank, as they are functions of the weights or of sums over the
+ranks; so none is sent at each step. Torch 2.14 renamed the option."""
 
 
 def world_size() -> int:
@@ -32,7 +40,7 @@ def data_parallel(module: nn.Module, may_rebuild: bool = True) -> nn.Module:
         return module
     return DistributedDataParallel(
         module,
-        broadcast_buffers=False,  # they are functions of the weights
+        **KEEP_BUFFERS,
         gradient_as_bucket_view=True,
         find_unused_parameters=not may_rebuild,  # which keeps the first buckets
     )
@@ -45,6 +53,20 @@ def sync_gradients(replica: nn.Module, now: bool) -> AbstractContextManager[Any]
     return replica.no_sync()
 
 
+def average_gradients(module: nn.Module) -> None:
+    """Average all gradients over the ranks in one exchange, after a backward pass without any."""
+    if world_size() == 1:
+        return
+    grads = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    flat = torch.cat([grad.flatten() for grad in grads])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    pieces = flat.split([grad.numel() for grad in grads])
+    torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
+        grads, [piece.view(grad.shape) for piece, grad in zip(pieces, grads, strict=True)]
+    )
+
+
 def all_reduce_max(value: int, device: torch.device) -> int:
     """The largest of the ranks' values, on every rank."""
     if world_size() == 1:
@@ -54,13 +76,22 @@ def all_reduce_max(value: int, device: torch.device) -> int:
     return int(everyones)
 
 
+@runtime_checkable
+class Event(Protocol):
+    """What is used of `torch.cuda.Event`."""
+
+    def record(self) -> Any: ...
+
+    def synchronize(self) -> Any: ...
+
+
 class DelayedMax:
-    """`largest` of the step before on a GPU, so that the host waits for nothing; of this one
-    elsewhere."""
+    """`all_reduce_max` of the step before on a GPU, so that the host waits for nothing; of this
+    one elsewhere."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._pending: tuple[Tensor, torch.cuda.Event] | None = None
+        self._pending: tuple[Tensor, Event] | None = None
 
     def __call__(self, value: int) -> int:
         if self._device.type != "cuda" or world_size() == 1:
@@ -72,7 +103,7 @@ class DelayedMax:
         is_there.synchronize()  # a step ago
         return int(found)
 
-    def _begin(self, value: int) -> tuple[Tensor, torch.cuda.Event]:
+    def _begin(self, value: int) -> tuple[Tensor, Event]:
         everyones = torch.tensor([value]).pin_memory().to(self._device, non_blocking=True)
         dist.all_reduce(everyones, dist.ReduceOp.MAX)
         found, is_there = torch.zeros(1, dtype=torch.long).pin_memory(), torch.cuda.Event()
@@ -91,7 +122,7 @@ def mean_over_batch(values: Float[Tensor, "b *rest"]) -> Float[Tensor, ""]:
     """Mean over the global batch, with its gradient, whatever the number of ranks."""
     if world_size() == 1:
         return values.float().mean()
-    count = summed(torch.tensor(float(values.numel()), device=values.device))
+    count = summed(torch.full((), float(values.numel()), device=values.device))  # without a copy
     return _SumOverRanks.apply(values.float().sum()) / count
 
 

@@ -1,9 +1,6 @@
 """The network and all that changes it: one optimizer step at a time."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -12,6 +9,7 @@ from torch import Tensor, nn
 
 from sddusr.checkpoint import Checkpoint
 from sddusr.config import Config
+from sddusr.model.ordered import ordered_gradients
 from sddusr.model.precision import (
     Precision,
     common_precision,
@@ -19,22 +17,24 @@ from sddusr.model.precision import (
     native_precision,
 )
 from sddusr.model.sddusr import SDDuSR
-from sddusr.model.tuning import place_on, tuning
+from sddusr.model.tuning import place_on
 from sddusr.model.written_tokens import Tokens
 from sddusr.training import distributed
 from sddusr.training.adversarial import AdversarialLoss
 from sddusr.training.ema import WeightAverage
 from sddusr.training.losses import PerceptualLoss, pixel_terms, total_loss
+from sddusr.training.micro_batches import fastest_parts, micro_batches
 from sddusr.training.optim import learning_rate, make_optimizer, set_learning_rate
+from sddusr.training.step_errors import (
+    NonFiniteError,
+    StepMemoryError,
+    check_finite,
+    explain_memory,
+)
+from sddusr.training.step_graph import StepGraph, check_graph
 from sddusr.types import Batch, Output
 
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient is NaN or infinite; the weights were not touched."""
-
-
-class StepMemoryError(ValueError):
-    """The GPU's memory does not hold a step; another try would meet the same."""
+__all__ = ["Learner", "NonFiniteError", "StepMemoryError"]
 
 
 class Learner:
@@ -55,14 +55,14 @@ class Learner:
             (alignment.offset_parameters(), optim.offset_lr_scale),
         ]
         self.optimizer = make_optimizer(self.model.parameters(), optim, slower)
-        self._may_rebuild = not config.train.deterministic
         self.perceptual, self.adversary = None, None
         if config.losses.stage == "full":
             self.perceptual = place_on(PerceptualLoss(config.losses.vgg_weights), device)
             self.adversary = AdversarialLoss(config.losses, config.optim, device)
         self.average = None
-        self._replica: nn.Module = self._data_parallel()
-        self._forward = self._compiled() if config.train.compile else self._replica
+        if config.train.cuda_graph:
+            check_graph(config, device, distributed.world_size())
+        self._place_replica()
 
     def start_average(self) -> None:
         """Average from the weights as they are now, where the config asks for it."""
@@ -89,19 +89,19 @@ class Learner:
             try:
                 return self._step(batch, step)
             except torch.OutOfMemoryError as error:
-                raise StepMemoryError(self._explain_memory(batch, str(error))) from error
+                raise StepMemoryError(explain_memory(batch, str(error))) from error
 
     def _step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         self._set_rate(step)
         self._set_frozen(step)
         self._replica.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        seen, sr = self._gradients(batch)
+        seen = self._graph(batch) if self._graph is not None else self._all_gradients(batch)
+        if self._graph is not None:
+            distributed.average_gradients(self.model)
         seen["gradient_norm"] = self._clipped_norm(self.model)
         if self.adversary is not None:
-            seen["discriminator"] = self.adversary.learn(sr, batch.hr, self._weight(batch))
             seen["discriminator_norm"] = self._clipped_norm(self.adversary.discriminator)
-        _check_finite(seen, batch.ids, step)
+        check_finite(seen, batch.ids, step)
         self.optimizer.step()
         if isinstance(self.model.dictionary, Tokens):
             seen |= self.model.dictionary.write(distributed.summed)
@@ -111,17 +111,18 @@ class Learner:
             self.average.update(self.model, step)
         return seen
 
-    def _explain_memory(self, batch: Batch, reason: str) -> str:
-        num, (rows, cols) = len(batch.ids), batch.lr.shape[2:]
-        asked = reason.partition(". ")[2].partition(". ")[0] or reason.partition("\n")[0]
-        return (
-            f"rank {distributed.rank()}: the GPU's memory does not hold a step of {num} samples of "
-            f"{rows}x{cols} LR pixels ({asked:.100}); raise --train.accumulate (up to {num}), "
-            f"or lower --data.crop-px or --train.batch-size"
-        )
-
-    def _data_parallel(self) -> nn.Module:
-        return distributed.data_parallel(self.model, self._may_rebuild)
+    def _place_replica(self) -> None:
+        """Settle how a step runs, anew when other parameters learn."""
+        train = self.config.train
+        self._replica: nn.Module = self.model
+        if not train.cuda_graph:  # which averages gradients over the ranks after its end
+            self._replica = distributed.data_parallel(self.model, not train.deterministic)
+        self._forward = self._compiled() if train.compile else self._replica
+        self._graph = None
+        if train.cuda_graph:
+            parts = [self.model, *([self.adversary.discriminator] if self.adversary else [])]
+            parameters = [parameter for part in parts for parameter in part.parameters()]
+            self._graph = StepGraph(self._all_gradients, parameters, self.device)
 
     def _compiled(self) -> nn.Module:
         matching: Any = self.model.matching
@@ -129,6 +130,14 @@ class Learner:
         # time for re-assembling the patches grows out of all bounds.
         matching.forward = torch.compiler.disable(matching.forward)
         return cast(nn.Module, torch.compile(self._replica))
+
+    def _all_gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """The gradients of the network and the discriminator, from none; the terms' values."""
+        self.optimizer.zero_grad(set_to_none=True)
+        seen, sr = self._gradients(batch)
+        if self.adversary is not None:
+            seen["discriminator"] = self.adversary.learn(sr, batch.hr, self._weight(batch))
+        return seen
 
     def _gradients(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Add up the network's gradients over the micro-batches; the terms' values, and SR."""
@@ -226,9 +235,7 @@ class Learner:
         for parameter in held:
             parameter.requires_grad_(learns)
             parameter.grad = None
-        # Which parameters are averaged over the ranks is settled when the replica is made.
-        self._replica = self._data_parallel()
-        self._forward = self._compiled() if self.config.train.compile else self._replica
+        self._place_replica()
 
     def _clipped_norm(self, network: nn.Module) -> Float[Tensor, ""]:
         """The gradients' norm before they are clipped; the same on every rank."""
@@ -271,68 +278,3 @@ def _precision(config: Config, device: torch.device) -> Precision:
     if config.train.precision != "auto":
         return config.train.precision
     return common_precision(distributed.gather(native_precision(device)))
-
-
-@contextmanager
-def ordered_gradients(enabled: bool) -> Iterator[None]:
-    """Inside, gradients add up in the same order each time, on a GPU too."""
-    if not enabled:
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled()
-    memory: Any = torch.utils.deterministic
-    fills = memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    memory.fill_uninitialized_memory = False  # nothing reads what nobody wrote
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        memory.fill_uninitialized_memory = fills
-
-
-def fastest_parts(config: Config, device: torch.device, batch: Batch) -> int:
-    """Micro-batches: one, unless a map of the 2x grid would be too large for a processor."""
-    most = tuning(device).micro_batch_bytes
-    if not most:
-        return 1
-    sample = 4 * config.model.dim * batch.hr[0, 0].numel()
-    return -(-len(batch.ids) // max(1, most // sample))
-
-
-def micro_batches(batch: Batch, num: int) -> list[Batch]:
-    """A batch in parts that differ by one sample at most, none of them empty."""
-    size = len(batch.ids)
-    num = min(num, size)
-    edges = [size * i // num for i in range(num + 1)]
-    return [_part(batch, slice(start, end)) for start, end in pairwise(edges)]
-
-
-def _part(batch: Batch, which: slice) -> Batch:
-    return Batch(
-        ids=batch.ids[which],
-        lr=batch.lr[which],
-        lr_center=batch.lr_center[which],
-        ref=batch.ref[which],
-        hr=batch.hr[which],
-        mask_label=batch.mask_label[which],
-        seeds=batch.seeds[which],
-        center_offset=batch.center_offset[which],
-        has_ref=batch.has_ref[which],
-        gumbel=None if batch.gumbel is None else batch.gumbel[which],
-    )
-
-
-def _check_finite(seen: Mapping[str, Tensor], ids: tuple[str, ...], step: int) -> None:
-    """Every rank raises, or none: gradients are averaged over ranks, so their norms agree."""
-    norms = torch.stack([value for name, value in seen.items() if name.endswith("norm")])
-    if norms.isfinite().all():  # the only wait for a GPU in a step
-        return
-    message = ", ".join(f"{name} {value.item():g}" for name, value in seen.items())
-    own = bool(torch.isfinite(seen["total"]))
-    line = f"rank {distributed.rank()}: {message}; samples {', '.join(ids)}"
-    everyone = distributed.gather((own, line))
-    failing_ranks = [line for fine, line in everyone if not fine] or [line for _, line in everyone]
-    raise NonFiniteError(
-        f"step {step}, {' | '.join(failing_ranks)}; the weights are as before the step"
-    )

@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sddusr.model.ordered import reflect_pad, sample_bilinear
-from sddusr.training.learner import ordered_gradients
+from sddusr.model.ordered import ordered_gradients, reflect_pad, sample_bilinear
 
 
 def both(function, *inputs):

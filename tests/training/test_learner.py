@@ -7,13 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sddusr.checkpoint import Checkpoint
 from sddusr.config import Config, DataConfig, LossConfig, OptimConfig, TrainConfig
 from sddusr.data.stream import BatchStream
-from sddusr.training.learner import (
-    Learner,
-    NonFiniteError,
-    StepMemoryError,
-    fastest_parts,
-    micro_batches,
-)
+from sddusr.training.learner import Learner, NonFiniteError, StepMemoryError
+from sddusr.training.micro_batches import fastest_parts, micro_batches
 from tests.tiny import TINY, without_zero_starts
 from tests.tunings import tuned
 
