@@ -3,10 +3,11 @@
 python benchmarks/faulty_refs.py --checkpoint CHECKPOINT --data SHARDS... --out results.json
 
 Every test picture is cut to its centre and a margin. Each fault is done to its Ref, which is then
-registered as any other. Decibels are gains over the same network without Ref, in the region
-concerned: the object, stamp or bar, else the whole box; `rest` is what remains of the box. A row
-lists the mean, the minimum, and the share of scenes above -0.1 dB. Two rows change the colours of
-all images alike, with a good Ref: their gains belong beside those of `none`.
+registered as any other, or left out where registration says so. Decibels are gains over the same
+network without Ref, in the region concerned: the object, stamp or bar, else the whole box; `rest`
+is what remains of the box. A row lists the mean, the minimum, and the share of scenes above
+-0.1 dB. Two rows change the colours of all images alike, with a good Ref: their gains belong
+beside those of `none`.
 """
 
 import argparse
@@ -140,15 +141,25 @@ def main() -> None:
     for root in given.data:
         shards = ShardSet(root)
         scenes = [_cut(shards.read(row)) for row in shards.rows("test")[: given.limit]]
-        figures[root] = {name: [_measure(model, s, fault) for s in scenes]
-                         for name, fault in FAULTS.items()}  # fmt: skip
-        figures[root] |= {
-            name: [_measure(model, _recolored(s, recolor), FAULTS["none"]) for s in scenes]
-            for name, recolor in RECOLORED.items()
-        }
+        figures[root] = _measure_all(model, scenes)
         _show(Path(root).name, figures[root])
     if given.out:
         given.out.write_text(json.dumps(figures, indent=1))
+
+
+def _measure_all(model: SDDuSR, scenes: list[Triplet]) -> dict[str, list[dict[str, float]]]:
+    """Each fault's rows, a scene at a time."""
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in (*FAULTS, *RECOLORED)}
+    for number, scene in enumerate(scenes, 1):
+        without = _without_ref(model, scene)
+        for name, fault in FAULTS.items():
+            rows[name].append(_measure(model, scene, fault, without))
+        for name, recolor in RECOLORED.items():
+            recolored = _recolored(scene, recolor)
+            without = _without_ref(model, recolored)
+            rows[name].append(_measure(model, recolored, FAULTS["none"], without))
+        print(f"{number}/{len(scenes)} scenes: {scene.id}", flush=True)
+    return rows
 
 
 def _cut(triplet: Triplet) -> Triplet:
@@ -180,12 +191,16 @@ def _recolored(scene: Triplet, recolor: Recolor) -> Triplet:
     return scene._replace(lr=recolor(scene.lr), ref=recolor(scene.ref), hr=recolor(scene.hr))
 
 
-def _measure(model: SDDuSR, scene: Triplet, fault: Fault) -> dict[str, float]:
+def _without_ref(model: SDDuSR, scene: Triplet) -> np.ndarray:
+    return super_resolve(model, scene.lr, scene.ref, scene.center_box, without_ref=True).sr
+
+
+def _measure(model: SDDuSR, scene: Triplet, fault: Fault, without: np.ndarray) -> dict[str, float]:
     box = scene.center_box
     made = fault(scene.ref, enlarged_center(scene.lr, box), rng_of(scene.id))
-    ref = register_ref(scene.lr, made.ref, box).ref
-    with_ref = super_resolve(model, scene.lr, ref, box)
-    without = super_resolve(model, scene.lr, ref, box, without_ref=True).sr
+    registered = register_ref(scene.lr, made.ref, box)
+    is_left_out = bool(registered.record["left_out"])
+    with_ref = super_resolve(model, scene.lr, registered.ref, box, without_ref=is_left_out)
     truth = crop(scene.hr, box).astype(np.float32) / 255
     error, error_without = (
         np.square(crop(sr, box) - truth).mean(2) for sr in (with_ref.sr, without)

@@ -16,6 +16,7 @@ from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from pipelines.ray_runtime.stop_request import StopPoll
 from sddusr import storage
 from sddusr.training.loop import SCORE
 from tune.proposals import Proposer
@@ -89,11 +90,12 @@ class Proposals(Searcher):
         super().__init__()
         self._search, self._proposer = search, proposer
         self._num_trials, self._setting = num_trials, setting
+        self._is_stop_requested = StopPoll(setting.stop_flag)
         self._unfinished = [t.number for t in search.trials() if t.status == "open"]
 
     def suggest(self, trial_id: str) -> Any:
         """The number of the next trial, whose values are in its folder by then."""
-        if time.time() >= self._setting.deadline:
+        if time.time() >= self._setting.deadline or self._is_stop_requested():
             return Searcher.FINISHED
         if self._unfinished:
             return {"number": self._unfinished.pop(0)}

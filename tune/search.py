@@ -7,9 +7,11 @@ import time
 
 from pipelines.ray_runtime import cluster
 from pipelines.ray_runtime.preflight import check_shared, check_weights
+from pipelines.ray_runtime.stop_request import StoppableWork
 from pipelines.tracking import links
 from pipelines.tracking.background import describe, mirror, mirrored
 from sddusr import storage
+from sddusr.cli import command_line
 from sddusr.config import flatten
 from sddusr.data.folder_lock import hold_lock
 from sddusr.runs.own_folders import SEARCH, check_run_folder, check_run_name, delete_run
@@ -30,6 +32,7 @@ def run_search(options: SearchOptions) -> SearchResult:
 
     Raises:
         ValueError, OSError: a name, options, space, data or weights that cannot be used.
+        StoppedError: SIGTERM or Ctrl-C; the trials that ran have saved a checkpoint.
     """
     if options.name is not None:
         check_run_name(options.name)
@@ -66,6 +69,7 @@ def _search(options: SearchOptions, plan: Plan, search: SearchFolder, uri: str) 
         for trial in search.trials():
             if trial.status == "failed":
                 search.reopen(trial.number)
+    stoppable = StoppableWork[None]()
     setting = Setting(
         folder=plan.folder,
         data=plan.shards.root,
@@ -74,6 +78,7 @@ def _search(options: SearchOptions, plan: Plan, search: SearchFolder, uri: str) 
         tracking_uri=uri,
         experiment=options.experiment,
         deadline=time.time() + 3600 * options.hours if options.hours else math.inf,
+        stop_flag=stoppable.flag,
         num_threads=max(1, int(share.cpus)),
         use_gpu=share.gpus > 0,
         scaling=scaling,
@@ -85,12 +90,25 @@ def _search(options: SearchOptions, plan: Plan, search: SearchFolder, uri: str) 
     with mirrored(run, uri, options.tracking_wait_s) as background:
         run_id = background.run_id or "is created later"
         log.info("search %s in %s, MLflow run %s", plan.name, plan.folder, run_id)
-        run_trials(
-            search, plan.proposer, setting, share, num_trials=plan.num_trials, halving=plan.halving
+        stoppable.run(
+            lambda: run_trials(
+                search,
+                plan.proposer,
+                setting,
+                share,
+                num_trials=plan.num_trials,
+                halving=plan.halving,
+            )
         )
         for trial in search.trials():
             if trial.status == "open":  # its process may have been ended by force
                 search.run(trial.number).set_state("paused")
+        if stoppable.signal_number:
+            raise command_line.StoppedError(
+                f"stopped; trials that ran saved a checkpoint in {plan.folder}, and the same "
+                f"command with --resume goes on",
+                stoppable.signal_number,
+            )
         return finalize(options, plan, search, run)
 
 

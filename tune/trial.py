@@ -11,6 +11,7 @@ import torch
 from ray import tune
 from ray.train import ScalingConfig
 
+from pipelines.ray_runtime.stop_request import StopPoll
 from pipelines.ray_runtime.worker import store_of
 from pipelines.tracking.background import describe
 from pipelines.train import TrainOptions, fit_workers
@@ -45,6 +46,8 @@ class Setting:
     experiment: str
     deadline: float = float("inf")
     """Time (epoch, seconds) at which trials save and leave, to be resumed."""
+    stop_flag: Any = None
+    """Set once the command was asked to end: trials save and leave, as at the deadline."""
     num_threads: int = 1
     use_gpu: bool = False
     scaling: ScalingConfig | None = None
@@ -156,6 +159,7 @@ class TrialReporter:
         self._started_s = time.monotonic()
         self._num_parameters = num_parameters(SDDuSR(config.model))
         self._unreported: Point | None = None
+        self._is_stop_requested = StopPoll(setting.stop_flag)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         row = dict(metrics) | (self._costs(step, metrics[SCORE]) if SCORE in metrics else {})
@@ -195,16 +199,20 @@ class TrialReporter:
             tune.report({"step": point.step, SCORE: point.score})  # returns when Tune has decided
             if self._search.is_over(self._number):
                 return StopRequest.STOP
-        return StopRequest.STOP if time.time() >= self._setting.deadline else StopRequest.GO_ON
+        is_over = time.time() >= self._setting.deadline or self._is_stop_requested()
+        return StopRequest.STOP if is_over else StopRequest.GO_ON
 
 
 def train_in_workers(setting: Setting, trial: Trial, config: Config) -> bool:
-    """Train with Ray Train to the last step."""
+    """Train with Ray Train; whether the last step was reached."""
     assert setting.scaling is not None
     options = TrainOptions(config=config, max_failures=setting.max_failures)
     started_s = time.monotonic()
-    reached = fit_workers(options, setting.scaling, setting.data, trial.folder, "")
-    assert reached is not None  # there is no flag to stop it
+    reached = fit_workers(
+        options, setting.scaling, setting.data, trial.folder, "", setting.stop_flag
+    )
+    if reached is None:
+        return False
     costs = {
         "search/best_psnr": reached.best_score,
         "search/num_steps": reached.step,

@@ -6,6 +6,7 @@ Ray ends a driver at once on either, and its workers with it; nothing would be s
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +17,7 @@ T = TypeVar("T")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_S = 0.2
+POLL_EVERY_S = 1.0
 ANSWER_S = 10.0
 """How long a worker waits to learn whether a stop was requested."""
 
@@ -44,6 +46,19 @@ def is_stop_requested(flag: Any) -> bool:
         return ray.get(flag.is_set.remote(), timeout=ANSWER_S)
     except (RayError, TimeoutError):
         return False
+
+
+class StopPoll:
+    """Asks a flag between steps, at most once a second; true from then on."""
+
+    def __init__(self, flag: Any) -> None:
+        self._flag, self._next_s, self._is_requested = flag, 0.0, False
+
+    def __call__(self) -> bool:
+        if not self._is_requested and time.monotonic() >= self._next_s:
+            self._is_requested = is_stop_requested(self._flag)
+            self._next_s = time.monotonic() + POLL_EVERY_S
+        return self._is_requested
 
 
 class StoppableWork(Generic[T]):

@@ -7,7 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from pipelines.tracking.client import BusyError, UnreachableError, UnusableError
+from pipelines.tracking.client import (
+    BusyError,
+    DeletedError,
+    UnreachableError,
+    UnusableError,
+)
 from pipelines.tracking.files import FileMirror
 from pipelines.tracking.links import PARENT_TAG, source_tags
 from pipelines.tracking.mirror import Mirror
@@ -84,7 +89,7 @@ class BackgroundMirror:
             error = self.error
             self._stop()
             raise ValueError(
-                f"MLflow at {self.uri} cannot be used ({error!s:.200}); give another "
+                f"MLflow at {self.uri} cannot be used: {error!s:.300}; or give another "
                 f"--tracking-uri, such as sqlite:///mlflow.db"
             )
 
@@ -176,8 +181,9 @@ class BackgroundMirror:
         is_new = isinstance(self._errors.get(name), BusyError | type(None))
         if name == "metrics" and is_new and not isinstance(error, BusyError):
             log.warning(
-                "MLflow at %s is unreachable (%.200s); metrics stay in %s and are uploaded later",
+                "MLflow at %s %s (%.200s); metrics stay in %s and are uploaded later",
                 self.uri,
+                "takes nothing" if isinstance(error, DeletedError) else "is unreachable",
                 error,
                 self.run.folder,
             )

@@ -18,6 +18,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 __all__ = [
     "WRONG_URI",
     "BusyError",
+    "DeletedError",
     "Metric",
     "MlflowClient",
     "MlflowException",
@@ -36,6 +37,9 @@ REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
 
 UNUSABLE = (*REFUSALS, "PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
 """MLflow's codes for a store or a user that somebody must put right before a run starts."""
+
+OTHER_SCHEMA = "out-of-date database schema"
+"""What MLflow says of a database that another version of MLflow made."""
 
 RETRIED_STATUS = (408, 425, 429)
 """HTTP codes of a client error that a later try may not meet."""
@@ -59,6 +63,10 @@ class BusyError(UnreachableError):
 
 class UnusableError(UnreachableError):
     """MLflow answers that it cannot be used like this."""
+
+
+class DeletedError(UnreachableError):
+    """The run was deleted in MLflow; once it is restored, all that waits can be sent."""
 
 
 class RefusedError(Exception):
@@ -94,6 +102,11 @@ def translated(work: Callable[[], Any], *, is_opening: bool = False) -> Any:
 def _meaning(error: Exception, is_opening: bool) -> Exception:
     code = error.error_code if isinstance(error, MlflowException) else ""
     text = str(error) or repr(error)
+    if OTHER_SCHEMA in text:
+        return UnusableError(
+            "its database was made by another version of MLflow; back it up, then run "
+            "`mlflow db upgrade URI`, or install the version that made it"
+        )
     if isinstance(error, OperationalError):
         return UnreachableError(text)
     if is_opening:

@@ -101,6 +101,7 @@ class MetricSender:
             self._send_new(points, is_joined)
             self._num_failures = 0
         except RefusedError as error:
+            self._target.check_not_deleted()
             self._split(points, is_joined, error)
         except UnreachableError as error:
             self._num_failures += 1

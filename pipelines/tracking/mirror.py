@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.tracking import client as mlflow
-from pipelines.tracking.client import BusyError, RefusedError, translated
+from pipelines.tracking.client import (
+    BusyError,
+    DeletedError,
+    RefusedError,
+    UnusableError,
+    translated,
+)
 from pipelines.tracking.links import PARENT_TAG, database_path
 from pipelines.tracking.metrics import MetricSender, chunks
 from sddusr import storage
@@ -195,6 +201,12 @@ class Mirror:
         """The experiment's id; with SQLite its files lie beside the database."""
         found = self.client.get_experiment_by_name(name)
         if found is not None:
+            if found.lifecycle_stage != "active":
+                raise UnusableError(
+                    f"experiment {name!r} was deleted there; bring it back with `mlflow "
+                    f"experiments restore --experiment-id {found.experiment_id}`, or give "
+                    f"another --experiment"
+                )
             return found.experiment_id
         location = None
         if self.uri.startswith("sqlite:"):
@@ -238,6 +250,7 @@ class Mirror:
             translated(work)
             self.num_sent += 1
         except RefusedError as error:
+            self.check_not_deleted()
             self.report(f"{what} of {self.run.folder}", str(error))
 
     def _log(self, **entries: Any) -> None:
@@ -258,6 +271,19 @@ class Mirror:
     def is_settled(self) -> bool:
         """Whether a trial is over and all its rows are sent."""
         return self.parent is not None and self._settled is not None
+
+    def check_not_deleted(self) -> None:
+        """Find out why MLflow refuses an entry: the entry's own fault, or the run is gone.
+
+        Raises:
+            DeletedError: the run was deleted, or its experiment.
+            UnreachableError: MLflow does not answer.
+        """
+        if not translated(lambda: self._is_known(self.run_id)):
+            raise DeletedError(
+                f"run {self.run_id} was deleted there, or its experiment; bring it back with "
+                f"`mlflow runs restore` or `mlflow experiments restore`"
+            )
 
     def answers(self) -> bool:
         """Whether MLflow answers about this run now."""

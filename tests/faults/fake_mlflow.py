@@ -22,6 +22,7 @@ class FakeServer:
         refused: metrics that are refused.
         breaking: metrics on which it answers with an internal error.
         artifact_status: HTTP code with which it refuses all files; 0 takes them.
+        deleted: names of experiments that somebody deleted.
         delay: called before each call.
     """
 
@@ -33,6 +34,7 @@ class FakeServer:
         self.delay: Callable[[], Any] = lambda: None
         self.runs: dict[str, SimpleNamespace] = {}
         self.experiments: dict[str, str] = {}
+        self.deleted: set[str] = set()
         self.num_calls = 0
         self._random = random.Random(seed)
         self._lock = threading.Lock()
@@ -74,7 +76,8 @@ class FakeClient:
 
     def _get_experiment_by_name(self, name: str) -> Any:
         found = self._server.experiments.get(name)
-        return found and SimpleNamespace(experiment_id=found)
+        stage = "deleted" if name in self._server.deleted else "active"
+        return found and SimpleNamespace(experiment_id=found, lifecycle_stage=stage)
 
     def _create_experiment(self, name: str, artifact_location: str | None = None) -> str:
         assert name not in self._server.experiments
@@ -98,11 +101,18 @@ class FakeClient:
             raise MlflowException("no such run", RESOURCE_DOES_NOT_EXIST)
         return self._server.runs[run_id]
 
+    def _active_run(self, run_id: str) -> Any:
+        run = self._get_run(run_id)
+        if run.info.lifecycle_stage != "active":
+            message = f"The run {run_id} must be in the 'active' state. Current state is deleted."
+            raise MlflowException(message, INVALID_PARAMETER_VALUE)
+        return run
+
     def _update_run(self, run_id: str, status: str) -> None:
-        self._get_run(run_id).info.status = status
+        self._active_run(run_id).info.status = status
 
     def _set_terminated(self, run_id: str, status: str, end_time: int) -> None:
-        self._get_run(run_id).info.status = status
+        self._active_run(run_id).info.status = status
 
     def _log_batch(self, run_id: str, metrics: Any = (), params: Any = (), tags: Any = ()) -> None:
         assert len(metrics) <= 1000
@@ -111,7 +121,7 @@ class FakeClient:
             raise MlflowException("invalid metric", INVALID_PARAMETER_VALUE)
         if any(metric.key in self._server.breaking for metric in metrics):
             raise MlflowException("internal error")
-        run = self._get_run(run_id)
+        run = self._active_run(run_id)
         run.metrics += metrics
         run.params |= {param.key: param.value for param in params}
         run.tags |= {tag.key: tag.value for tag in tags}

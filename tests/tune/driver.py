@@ -1,10 +1,11 @@
-"""A search in a process and a cluster of its own, to be ended by force."""
+"""A search in a process and a cluster of its own, to be ended from outside."""
 
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sddusr.cli import command_line
 from tests.runs import CONFIG
 from tune.options import SearchOptions
 from tune.search import run_search
@@ -34,4 +35,7 @@ def options(data: str, folder: str, **changes: Any) -> SearchOptions:
 
 
 if __name__ == "__main__":
-    run_search(options(*sys.argv[1:]))
+    try:
+        run_search(options(*sys.argv[1:]))
+    except command_line.StoppedError as stopped:
+        sys.exit(stopped.exit_code)

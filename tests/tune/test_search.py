@@ -28,6 +28,8 @@ from tune.search import run_search
 from tune.space import with_values
 from tune.trials import SearchFolder
 
+PATIENCE_S = 120
+
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
@@ -36,7 +38,8 @@ def options(tiny_shards, tmp_path):
     return driver.options(tiny_shards.root, str(tmp_path))
 
 
-def start_and_kill_within_the_third_trial(data: str, folder: Path) -> None:
+def start_and_signal_within_the_third_trial(data: str, folder: Path, number: int) -> int:
+    """A search's exit code after a signal to its command, and not to its other processes."""
     command = [sys.executable, "-m", "tests.tune.driver", data, str(folder)]
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -46,8 +49,9 @@ def start_and_kill_within_the_third_trial(data: str, folder: Path) -> None:
             assert process.poll() is None, (folder / "log").read_text()
             time.sleep(0.02)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(number)
+        code = process.wait(PATIENCE_S)
+    return code
 
 
 def tree_of(client, parent_id):
@@ -68,10 +72,26 @@ def rows_of(client, run):
     )
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_search_that_is_told_to_end_saves_its_trials(options, tiny_shards, tmp_path, number):
+    code = start_and_signal_within_the_third_trial(tiny_shards.root, tmp_path, number)
+    assert code == 128 + number, (tmp_path / "log").read_text()
+    assert "saving after the next steps" in (tmp_path / "log").read_text()
+    search = SearchFolder(str(tmp_path / "search"))
+    assert [trial.status for trial in search.trials()] == ["finished", "failed", "open"]
+    assert not list(tmp_path.glob(".search.lock"))
+    client = MlflowClient(options.tracking_uri)
+    parent_id = noted_run(str(tmp_path / "search"))
+    assert client.get_run(parent_id).info.status == "KILLED"
+    assert tree_of(client, parent_id)[2].info.status == "KILLED"
+    result = run_search(replace(options, resume=True))
+    assert [trial.status for trial in result.trials] == ["finished", "failed", "finished"]
+
+
 def test_a_search_whose_driver_is_killed_goes_on_and_doubles_nothing(
     options, tiny_shards, tmp_path, caplog
 ):
-    start_and_kill_within_the_third_trial(tiny_shards.root, tmp_path)
+    start_and_signal_within_the_third_trial(tiny_shards.root, tmp_path, signal.SIGKILL)
     search = SearchFolder(str(tmp_path / "search"))
     assert [trial.status for trial in search.trials()] == ["finished", "failed", "open"]
     with pytest.raises(ValueError, match=r"is not finished: 2 of 3 trials are over; --resume"):

@@ -4,7 +4,11 @@ import json
 import math
 import os
 import random
+import shutil
+import sqlite3
 import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +67,13 @@ def described(folder: str, **given) -> RunFolder:
 def fill(run: RunFolder, steps: range) -> None:
     for step in steps:
         run.log_metrics(step, {"loss": 1 / (step + 1), "rate": step})
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def rows(steps: range) -> list[tuple[int, float]]:
@@ -407,8 +418,52 @@ def test_two_processes_never_mirror_one_folder_at_a_time(server, local_run):
 @pytest.mark.parametrize("uri", ["nosuch://server", "http:/", "postgresql+nosuch://a/b"])
 def test_a_store_that_cannot_be_used_is_refused_at_the_start(uri, local_run):
     with (
-        pytest.raises(ValueError, match=r"cannot be used .* give another --tracking-uri"),
+        pytest.raises(ValueError, match=r"cannot be used: .* give another --tracking-uri"),
         mirrored(local_run, uri),
+    ):
+        pass
+
+
+def test_a_deleted_experiment_is_refused_at_the_start_with_both_remedies(server, local_run):
+    background.mirror(local_run.folder, URI)
+    server.runs.clear()
+    server.deleted.add("tests")
+    with (
+        pytest.raises(ValueError, match=r"'tests' was deleted .*restore .* another --experiment"),
+        mirrored(local_run, URI),
+    ):
+        pass
+
+
+def test_a_run_deleted_meanwhile_is_reported_once_and_sent_when_it_is_restored(
+    server, local_run, caplog
+):
+    with mirrored(local_run, URI) as mirror:
+        fill(local_run, range(3))
+        wait_until(lambda: len(server.points("loss")) == 3)
+        server.only_run().info.lifecycle_stage = "deleted"
+        for step in range(3, 9):
+            fill(local_run, range(step, step + 1))
+            time.sleep(0.05)
+        wait_until(lambda: mirror.error is not None)
+        assert len([line for line in caplog.messages if "was deleted there" in line]) == 1
+        server.only_run().info.lifecycle_stage = "active"
+    assert server.points("loss") == rows(range(9))
+    assert not mirror.problems
+
+
+def test_a_database_of_another_version_is_refused_with_the_command_that_upgrades_it(
+    tmp_path, local_run
+):
+    made, other = tmp_path / "made.db", tmp_path / "other.db"
+    client.MlflowClient(f"sqlite:///{made}").search_experiments()
+    shutil.copy(made, other)  # MLflow looks once for each URI
+    with closing(sqlite3.connect(other)) as database:
+        database.execute("UPDATE alembic_version SET version_num = '0a8213491aaa'")
+        database.commit()
+    with (
+        pytest.raises(ValueError, match=r"cannot be used: .*mlflow db upgrade"),
+        mirrored(local_run, f"sqlite:///{other}"),
     ):
         pass
 
