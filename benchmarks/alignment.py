@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from _timing import arguments, compare, finish
+from einops import rearrange
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from sddusr.model.deformable import TAPS, Tap, composed_deform_conv2d, operator_inputs
+from sddusr.model.deformable import TAPS, Tap, composed_deform_conv2d
 
 BATCH, DIM, GROUPS = 1, 64, 8
 FULL, QUICK = 128, 48
@@ -39,7 +40,8 @@ def composed(picture: Tensor, maps: Tensor, weight: Tensor, bias: Tensor) -> Ten
 
 
 def torchvisions(picture: Tensor, maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    offset, mask = operator_inputs(taps_of(maps))
+    offset = rearrange(maps[:, :2], "t yx b g h w -> b (g t yx) h w")
+    mask = rearrange(maps[:, 2], "t b g h w -> b (g t) h w")
     return deform_conv2d(picture, offset, weight, bias, padding=(1, 1), mask=mask)
 
 

@@ -107,7 +107,7 @@ def _match_in_chunks(
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, cols = (side // LR_PER_CELL for side in size)
     confidence = aligned_feat.new_empty(1, 1, rows, cols)
-    index = torch.empty(1, 1, rows, cols, dtype=torch.long)
+    index = torch.empty(1, 1, rows, cols, dtype=torch.long, device=confidence.device)
     warped = aligned_feat.new_empty(
         1, aligned_feat.shape[1], HR_PER_CELL * rows, HR_PER_CELL * cols
     )
@@ -146,7 +146,8 @@ def align(model: SDDuSR, lr_center: Tensor, ref: Tensor) -> tuple[Tensor, Tensor
 
 def _warp_by_flow(picture: Tensor, flow: Tensor) -> Tensor:
     rows, cols = flow.shape[2:]
-    y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+    y, x = (torch.arange(side, device=flow.device) for side in (rows, cols))
+    y, x = torch.meshgrid(y, x, indexing="ij")
     at_x = (x + flow[:, 0]) * (2 / max(cols - 1, 1)) - 1
     at_y = (y + flow[:, 1]) * (2 / max(rows - 1, 1)) - 1
     grid = torch.stack([at_x, at_y], dim=-1)

@@ -105,11 +105,16 @@ class ScorerActor:
     """
 
     def __init__(
-        self, options: EvaluateOptions, rows: Sequence[Row], others: Mapping[str, str], lpips: bool
+        self,
+        options: EvaluateOptions,
+        rows: Sequence[Row],
+        others: Mapping[str, str],
+        lpips: bool,
+        memory_share: float,
     ) -> None:
         self.rows = rows
         self.num_comparisons = options.num_comparisons
-        self.scorer = Scorer(options, others, lpips, memory_share=1 / options.num_actors)
+        self.scorer = Scorer(options, others, lpips, memory_share=memory_share)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, str]:
         index = item["index"]
@@ -183,12 +188,13 @@ def _scores(
 ) -> Iterator[ImageScores]:
     """Every picture's scores, in the order of the rows."""
     cluster.init_ray()
+    num_gpus = cluster.gpus_for_each(options.num_actors)
     scored = map_actors(
         ScorerActor,
-        (options, rows, others, lpips),
+        (options, rows, others, lpips, num_gpus or 1 / options.num_actors),
         num_items=len(rows),
         num_actors=options.num_actors,
-        num_gpus=cluster.gpus_for_each(options.num_actors),
+        num_gpus=num_gpus,
         in_order=True,
     )
     for number, item in enumerate(scored, start=1):

@@ -21,6 +21,7 @@ from ray.train.torch import TorchTrainer
 from pipelines.ray_runtime import cluster, persistent_paths
 from pipelines.ray_runtime.backend import PersistentGroup
 from pipelines.ray_runtime.capacity import WorkerOptions, scaling
+from pipelines.ray_runtime.final_error import clear_final_error
 from pipelines.ray_runtime.preflight import (
     check_data,
     check_shared,
@@ -75,6 +76,9 @@ class TrainOptions(WorkerOptions):
     lost_nodes_s: float = 1800.0
     """How long a run that lost nodes waits for new ones before it fails; the same command then goes
     on with it later."""
+    rank_timeout_s: int = 1800
+    """How long a worker waits for the others in one exchange of gradients before it gives up, and
+    all start again from the newest checkpoint; the log says before which rank they wait for."""
     tracking_uri: str | None = None
     """MLflow; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db, in a job below
     `~/sddusr`."""
@@ -200,6 +204,7 @@ def fit_workers(
     counted here; as ever, the next fit goes on from the newest checkpoint.
     """
     num_failures = 0
+    clear_final_error(folder)
     while True:
         trainer = _trainer(options, workers, data, folder, tracking_run, stop_flag)
         try:
@@ -238,7 +243,7 @@ def _trainer(
             "run_id": tracking_run,
             "stop_flag": stop_flag,
         },
-        torch_config=PersistentGroup(),
+        torch_config=PersistentGroup(timeout_s=options.rank_timeout_s),
         scaling_config=workers,
         run_config=RunConfig(
             name="ray",

@@ -5,7 +5,7 @@ Hashes show damage, not intent: whoever changes a file can change its hash too.
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -13,10 +13,11 @@ from safetensors.torch import load
 from torch import Tensor
 
 from sddusr.config import Config, ModelConfig, from_dict
+from sddusr.model.precision import Precision
 from sddusr.model.sddusr import SDDuSR
 
 _NUMBERS = ("step", "best_step")
-_TEXTS = ("data_hash", "tracking_run")
+_TEXTS = ("data_hash", "tracking_run", "precision")
 
 
 def parse_config(content: bytes, place: str, version: int) -> tuple[Config, dict[str, Any]]:
@@ -49,6 +50,7 @@ def _checked_progress(progress: Any) -> dict[str, Any]:
             type(progress.get(name, 0)) is int and progress.get(name, 0) >= 0 for name in _NUMBERS
         )
         and all(isinstance(progress.get(name, ""), str) for name in _TEXTS)
+        and progress.get("precision", "") in ("", *get_args(Precision))
         and type(progress.get("best_score", 0.0)) in (int, float)
     )
     if not good:

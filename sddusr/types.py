@@ -8,7 +8,6 @@ pixels), q and k the same grids flattened, n tokens, d numbers of a vector.
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 
@@ -39,14 +38,25 @@ class Triplet(NamedTuple):
     """What the wide lens saw of `center_box`; None where it can be cut out of `lr`."""
 
 
+IMAGES = "lr", "lr_center", "ref", "hr"
+"""The images of a batch."""
+
+Images = Float[Tensor, "b 3 _ _"] | UInt8[Tensor, "b 3 _ _"]
+"""RGB in 0..1, or in bytes on the way to a GPU."""
+
+
 class Batch(NamedTuple):
-    """Training samples; pictures are RGB in 0..1."""
+    """Training samples."""
 
     ids: tuple[str, ...]
-    lr: Float[Tensor, "b 3 h w"]
-    lr_center: Float[Tensor, "b 3 hc wc"]
-    ref: Float[Tensor, "b 3 2*hc 2*wc"]
-    hr: Float[Tensor, "b 3 2*h 2*w"]
+    lr: Images
+    """(b, 3, h, w)"""
+    lr_center: Images
+    """(b, 3, hc, wc)"""
+    ref: Images
+    """(b, 3, 2*hc, 2*wc)"""
+    hr: Images
+    """(b, 3, 2*h, 2*w)"""
     mask_label: Float[Tensor, "b 1 h//2 w//2"]
     seeds: Int[Tensor, "b"]
     """A seed of its own for each sample, a function of (run seed, step, position)."""
@@ -54,14 +64,8 @@ class Batch(NamedTuple):
     """(y, x) of the centre's first pixel on `hr`'s grid, off its first one; multiples of a cell."""
     has_ref: Bool[Tensor, "b"]
     """False where the sample trains the network without Ref."""
-
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch with its pictures and labels on a device."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("lr", "lr_center", "ref", "hr", "mask_label", "center_offset", "has_ref")
-        }
-        return self._replace(**moved)
+    gumbel: Float[Tensor, "b 2 h//2 w//2"] | None = None
+    """The mask's noise, where it was drawn ahead; None: the network draws it from the seeds."""
 
 
 class Match(NamedTuple):

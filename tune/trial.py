@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 from ray.train import ScalingConfig
@@ -107,11 +108,20 @@ def train_here(setting: Setting, search: SearchFolder, trial: Trial, config: Con
     """Train in this process; whether the last step was reached."""
     torch.set_num_threads(setting.num_threads)
     device = torch.device("cuda" if setting.use_gpu else "cpu")
+    if setting.use_gpu:
+        take_share_of_gpu()
     store = store_of(trial.folder, config)
     reporter = TrialReporter(setting, search, trial, config, device, _step_of(store))
     shards = ShardSet(setting.data)
     reached = train(config, shards, store, reporter, device, "", reporter.poll_request)
     return reached.step == config.train.num_steps
+
+
+def take_share_of_gpu() -> None:
+    """Keep to this trial's share of its card, by which its validations plan too."""
+    share = ray.get_runtime_context().get_assigned_resources().get("GPU", 1.0)
+    if share < 1:
+        torch.cuda.set_per_process_memory_fraction(share)
 
 
 def _step_of(store: CheckpointStore) -> int:

@@ -1,6 +1,5 @@
 """Which part of the cluster a trial gets, and how many run at a time."""
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from ray.train import ScalingConfig
 
 from pipelines.ray_runtime import cluster
 from pipelines.ray_runtime.capacity import WorkerOptions, scaling
-from pipelines.ray_runtime.cluster import Node
+from pipelines.ray_runtime.cluster import Node, count_slots
 from sddusr.config import Config
 from tune.options import SearchOptions
 
@@ -20,9 +19,6 @@ MAX_BY_DEFAULT = 4
 
 FREE_WAIT_S = 30.0
 """How long a search waits for a job that is just ending to give back what it held."""
-
-UNLIMITED = 10**6
-"""Processes on a node of which they take nothing."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +64,11 @@ def plan(
         )
     if gpus is None:
         gpus = 1.0 if sum(int(node.gpus) for node in nodes) >= workers else 0.0
-    most = _slots(nodes, 0.0, gpus) // workers if gpus else MAX_BY_DEFAULT
+    most = count_slots(nodes, 0.0, gpus) // workers if gpus else MAX_BY_DEFAULT
     total = int(sum(node.cpus for node in nodes))
     trials = concurrent or max(1, min(most, total // workers))
     cpus = cpus or _equal_share(nodes, trials * workers, gpus)
-    fitting = _slots(nodes, cpus, gpus) // workers
+    fitting = count_slots(nodes, cpus, gpus) // workers
     if fitting < (concurrent or 1):
         raise ValueError(
             f"{trials} trial(s) at a time of {workers} worker(s) with {cpus:g} cores and {gpus:g} "
@@ -87,25 +83,9 @@ def _equal_share(nodes: Sequence[Node], num: int, gpus: float) -> int:
     """The most cores that each of `num` processes can have; at least one."""
     total = int(sum(node.cpus for node in nodes))
     for cpus in range(total // num, 1, -1):
-        if _slots(nodes, cpus, gpus) >= num:
+        if count_slots(nodes, cpus, gpus) >= num:
             return cpus
     return 1
-
-
-def _slots(nodes: Sequence[Node], cpus: float, gpus: float) -> int:
-    """How many processes of this size the nodes hold; each lies on one."""
-    return sum(
-        min(
-            _times(node.cpus, cpus) if cpus else UNLIMITED,
-            _times(node.gpus, gpus) if gpus else UNLIMITED,
-        )
-        for node in nodes
-    )
-
-
-def _times(whole: float, part: float) -> int:
-    """How often the part goes into the whole; a third does three times."""
-    return math.floor(whole / part + 1e-6)
 
 
 def share_of_cluster(options: SearchOptions, config: Config) -> tuple[Share, ScalingConfig | None]:

@@ -77,10 +77,10 @@ def scaling(options: WorkerOptions, batch_size: int) -> ScalingConfig:
         )
     if options.gpu is None and 0 < num_gpus < fewest:
         log.warning("%d GPUs for %d workers: training on processors", num_gpus, fewest)
-    cpus = options.cpus_per_worker or _equal_share(fewest, most)
+    cpus = options.cpus_per_worker or _equal_share(fewest, most, gpu)
     if _room(cpus, gpu) < fewest:
         raise ValueError(
-            f"no room for {fewest} workers of {cpus} cores; lower --workers or "
+            f"no room for {fewest} workers of {cpus} cores{' and a GPU' * gpu}; lower --workers or "
             f"--cpus-per-worker, start more nodes, or wait for an autoscaler's with "
             f"--wait-for-nodes-s"
         )
@@ -92,18 +92,17 @@ def scaling(options: WorkerOptions, batch_size: int) -> ScalingConfig:
     )
 
 
-def _equal_share(fewest: int, most: int) -> int:
-    """Cores of each worker if as many run as the cluster has cores for now."""
-    num_cores = sum(int(node.cpus) for node in cluster.nodes())
-    return cluster.cores_for_each(max(fewest, min(most, num_cores)), "--workers")
+def _equal_share(fewest: int, most: int, gpu: bool) -> int:
+    """Cores of each worker if as many run as the cluster has room for now."""
+    num = max(fewest, min(most, _room(1, gpu)))
+    if gpu and _room(1, gpu) < num:
+        return 1  # which the caller refuses
+    return cluster.cores_for_each(num, "--workers", float(gpu))
 
 
 def _room(cpus: int, gpu: bool) -> int:
     """Workers that fit, on all nodes together."""
-    fit = [
-        min(int(node.cpus) // cpus, int(node.gpus) if gpu else int(1e9)) for node in cluster.nodes()
-    ]
-    return sum(fit)
+    return cluster.count_slots(cluster.nodes(), cpus, float(gpu))
 
 
 def _wait_for_room(options: WorkerOptions, num: int) -> None:

@@ -1,15 +1,19 @@
 """The Ray cluster of a command: joined or started, and how its cores are shared."""
 
 import logging
+import math
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 """Holds pipelines/ and tune/, which no wheel does: workers find them by PYTHONPATH."""
+
+UNLIMITED = 10**6
+"""Processes on a node of which they take nothing."""
 
 STARTUP_ERRORS = (Exception,)
 """What ray.init raises where a cluster cannot be started or joined: bare exceptions too."""
@@ -30,24 +34,58 @@ def nodes() -> list[Node]:
     return [Node(resources.get("CPU", 0), resources.get("GPU", 0)) for resources in alive]
 
 
+def count_slots(nodes: Sequence[Node], cpus: float, gpus: float) -> int:
+    """How many processes of this size the nodes hold; each lies on one."""
+    return sum(
+        min(
+            _times(node.cpus, cpus) if cpus else UNLIMITED,
+            _times(node.gpus, gpus) if gpus else UNLIMITED,
+        )
+        for node in nodes
+    )
+
+
+def _times(whole: float, part: float) -> int:
+    """How often the part goes into the whole; a third does three times."""
+    return math.floor(whole / part + 1e-6)
+
+
 def gpus_for_each(num_processes: int) -> float:
-    """An equal share of the cluster's GPUs, at most one for each process."""
-    return min(1.0, sum(node.gpus for node in nodes()) / num_processes)
+    """The largest equal share of a GPU, 1 or a whole fraction of it, that the nodes hold so often.
+
+    A share that does not divide a GPU would leave processes waiting for ever: 12 of two thirds on 8
+    GPUs are 8.
+    """
+    found = nodes()
+    if not any(node.gpus for node in found):
+        return 0.0
+    for sharing in range(1, num_processes + 1):
+        if count_slots(found, 1, 1 / sharing) >= num_processes:
+            return 1 / sharing
+    return 0.0
 
 
-def cores_for_each(num_processes: int, flag: str) -> int:
+def cores_for_each(num_processes: int, flag: str, gpus: float = 0.0) -> int:
     """An equal share of the cluster's cores that a node can give to each process.
 
+    Args:
+        gpus: of each process, which the same node must have.
+
     Raises:
-        ValueError: there is not a core for each; waiting would not help.
+        ValueError: there is no room for that many; waiting would not help.
     """
-    cpus = [int(node.cpus) for node in nodes()]
-    if not 1 <= num_processes <= sum(cpus):
+    found = nodes()
+    room = count_slots(found, 1, gpus)
+    if not 1 <= num_processes <= room:
+        total = sum(int(node.cpus) for node in found)
+        beside = f" beside {gpus:g} GPU each" if gpus else ""
         raise ValueError(
-            f"{flag} is {num_processes}, the cluster has {sum(cpus)} cores; need 1 to that many"
+            f"{flag} is {num_processes}, the cluster has {total} cores, room for {room} "
+            f"processes{beside}; need 1 to that many"
         )
-    for cores in range(sum(cpus) // num_processes, 1, -1):
-        if sum(num // cores for num in cpus) >= num_processes:
+    most = max(int(node.cpus) for node in found)
+    for cores in range(most, 1, -1):
+        if count_slots(found, cores, gpus) >= num_processes:
             return cores
     return 1
 

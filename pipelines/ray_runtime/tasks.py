@@ -73,7 +73,7 @@ def map_actors(
         in_order: by index; else each row as soon as it is made.
 
     Raises:
-        ValueError: there are fewer cores than actors.
+        ValueError: the cluster has no room for that many actors.
     """
     import ray.data
 
@@ -87,7 +87,7 @@ def map_actors(
         actor,
         fn_constructor_args=tuple(args),
         compute=ray.data.ActorPoolStrategy(size=num_actors),
-        num_cpus=cluster.cores_for_each(num_actors, "--num-actors"),
+        num_cpus=cluster.cores_for_each(num_actors, "--num-actors", num_gpus),
         num_gpus=num_gpus,
     )
     # Without prefetching, which would hold each row back until the next one is made.

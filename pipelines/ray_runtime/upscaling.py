@@ -95,15 +95,17 @@ def make_all(jobs: Sequence[Job], settings: Settings, num_actors: int) -> Iterat
     load_model(settings.checkpoint)  # if it is damaged, one line says so; an actor's would be many
     cluster.init_ray()
     num_actors = min(num_actors, len(jobs))
+    num_gpus = _num_gpus(settings.device, num_actors)
     limit = settings.memory_bytes and settings.memory_bytes // num_actors
-    settings = replace(settings, memory_bytes=limit, memory_share=1 / num_actors)
+    # Those on one card share its memory, those on processors the machine's.
+    settings = replace(settings, memory_bytes=limit, memory_share=num_gpus or 1 / num_actors)
     attempts = ray.remote(num_cpus=0)(Attempts).remote()
     made = map_actors(
         UpscalerActor,
         (jobs, settings, attempts),
         num_items=len(jobs),
         num_actors=num_actors,
-        num_gpus=_num_gpus(settings.device, num_actors),
+        num_gpus=num_gpus,
         in_order=False,
     )
     with tqdm(total=len(jobs), unit="image", disable=not sys.stderr.isatty()) as bar:

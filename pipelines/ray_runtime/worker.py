@@ -1,6 +1,9 @@
 """A rank of a training run: what happens inside a worker of Ray Train."""
 
 import logging
+import os
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -8,22 +11,26 @@ from typing import Any
 
 import ray
 import ray.train
+import torch
 from ray.train.torch import get_device
 
+from pipelines.ray_runtime.final_error import final_error, set_final_error
 from pipelines.ray_runtime.stop_request import is_stop_requested
 from sddusr import storage
 from sddusr.checkpoint import CheckpointStore
 from sddusr.cli import command_line
 from sddusr.config import Config, from_dict
 from sddusr.data.dataset import ShardSet
+from sddusr.model.device import DeviceError, check_not_sliced, gpu_problem
 from sddusr.runs.run_folder import RunFolder
 from sddusr.training import distributed
+from sddusr.training.learner import StepMemoryError
 from sddusr.training.loop import NonFiniteError, train
 from sddusr.training.signals import Sigterm, StopRequest
 from sddusr.training.throughput import log_line
 
-NOTICE_EVERY = 5
-"""Steps between two questions to Ray, each of which is a barrier of all workers (6 ms)."""
+NOTICE_S = 2.0
+"""Seconds between two questions to Ray, each of which is a barrier of all workers (6 ms)."""
 
 SIGTERM = Sigterm()
 
@@ -52,22 +59,31 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     command_line.log_lines()
     for handler in logging.getLogger().handlers:
         handler.addFilter(is_not_of_a_report)
+    folder = settings["folder"]
+    if reason := final_error(folder):
+        return asdict(Outcome(error=reason))
     config = from_dict(Config, settings["config"])
     reporter = RayReporter(settings)
     stop_flag = settings.get("stop_flag")
     try:
+        device = pick_device()
         with sigterm_caught():
             progress = train(
                 config,
                 ShardSet(settings["data"]),
-                store_of(settings["folder"], config),
+                store_of(folder, config),
                 reporter,
-                get_device(),
+                device,
                 settings["run_id"],
-                Notices(stop_flag),
+                Notices(device, stop_flag),
             )
     except NonFiniteError as error:
         return asdict(Outcome(error=str(error), non_finite=True))
+    except (StepMemoryError, DeviceError) as error:
+        if distributed.world_size() > 1:
+            set_final_error(folder, str(error))
+            raise  # ends the other ranks, who wait for this one
+        return asdict(Outcome(error=str(error)))
     except command_line.USER_ERRORS as error:
         if distributed.world_size() > 1:
             raise  # the other ranks may wait for this one; Ray Train ends them
@@ -78,6 +94,22 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
         # A clean return would end the run; after an error Ray Train starts the workers anew.
         raise RuntimeError(f"asked to end; saved after step {progress.step}, to be resumed")
     return asdict(Outcome(progress=asdict(progress)))
+
+
+def pick_device() -> torch.device:
+    """The device that Ray gave to this worker.
+
+    Raises:
+        DeviceError: it is a GPU that PyTorch does not find.
+    """
+    context = ray.train.get_context()
+    check_not_sliced(os.environ.get("CUDA_VISIBLE_DEVICES", ""), context.get_local_world_size())
+    if ray.get_gpu_ids() and (problem := gpu_problem()):
+        raise DeviceError(
+            f"rank {context.get_world_rank()} on {socket.gethostname()} was given a GPU that "
+            f"PyTorch does not find ({problem}); update the driver there, or pass --gpu False"
+        )
+    return get_device()
 
 
 def is_not_of_a_report(record: logging.LogRecord) -> bool:
@@ -113,21 +145,31 @@ class Notices:
     as a failure; so a checkpoint is written at once and training goes on until then.
     """
 
-    def __init__(self, stop_flag: Any = None) -> None:
+    def __init__(self, device: torch.device, stop_flag: Any = None) -> None:
         self._stop_flag = stop_flag if distributed.rank() == 0 else None
-        self._num_asked = 0
+        self._device = device
+        self._num_asked, self._every, self._since_s = 0, 1, time.monotonic()
         self._known: Any = None
 
     def __call__(self) -> StopRequest:
         self._num_asked += 1
-        if self._num_asked % NOTICE_EVERY:
+        if self._num_asked < self._every:
             return SIGTERM()
+        self._plan_next()
         notice = ray.train.get_preemption_info()
         is_new = notice is not None and notice != self._known
         self._known = notice
         if is_stop_requested(self._stop_flag):
             return StopRequest.STOP
         return max(SIGTERM(), StopRequest.SAVE if is_new else StopRequest.GO_ON)
+
+    def _plan_next(self) -> None:
+        """Ask again after so many steps as take `NOTICE_S`, counted alike on all ranks."""
+        now_s = time.monotonic()
+        step_us = round(1e6 * (now_s - self._since_s) / self._num_asked)
+        slowest_us = max(distributed.all_reduce_max(step_us, self._device), 1)
+        self._every = max(1, round(1e6 * NOTICE_S / slowest_us))
+        self._num_asked, self._since_s = 0, now_s
 
 
 class RayReporter:

@@ -200,11 +200,18 @@ class TrainConfig:
     validated and published. 0 keeps no average."""
     seed: int = 0
     """Seed of the weights, of the order of samples and of every random choice."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto` takes bfloat16 autocast where the machine computes it natively."""
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    """`auto` takes bfloat16 autocast where all workers' devices compute it natively, and keeps to
+    its choice when the run is resumed; `float32` is IEEE's, `tf32` is faster on a GPU."""
+    deterministic: bool = False
+    """On a GPU, add up gradients in a fixed order, so that a resumed run equals one that was never
+    interrupted to the last bit, as on a CPU; slower."""
     compile: bool = False
     """Compile the training step's network with torch.compile: the first steps take minutes, the
     others are faster on a GPU; results differ by rounding."""
+    cuda_graph: bool = False
+    """On a GPU, record the forward and backward passes of a step and start them by one launch from
+    then on; faster where starting kernels takes longer than they do."""
     profile_steps: int = 0
     """Steps, after a few to warm up, that torch's profiler watches: a table in the log, and a
     trace for chrome://tracing or ui.perfetto.dev; 0 watches none."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from sddusr.config import SCALE
 from sddusr.geometry.box import Box
 from sddusr.model.pretrained_weights import load_state
+from sddusr.model.tuning import tuning
 
 Protocol = Literal["kedusr-float", "png8", "y"]
 """`kedusr-float`: the values as the network gives them, as in the paper's tables.
@@ -36,9 +37,6 @@ Y_BORDER_PX = SCALE
 WINDOW_PX = 11
 WINDOW_SIGMA_PX = 1.5
 """SSIM's Gaussian window: its side and its width."""
-
-STRIP_PX = 64
-"""Rows of the SSIM map computed at once: they stay in the cache, and memory stays bounded."""
 
 
 class Regions(NamedTuple):
@@ -123,7 +121,7 @@ def ssim(
 def score(
     sr: Float[Tensor, "3 rows cols"], hr: Float[Tensor, "3 h w"], box: Box, protocol: Protocol
 ) -> Scores:
-    """PSNR and SSIM of every region under one protocol.
+    """PSNR and SSIM of every region under one protocol, on the device that holds both pictures.
 
     Raises:
         ValueError: as `psnr` and `ssim`.
@@ -273,10 +271,10 @@ def _decibel(mse: float) -> float:
 def _ssim_map(
     sr: Float64[Tensor, "c h w"], hr: Float64[Tensor, "c h w"]
 ) -> Float64[Tensor, "h-10 w-10"]:
-    border = WINDOW_PX - 1
+    border, rows = WINDOW_PX - 1, tuning(hr.device).ssim_rows
     strips = [
-        _ssim_strip(sr[:, top : top + STRIP_PX + border], hr[:, top : top + STRIP_PX + border])
-        for top in range(0, hr.shape[1] - border, STRIP_PX)
+        _ssim_strip(sr[:, top : top + rows + border], hr[:, top : top + rows + border])
+        for top in range(0, hr.shape[1] - border, rows)
     ]
     return torch.cat(strips)
 

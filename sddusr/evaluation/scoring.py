@@ -25,6 +25,7 @@ from sddusr.inference import (
 )
 from sddusr.model.matching.fast_search import MatchingMode
 from sddusr.model.precision import Precision, warn_if_emulated
+from sddusr.model.tuning import place_on
 from sddusr.registration.residual import RefRegistration, register_ref
 from sddusr.types import Triplet
 from sddusr.visualization.comparison import comparison
@@ -119,14 +120,14 @@ class Scorer:
         with_lpips: bool,
         memory_share: float = 1.0,
     ) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.config, self.others, self.memory_share = config, others, memory_share
         self.shards = ShardSet(config.data)
         self.model = None
         if config.checkpoint:
-            warn_if_emulated(config.precision, torch.device(device))
-            self.model = load_model(config.checkpoint).to(device)
-        self.lpips = Lpips(config.lpips_weights, device) if with_lpips else None
+            warn_if_emulated(config.precision, torch.device(self.device))
+            self.model = place_on(load_model(config.checkpoint), torch.device(self.device))
+        self.lpips = Lpips(config.lpips_weights, self.device) if with_lpips else None
 
     def evaluate(self, row: Row, compare: bool = False) -> list[ImageScores]:
         """Make, save and score every method's picture; `compare` also draws them side by side.
@@ -143,7 +144,7 @@ class Scorer:
                 panels = shown | {"HR": triplet.hr}
                 drawing = comparison(triplet.lr, triplet.ref, triplet.center_box, panels)
                 self._save(COMPARISONS, triplet.id, drawing)
-        return score_triplet(triplet, pictures, self.config.protocols, self.lpips)
+        return score_triplet(triplet, pictures, self.config.protocols, self.lpips, self.device)
 
     def _registered(self, triplet: Triplet) -> Triplet:
         """The same with its Ref registered now, where it was not when the shards were made."""
@@ -234,11 +235,12 @@ def score_triplet(
     pictures: Mapping[str, Float32[np.ndarray, "height width 3"]],
     protocols: Sequence[Protocol],
     lpips: Lpips | None = None,
+    device: str = "cpu",
 ) -> list[ImageScores]:
-    """Score every method's picture of one triplet under every protocol."""
-    hr, images = to_tensor(triplet.hr), []
+    """Score every method's picture of one triplet under every protocol, on a device."""
+    hr, images = to_tensor(triplet.hr).to(device), []
     for method, picture in pictures.items():
-        sr = torch.from_numpy(picture).permute(2, 0, 1)
+        sr = torch.from_numpy(picture).permute(2, 0, 1).to(device)
         for protocol in protocols:
             scores = score(sr, hr, triplet.center_box, protocol)
             distance = lpips(sr, hr) if lpips and protocol == "png8" else None

@@ -12,7 +12,7 @@ from torch import Tensor
 from sddusr.config import SCALE
 from sddusr.geometry.box import Box, crop, whole
 from sddusr.imaging.resize import bicubic_up
-from sddusr.inference.conversion import Pixels, to_tensor
+from sddusr.inference.conversion import Pixels, Uploads, part_on
 from sddusr.inference.tiles import cut, grown, overlap, scaled, snapped, tiles, within
 from sddusr.model.evidence import (
     BLOCK_PX,
@@ -26,11 +26,10 @@ from sddusr.model.evidence import (
 from sddusr.model.matching.matcher import Search
 from sddusr.model.matching.transfer import CELL, CellBank, transfer_patches
 from sddusr.model.sddusr import SDDuSR
+from sddusr.model.tuning import tuning
 
 NUM_MAPS = 5
 """Detail (3 colours), the centre's look, the logit of the detail's trust."""
-TILE_PX = 512
-"""Side of the tiles in which evidence is measured, HR pixels; a multiple of cells and blocks."""
 BICUBIC_REACH_PX = 2
 """LR pixels that the bicubic enlargement looks at on each side."""
 
@@ -47,26 +46,36 @@ class DetailInputs:
     """Where Ref lies in the result, at any phase of the grid."""
     snapped: Box
     """The part of it on the matching grid."""
+    uploads: Uploads | None = None
+    """Holds the images on a GPU once they were read there."""
 
     @classmethod
-    def of(cls, lr: Pixels, ref: Pixels, box: Box, snapped_box: Box) -> "DetailInputs":
+    def of(
+        cls,
+        lr: Pixels,
+        ref: Pixels,
+        box: Box,
+        snapped_box: Box,
+        uploads: Uploads | None = None,
+    ) -> "DetailInputs":
         """Args:
         lr: the whole wide picture.
         """
         around = scaled(snapped(box, SCALE), Fraction(1, SCALE))
-        return cls(ref=ref, center=crop(lr, around), box=box, snapped=snapped_box)
+        center = crop(lr, around)
+        return cls(ref=ref, center=center, box=box, snapped=snapped_box, uploads=uploads)
 
     def part(
         self, window: Box, device: torch.device
     ) -> tuple[Float[Tensor, "1 3 _ _"], Float[Tensor, "1 3 _ _"]]:
         """Ref and the enlarged centre on a rectangle of the box, in the box's own pixels."""
-        ref = to_tensor(crop(self.ref, window))[None].to(device)
+        ref = part_on(device, self.ref, window, self.uploads)
         lr_grid = snapped(self.box, SCALE)
         on_grid = within(window.shifted(self.box.y0, self.box.x0), lr_grid)
         frame = whole(*self.center.shape[:2])
         near = scaled(snapped(on_grid, SCALE), Fraction(1, SCALE))
         near = grown(near, BICUBIC_REACH_PX, frame)
-        large = bicubic_up(to_tensor(crop(self.center, near))[None].to(device))
+        large = bicubic_up(part_on(device, self.center, near, self.uploads))
         return ref, cut(large, within(on_grid, scaled(near, SCALE)))
 
 
@@ -163,7 +172,7 @@ def carry_detail(
     window_px = model.detail_window_px
     frame = whole(inputs.box.height, inputs.box.width)
     place = within(inputs.box, outer)
-    for core in tiles(whole(outer.height, outer.width), TILE_PX, CELL):
+    for core in tiles(whole(outer.height, outer.width), tuning(device).evidence_side, CELL):
         own = overlap(core, place)
         assert own is not None  # the outer cells reach less than a cell beyond the box
         own_in_box = within(own, place)
@@ -223,7 +232,7 @@ def _statistics(inputs: DetailInputs, window_px: int, device: torch.device) -> F
             pool_blocks(block_maps(split_bands(*inputs.part(frame, device), window_px)))
         )
     blocks = []
-    for core in tiles(whole(*size), TILE_PX, BLOCK_PX):
+    for core in tiles(whole(*size), tuning(device).evidence_side, BLOCK_PX):
         place = core.shifted(frame.y0, frame.x0)
         near = grown(place, reach(window_px), frame)
         maps = block_maps(split_bands(*inputs.part(near, device), window_px))

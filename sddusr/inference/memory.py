@@ -14,26 +14,23 @@ import torch
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.inference import sample
-from sddusr.inference.carried import NUM_MAPS, TILE_PX
-from sddusr.inference.precompute import ALIGNMENT_HALO_PX, ALIGNMENT_SIDE, FEATURE_SIDE, Inputs
+from sddusr.inference.carried import NUM_MAPS
+from sddusr.inference.precompute import ALIGNMENT_HALO_PX, Inputs
 from sddusr.inference.regions import DECODER_TILES, gated_halo
 from sddusr.inference.tiles import reach
 from sddusr.model.evidence import reach as evidence_reach
-from sddusr.model.matching import fast_search, nearest_key, shortlist
-from sddusr.model.matching.matcher import STRIP
+from sddusr.model.matching import fast_search, shortlist
 from sddusr.model.sddusr import SDDuSR
+from sddusr.model.tuning import tuning
 
 MEGABYTE = 10**6
-
-TILE_SIDES = (128, 96, 64)
-"""LR pixels; larger tiles have less halo, but leave the caches, and their memory is handed back
-to the system after every layer: 448 took three times as long a pixel as 128."""
 
 REGION_SIDES = (1024, 768, 512, 384, 256, 128)
 """LR pixels; tried after the whole frame."""
 
 FREE_SHARE = 0.8
-"""Of the free memory, what is taken where no limit is given."""
+"""Of the free memory, what is taken where no limit is given; of a GPU's, of all that it has, so
+that a plan, and with it the pixels, do not depend on what the process did before."""
 
 ENCODER_MAPS, ALIGNMENT_MAPS, FUSION_MAPS, VGG_MAPS = 6, 10, 6, 3
 """Maps of the stage's width that are alive at once."""
@@ -102,7 +99,7 @@ def plan_memory(
         ValueError: the smallest tiles do not fit.
     """
     held = held_bytes(inputs.device)
-    room = FREE_SHARE * share * free_bytes(inputs.device) if limit is None else limit - held
+    room = default_room(inputs.device, share) if limit is None else limit - held
     cost = Cost(model, inputs, result_bytes, bfloat16)
     plan = None
     for plan in cost.plans():
@@ -126,6 +123,7 @@ class Cost:
         self.num_px = inputs.lr.shape[0] * inputs.lr.shape[1]
         self.num_ref_px = inputs.ref.shape[0] * inputs.ref.shape[1]
         self.num_cells = self.num_px // LR_PER_CELL**2
+        self.sizes = tuning(inputs.device)
 
     def plans(self) -> list[Plan]:
         """From the fastest to the smallest."""
@@ -141,7 +139,7 @@ class Cost:
             self.plan(region, tile, dtype, kept_maps)
             for dtype, regions in [*choices, (torch.bfloat16, sides)]
             for kept_maps, some in ((2, whole), (1, regions[:1]), (0, regions))
-            for tile in TILE_SIDES
+            for tile in self.sizes.tile_sides
             for region in some
         ]
 
@@ -173,14 +171,15 @@ class Cost:
         features = self.model.matching.features
         dim = features.project.out_channels
         num_keys = self.num_ref_px // (SCALE * LR_PER_CELL) ** 2
-        window = min(self.num_px, (FEATURE_SIDE + 2 * reach(features)) ** 2)
+        sizes = self.sizes
+        window = min(self.num_px, (sizes.feature_side + 2 * reach(features)) ** 2)
         vgg = VGG_MAPS * features.vgg_dims[0] * window
         patches = 9 * dim * 2 * num_keys
-        scores = max(
-            min(by.QUERY_BLOCK * by.KEY_BLOCK, self.num_cells * num_keys)
-            for by in (nearest_key, shortlist)
+        blocks = max(
+            sizes.search_queries * sizes.search_keys, shortlist.QUERY_BLOCK * shortlist.KEY_BLOCK
         )
-        exact = 9 * dim * 3 * STRIP + scores
+        scores = min(blocks, self.num_cells * num_keys)
+        exact = 9 * dim * 3 * min(sizes.patch_cells, self.num_cells) + scores
         strip = min(self.num_cells, fast_search.STRIP)
         pairs = strip * fast_search.NUM_PROBES * PAIR_BYTES // FLOAT_BYTES
         clustered = 9 * dim * 2 * strip + pairs
@@ -191,14 +190,14 @@ class Cost:
         """The flow of the whole centre, the features of a part of it, and either what their
         encoders hold or a tile of the alignment."""
         window = min(self.num_ref_px, (SCALE * center_px + 2 * ALIGNMENT_HALO_PX) ** 2)
-        tile = min(window, (ALIGNMENT_SIDE + 2 * ALIGNMENT_HALO_PX) ** 2)
+        tile = min(window, (self.sizes.alignment_side + 2 * ALIGNMENT_HALO_PX) ** 2)
         dim, offsets = self.model.dim, OFFSET_MAPS * self.model.alignment.num_groups
         features = (self.activation_bytes + FLOAT_BYTES) * dim * window
         encoding = ENCODER_MAPS * self.activation_bytes * dim * window
         aligning = FLOAT_BYTES * (ALIGNMENT_MAPS * dim + offsets) * tile
         measuring = 0
         if self.model.trust is not None:
-            around = TILE_PX + 2 * evidence_reach(self.model.detail_window_px)
+            around = self.sizes.evidence_side + 2 * evidence_reach(self.model.detail_window_px)
             measuring = FLOAT_BYTES * EVIDENCE_MAPS * min(self.num_ref_px, around**2)
         return FLOW_BYTES * self.num_ref_px + features + max(encoding, aligning) + measuring
 
@@ -240,6 +239,20 @@ TILE_REACH_PX = 12
 """LR pixels that a tile reads around itself."""
 
 
+def default_room(device: torch.device, share: float) -> float:
+    """Bytes that may be taken where no limit is given."""
+    free = free_bytes(device)
+    if device.type == "cuda":
+        return min(FREE_SHARE * share * card_bytes(device), float(free))
+    return FREE_SHARE * share * free
+
+
+def card_bytes(device: torch.device) -> int:
+    """What this process may take of a GPU in all."""
+    total = torch.cuda.mem_get_info(device)[1]
+    return int(torch.cuda.get_per_process_memory_fraction(device) * total)
+
+
 def held_bytes(device: torch.device) -> int:
     """What this process holds now; of a GPU, what torch does."""
     if device.type == "cuda":
@@ -266,9 +279,13 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """What could still be taken, within the limit of the container where there is one."""
+    """What could still be taken, within the limit of the container where there is one; of a GPU,
+    also what torch's allocator holds and would use again."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        allocated = torch.cuda.memory_allocated(device)
+        cached = torch.cuda.memory_reserved(device) - allocated
+        free = torch.cuda.mem_get_info(device)[0] + cached
+        return min(free, card_bytes(device) - allocated)
     free = psutil.virtual_memory().available
     try:
         limit, used = (_cgroup(name).strip() for name in ("memory.max", "memory.current"))

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sddusr.config import LR_PER_CELL, SCALE
-from sddusr.geometry.box import HR_PER_CELL, Box, crop, whole
+from sddusr.geometry.box import HR_PER_CELL, Box, whole
 from sddusr.inference.carried import CarriedBank, DetailInputs, carry_detail, evidence_of
-from sddusr.inference.conversion import Pixels, to_tensor
+from sddusr.inference.conversion import Pixels, Uploads, part_on
 from sddusr.inference.tiles import cut, grown, in_tiles, reach, scaled, tiles, within
 from sddusr.model.deformable import exact_planes
 from sddusr.model.matching.fast_search import MatchingMode
@@ -21,24 +21,15 @@ from sddusr.model.matching.matcher import Progress, Search
 from sddusr.model.matching.transfer import CELL, CellBank
 from sddusr.model.matching.twins import CenterPlace
 from sddusr.model.sddusr import SDDuSR
-
-FEATURE_SIDE = 512
-"""LR pixels of a piece that the matching features are computed in. It does not follow the memory:
-a rounding that differs could turn a near tie of two keys, and so move a patch."""
-
-ALIGNMENT_SIDE = 256
-"""Pixels of the 2x grid a side of a tile of the alignment."""
+from sddusr.model.tuning import tuning
 
 ALIGNMENT_HALO_PX = 32
 """Of the 2x grid: what the alignment of a part of the centre may read around it; where the flow
 asks for more, the part is cut smaller."""
 
-FLOW_SIDE = 512
-"""The same for SpyNet, on the grid of each of its levels."""
-
 
 class Inputs(NamedTuple):
-    """The network's three pictures, sides even, on the processor."""
+    """The network's three images, sides even, on the CPU."""
 
     lr: Pixels
     center: Pixels
@@ -47,6 +38,8 @@ class Inputs(NamedTuple):
     device: torch.device
     detail: DetailInputs | None = None
     """Ref on its box as it was given; None without Ref."""
+    uploads: Uploads | None = None
+    """Holds the images on a GPU once they were read there; None: each part is copied by itself."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -59,10 +52,11 @@ class Inputs(NamedTuple):
 
     def part(self, name: str, box: Box) -> Float[Tensor, "1 3 _ _"]:
         """A rectangle of a picture as the network reads it."""
-        return to_tensor(crop(getattr(self, name), box))[None].to(self.device)
+        return part_on(self.device, getattr(self, name), box, self.uploads)
 
     def whole(self, name: str) -> Float[Tensor, "1 3 _ _"]:
-        return to_tensor(getattr(self, name))[None].to(self.device)
+        pixels = getattr(self, name)
+        return part_on(self.device, pixels, whole(*pixels.shape[:2]), self.uploads)
 
 
 class FrameFeatures(NamedTuple):
@@ -106,7 +100,7 @@ def matching_features(
         in_tiles(
             lambda window, name=name: compute(inputs.part(name, window)).float(),
             whole(*getattr(inputs, name).shape[:2]),
-            FEATURE_SIDE,
+            tuning(inputs.device).feature_side,
             reach(compute),
             Fraction(1, LR_PER_CELL),
         )
@@ -173,11 +167,15 @@ def _aligned_pieces(
     trust: float,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Centre feature and aligned Ref feature, tile by tile; the latter is put into the bank."""
+    sizes = tuning(inputs.device)
     flow = model.alignment.flow(
         inputs.whole("center"),
         inputs.whole("ref"),
         lambda level, x: in_tiles(
-            lambda window: level(cut(x, window)), whole(*x.shape[2:]), FLOW_SIDE, reach(level)
+            lambda window: level(cut(x, window)),
+            whole(*x.shape[2:]),
+            sizes.flow_side,
+            reach(level),
         ),
     )
     frame = whole(*inputs.ref.shape[:2])
@@ -195,7 +193,7 @@ def _aligned_pieces(
             )
         )
         ref_feat = exact_planes(ref_feat)
-        for core in tiles(region, ALIGNMENT_SIDE, CELL):
+        for core in tiles(region, sizes.alignment_side, CELL):
             judged = grown(core, _trust_reach(model), frame)
             window = grown(judged, _hint_reach(model), frame)
             place = within(window, near)

@@ -6,6 +6,7 @@ from jaxtyping import Float32
 
 from sddusr.config import LR_PER_CELL
 from sddusr.geometry.box import Box
+from sddusr.inference.conversion import download
 from sddusr.inference.sources import TrustedDetail
 from sddusr.model.matching.transfer import CELL
 
@@ -30,5 +31,5 @@ class TrustMap:
             slice(core.x0 // LR_PER_CELL, core.x1 // LR_PER_CELL),
         )
         energy = skip.detail.square().mean(1, keepdim=True)
-        self.trust[here] = F.avg_pool2d(skip.trust, CELL)[0, 0].cpu().numpy()
-        self.energy[here] = F.avg_pool2d(energy, CELL)[0, 0].cpu().numpy()
+        means = F.avg_pool2d(skip.trust, CELL)[0, 0], F.avg_pool2d(energy, CELL)[0, 0]
+        self.trust[here], self.energy[here] = download(*means)

@@ -15,8 +15,8 @@ from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.geometry.box import Box, align_ref, check_box, crop, to_lr
 from sddusr.inference.allocator import keeping_freed_memory
 from sddusr.inference.carried import DetailInputs
-from sddusr.inference.conversion import Pixels, quantize, to_array
-from sddusr.inference.fused import fused_activations
+from sddusr.inference.conversion import Pixels, Uploads, download, to_pixels
+from sddusr.inference.fused import cast_weights, fused_activations
 from sddusr.inference.memory import Plan, plan_memory
 from sddusr.inference.precompute import (
     FrameFeatures,
@@ -33,7 +33,7 @@ from sddusr.inference.tiles import scaled
 from sddusr.inference.trust_map import TrustMap
 from sddusr.model.matching.fast_search import MatchingMode
 from sddusr.model.matching.matcher import Progress, Search
-from sddusr.model.precision import Precision
+from sddusr.model.precision import Precision, computing_in
 from sddusr.model.sddusr import SDDuSR
 
 
@@ -105,7 +105,7 @@ def super_resolve(
     Args:
         lr, ref: RGB, uint8 or uint16.
         box: where `ref` lies in the result, HR pixels.
-        precision: bfloat16 runs under autocast.
+        precision: see `sddusr.model.precision`.
         dtype: of the result: float32, or uint8 or uint16, clamped and rounded.
         memory_bytes: what the process (on a GPU: torch) may take at its peak; None takes most of
             what is free, and keeps until the end what layers free, which is faster.
@@ -135,16 +135,20 @@ def super_resolve(
     device = next(model.parameters()).device
     center = crop(lr, to_lr(aligned.box))
     frame = padded_to_even(lr)
-    detail = None if without_ref else DetailInputs.of(frame, ref, box, aligned.box)
-    inputs = Inputs(frame, center, aligned.ref, device, detail)
+    uploads = Uploads()
+    detail = None
+    if not without_ref and model.trust is not None:
+        detail = DetailInputs.of(frame, ref, box, aligned.box, uploads)
+    inputs = Inputs(frame, center, aligned.ref, device, detail, uploads)
     result = np.empty((SCALE * height, SCALE * width, 3), dtype)
     keeping = keeping_freed_memory() if memory_bytes is None else nullcontext()
     with (
         keeping,
         _evaluating(model),
         torch.inference_mode(),
-        _computing_in(precision, device),
+        computing_in(precision, device),
         fused_activations(model),
+        cast_weights(model),
     ):
         if plan is None:
             bfloat16 = precision == "bfloat16"
@@ -194,36 +198,25 @@ def _fill(result: np.ndarray, made: Reconstruction, plan: Plan, stages: Weighted
     """Write the result, tile by tile."""
     for core, sr in made.pieces(plan.region_px, plan.tile_px, plan.kept_maps, stages):
         place = crop(result, scaled(core, SCALE))
-        place[:] = _finished(sr, result.dtype)[: place.shape[0], : place.shape[1]]
-
-
-def _finished(sr: Float[Tensor, "1 3 _ _"], dtype: np.dtype) -> np.ndarray:
-    picture = to_array(sr[0])
-    return quantize(picture, dtype) if np.issubdtype(dtype, np.integer) else picture
+        place[:] = to_pixels(sr[0], result.dtype)[: place.shape[0], : place.shape[1]]
 
 
 def _matches(found: Search, inputs: Inputs) -> Matches:
     key_rows, key_cols = (side // LR_PER_CELL for side in inputs.center.shape[:2])
-
-    def grid(values: Tensor) -> np.ndarray:
-        return values[0, 0].cpu().numpy()
-
-    index = rearrange(found.key_index, "b (y x) -> b 1 y x", y=found.weight.shape[2])
+    index = rearrange(found.key_index, "1 (y x) -> y x", y=found.weight.shape[2])
+    maps = [found.confidence[0, 0], index, found.weight[0, 0] > 0]
+    if found.key_mask is not None:
+        maps.append(found.key_mask[0, 0])
+    confidence, key_index, query_mask, *key_mask = download(*maps)
     return Matches(
-        confidence=grid(found.confidence),
-        query_mask=grid(found.weight > 0) if found.is_sparse else None,
-        key_mask=None if found.key_mask is None else grid(found.key_mask),
-        key_index=grid(index),
+        confidence=confidence,
+        query_mask=query_mask if found.is_sparse else None,
+        key_mask=key_mask[0] if key_mask else None,
+        key_index=key_index,
         key_shape=(key_rows, key_cols),
         is_fast=found.is_fast,
         confidence_ratio=found.confidence_ratio,
     )
-
-
-@contextmanager
-def _computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        yield
 
 
 @contextmanager

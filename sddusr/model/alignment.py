@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -17,7 +18,8 @@ from sddusr.model.deformable import (
     Tap,
     composed_deform_conv2d,
     exact_planes,
-    operator_inputs,
+    operator_deform_conv2d,
+    uses_operator,
 )
 from sddusr.model.matching.transfer import warp_by_flow
 from sddusr.model.pretrained_weights import Normalize, fetch_spynet, in_layer_order, load_state
@@ -54,8 +56,11 @@ class SpyNet(nn.Module):
             if i > 0:
                 flow = 2 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True)
             flow = flow + apply(level, torch.cat([fixed, warp_by_flow(moving, flow), flow], dim=1))
-        scale = flow.new_tensor([cols / size[1], rows / size[0]]).view(1, 2, 1, 1)
-        return F.interpolate(flow, size=(rows, cols), mode="bilinear") * scale
+        flow = F.interpolate(flow, size=(rows, cols), mode="bilinear")
+        if size == (rows, cols):
+            return flow
+        x, y = flow.unbind(1)
+        return torch.stack([x * (cols / size[1]), y * (rows / size[0])], dim=1)
 
     def load(self, source: str) -> None:
         """Start from the weights trained on Sintel, by name (`sintel`) or from a path.
@@ -169,18 +174,24 @@ class Alignment(nn.Module):
         warped = warp_by_flow(ref_feat, flow, corner).to(center_feat)
         hints = self.offset_head(torch.cat([warped, center_feat, flow.to(center_feat)], dim=1))
         with torch.autocast(flow.device.type, enabled=False):
-            look = self._looking(hints.float(), flow)
             kernel = self.conv.weight, self.conv.bias
-            # The operator is faster on a GPU, and knows no parts of a picture.
-            if ref_feat.is_cuda and flow.shape[2:] == ref_feat.shape[2:]:
-                from torchvision.ops import deform_conv2d
-
-                offset, mask = operator_inputs([look(tap, slice(None)) for tap in range(TAPS)])
-                return deform_conv2d(ref_feat, offset, *kernel, padding=(1, 1), mask=mask)
+            if uses_operator(ref_feat):
+                offset, mask = self._all_taps(hints.float(), flow)
+                return operator_deform_conv2d(ref_feat, offset, mask, *kernel, corner=corner)
+            look = self._looking(hints.float(), flow)
             size = flow.shape[2], flow.shape[3]
             return composed_deform_conv2d(
                 ref_feat, look, *kernel, num_groups=self.num_groups, size=size, corner=corner
             )
+
+    def _all_taps(
+        self, hints: Float[Tensor, "b c h w"], flow: Float[Tensor, "b 2 h w"]
+    ) -> tuple[Float[Tensor, "b _ h w"], Float[Tensor, "b _ h w"]]:
+        """`_looking` for all taps, as torchvision's operator reads offsets (y, x) and gates."""
+        raw = self.offset_tail(hints).unflatten(1, (3, self.num_groups, TAPS))
+        yx = flow.flip(1)[:, :, None, None] + self.max_offset_px * torch.tanh(raw[:, :2])
+        offset = rearrange(yx, "b yx g t h w -> b (g t yx) h w")
+        return offset, torch.sigmoid(raw[:, 2]).flatten(1, 2).contiguous()
 
     def _looking(self, hints: Float[Tensor, "b c h w"], flow: Float[Tensor, "b 2 h w"]) -> Look:
         """Where the flow and each tap's own offset point to."""

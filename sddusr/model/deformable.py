@@ -1,6 +1,6 @@
 """A modulated deformable convolution that knows parts of a picture, and the planes it reads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -9,14 +9,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from sddusr.model.ordered import sample_bilinear
+from sddusr.model.tuning import tuning
+
 TAPS = 9
 """Of a 3x3 kernel, in rows."""
-
-STRIP_PX = 4096
-"""Pixels whose channels are laid out anew at once."""
-
-STRIP_ROWS = 64
-"""Rows of a picture that all taps are summed over at once: samples that the caches hold."""
 
 
 class Tap(NamedTuple):
@@ -47,10 +44,11 @@ class Planes(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        if x.is_cuda:
+        at_once = tuning(x.device).plane_px
+        if not at_once:
             return x.contiguous()
         planes = torch.empty_like(x, memory_format=torch.contiguous_format)
-        rows = max(1, STRIP_PX // x.shape[3])
+        rows = max(1, at_once // x.shape[3])
         for strip, source in zip(planes.split(rows, 2), x.split(rows, 2), strict=True):
             strip.copy_(source)
         return planes
@@ -60,16 +58,39 @@ class Planes(torch.autograd.Function):
         return grad_outputs[0]
 
 
-def operator_inputs(
-    taps: Sequence[Tap],
-) -> tuple[Float[Tensor, "b _ h w"], Float[Tensor, "b _ h w"]]:
-    """Offset and mask as `torchvision.ops.deform_conv2d` takes them, from all nine taps."""
-    offset = torch.stack([torch.stack([tap.y, tap.x]) for tap in taps])
-    mask = torch.stack([tap.gate for tap in taps])
-    return (
-        rearrange(offset, "t yx b g h w -> b (g t yx) h w"),
-        rearrange(mask, "t b g h w -> b (g t) h w"),
+def uses_operator(x: Tensor) -> bool:
+    """Whether torchvision's operator is taken: where it is faster, unless gradients must add up in
+    a fixed order."""
+    is_faster = tuning(x.device).deform_operator
+    return is_faster and not (
+        torch.is_grad_enabled() and torch.are_deterministic_algorithms_enabled()
     )
+
+
+def operator_deform_conv2d(
+    picture: Float[Tensor, "b c rows cols"],
+    offset: Float[Tensor, "b _ h w"],
+    mask: Float[Tensor, "b _ h w"],
+    weight: Float[Tensor, "c_out c 3 3"],
+    bias: Float[Tensor, "c_out"] | None,
+    *,
+    corner: tuple[int, int] = (0, 0),
+) -> Float[Tensor, "b c_out h w"]:
+    """`torchvision.ops.deform_conv2d` for a part of an image, which that does not know.
+
+    Around the part its offsets are zero and the result is cut: for parts that cover most of what
+    they read.
+    """
+    from torchvision.ops import deform_conv2d
+
+    (top, left), (height, width) = corner, offset.shape[2:]
+    rows, cols = picture.shape[2:]
+    if (height, width) == (rows, cols):
+        return deform_conv2d(picture, offset, weight, bias, padding=(1, 1), mask=mask)
+    beyond = left, cols - left - width, top, rows - top - height
+    offset, mask = F.pad(offset, beyond), F.pad(mask, beyond)
+    whole = deform_conv2d(picture, offset, weight, bias, padding=(1, 1), mask=mask)
+    return whole[:, :, top : top + height, left : left + width]
 
 
 def composed_deform_conv2d(
@@ -103,7 +124,7 @@ def composed_deform_conv2d(
     level = weight.new_zeros(len(weight)) if bias is None else bias
     strips = []
     # Backward would make a gradient of the whole picture for every strip.
-    strip = height if torch.is_grad_enabled() else STRIP_ROWS
+    strip = height if torch.is_grad_enabled() else tuning(picture.device).deform_rows
     for start in range(0, height, strip):
         here = slice(start, start + strip)
         summed = level.view(1, -1, 1).expand(num, -1, len(y[here]) * width)
@@ -114,7 +135,7 @@ def composed_deform_conv2d(
             at_y = torch.add((2 * (y[here] + tap_y) - 1) / rows - 1, tap.y, alpha=2 / rows)
             at_x = torch.add((2 * (x + tap_x) - 1) / cols - 1, tap.x, alpha=2 / cols)
             grid = torch.stack([at_x, at_y], dim=-1)
-            seen = F.grid_sample(planes, grid.flatten(0, 1), align_corners=False)
+            seen = sample_bilinear(planes, grid.flatten(0, 1))
             seen = seen * rearrange(tap.gate, "b g h w -> (b g) 1 h w")
             summed.baddbmm_(kernel, seen.view(num, -1, summed.shape[2]))
         strips.append(summed.unflatten(2, (-1, width)))

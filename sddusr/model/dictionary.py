@@ -11,14 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sddusr.config import DictionaryConfig
+from sddusr.model.tuning import tuning
 from sddusr.model.written_tokens import Tokens
 
 COSINE_SCALE = 10.0
 """Start of the learned sharpness of cosine attention."""
-
-PIECE = 2**13
-GPU_PIECE = 2**18
-"""Pixels whose logits are made at once: 4 MB, which a core's caches nearly hold, or 134 MB."""
 
 
 class _Running(NamedTuple):
@@ -236,7 +233,7 @@ def in_full(like: Tensor) -> torch.autocast:
 
 
 def split_pixels(pixels: Float[Tensor, "b p c"]) -> tuple[Tensor, ...]:
-    return pixels.split(PIECE if pixels.device.type == "cpu" else GPU_PIECE, 1)
+    return pixels.split(tuning(pixels.device).dictionary_px, 1)
 
 
 def _exact_pixels(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:

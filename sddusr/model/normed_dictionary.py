@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from sddusr.config import DictionaryConfig
 from sddusr.model.dictionary import (
-    PIECE,
     TokenDictionary,
     in_full,
     pixels_of,
     split_pixels,
 )
+from sddusr.model.tuning import tuning
 from sddusr.model.written_tokens import Tokens
 
 SHARPNESS = 5.0
@@ -123,8 +123,9 @@ class NormedDictionary(Tokens):
     ) -> Int[Tensor, "b h w"]:
         """The token that each pixel reads most of, over all heads."""
         query, key = self._lookup_sides(lr_feat, center_tokens)
+        at_once = tuning(query.device).dictionary_px
         index = [
-            (part @ key.mT).softmax(-1).sum(1).argmax(-1) for part in query.split(PIECE, dim=2)
+            (part @ key.mT).softmax(-1).sum(1).argmax(-1) for part in query.split(at_once, dim=2)
         ]
         return rearrange(torch.cat(index, 1), "b (y x) -> b y x", y=lr_feat.shape[2])
 

@@ -69,6 +69,7 @@ class SDDuSR(nn.Module):
         seeds: Int[Tensor, "b"] | None = None,
         center_offset: Int[Tensor, "b 2"] | None = None,
         has_ref: Bool[Tensor, "b"] | None = None,
+        gumbel: Float[Tensor, "b 2 hq wq"] | None = None,
     ) -> Output:
         """Pictures are RGB in 0..1 with even sides.
 
@@ -79,6 +80,7 @@ class SDDuSR(nn.Module):
             seeds: in training, one for each sample: its mask's noise. None draws them.
             center_offset: (y, x) of the centre on the result's grid; the detail skip needs it.
             has_ref: False leaves Ref out for a sample: no warped feature, no tokens, no detail.
+            gumbel: in training, the mask's noise where it was drawn before, in place of `seeds`.
 
         Raises:
             ValueError: sides that are odd or do not belong together, or no offset.
@@ -92,7 +94,7 @@ class SDDuSR(nn.Module):
         if self.trust is not None:
             carried = self._evidence(lr_center, ref, center_feat, aligned_feat)
             aligned_feat = carried.feature_share.to(aligned_feat.dtype) * aligned_feat
-        found = self.matching(lr, lr_center, aligned_feat, seeds)
+        found = self.matching(lr, lr_center, aligned_feat, seeds, gumbel)
         dict_feat = None
         if self.dictionary is not None:
             dict_feat = self.dictionary(lr_feat, center_feat, aligned_feat)

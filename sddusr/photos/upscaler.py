@@ -28,7 +28,9 @@ from sddusr.imaging.images import (
 from sddusr.imaging.resize import bicubic_up
 from sddusr.inference import Upscaled, super_resolve
 from sddusr.inference.memory import peak_bytes
+from sddusr.model.device import gpu_problem
 from sddusr.model.precision import warn_if_emulated
+from sddusr.model.tuning import place_on
 from sddusr.photos.jobs import Device, Job, Settings, explanation_place, record_place
 from sddusr.photos.sidecar import build_record, describe, warn_of_ref
 from sddusr.registration.pairing import PairConfig, PreparedPair, prepare_pair, zoom_guess
@@ -60,8 +62,9 @@ class Upscaler:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.device = pick_device(settings.device)
-        warn_if_emulated(settings.precision, torch.device(self.device))
-        self.model = load_model(settings.checkpoint).to(self.device)
+        device = torch.device(self.device)
+        warn_if_emulated(settings.precision, device)
+        self.model = place_on(load_model(settings.checkpoint), device)
 
     def make(self, job: Job, report: ReportProgress = lambda phase, share: None) -> dict[str, Any]:
         """Write the picture, its explanation if asked for, and last its record, which is returned.
@@ -156,7 +159,9 @@ def pick_device(device: Device) -> Literal["cpu", "cuda"]:
         ValueError: `cuda` without a GPU.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device is cuda, but PyTorch finds no GPU; pass --device cpu")
+        raise ValueError(
+            f"--device is cuda, but PyTorch finds no GPU ({gpu_problem()}); pass --device cpu"
+        )
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 

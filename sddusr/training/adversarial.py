@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from sddusr.config import LossConfig, OptimConfig
+from sddusr.model.tuning import place_on
 from sddusr.training.distributed import data_parallel
 from sddusr.training.losses import discriminator_adversarial, generator_adversarial
 from sddusr.training.optim import make_optimizer
@@ -51,7 +52,7 @@ class AdversarialLoss:
     """The discriminator, its optimizer and both sides of the game."""
 
     def __init__(self, config: LossConfig, optim: OptimConfig, device: torch.device) -> None:
-        self.discriminator = Discriminator(config.discriminator_dim).to(device)
+        self.discriminator = place_on(Discriminator(config.discriminator_dim), device)
         self.learner = data_parallel(self.discriminator)
         self.optimizer = make_optimizer(self.discriminator.parameters(), optim)
 

@@ -1,7 +1,6 @@
 """The network and all that changes it: one optimizer step at a time."""
 
-from collections.abc import Mapping
-from itertools import pairwise
+import os
 from typing import Any, cast
 
 import torch
@@ -10,19 +9,32 @@ from torch import Tensor, nn
 
 from sddusr.checkpoint import Checkpoint
 from sddusr.config import Config
-from sddusr.model.precision import Precision, native_precision
+from sddusr.model.ordered import ordered_gradients
+from sddusr.model.precision import (
+    Precision,
+    common_precision,
+    multiplying_in,
+    native_precision,
+)
 from sddusr.model.sddusr import SDDuSR
+from sddusr.model.tuning import place_on
 from sddusr.model.written_tokens import Tokens
 from sddusr.training import distributed
 from sddusr.training.adversarial import AdversarialLoss
 from sddusr.training.ema import WeightAverage
 from sddusr.training.losses import PerceptualLoss, pixel_terms, total_loss
+from sddusr.training.micro_batches import fastest_parts, micro_batches
 from sddusr.training.optim import learning_rate, make_optimizer, set_learning_rate
+from sddusr.training.step_errors import (
+    NonFiniteError,
+    StepMemoryError,
+    check_finite,
+    explain_memory,
+)
+from sddusr.training.step_graph import StepGraph, check_graph
 from sddusr.types import Batch, Output
 
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient is NaN or infinite; the weights were not touched."""
+__all__ = ["Learner", "NonFiniteError", "StepMemoryError"]
 
 
 class Learner:
@@ -30,11 +42,12 @@ class Learner:
     are functions of (seed, step, position), and nothing else in a step is drawn."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
+        if config.train.deterministic:  # without which cuBLAS refuses under torch's switch
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.manual_seed(config.train.seed)
         self.config = config
         self.device = device
-        asked = config.train.precision
-        self.precision: Precision = native_precision(device) if asked == "auto" else asked
+        self.precision: Precision = _precision(config, device)
         self.model = SDDuSR(config.model).to(device).to(memory_format=torch.channels_last)
         alignment, optim = self.model.alignment, config.optim
         slower = [
@@ -44,11 +57,12 @@ class Learner:
         self.optimizer = make_optimizer(self.model.parameters(), optim, slower)
         self.perceptual, self.adversary = None, None
         if config.losses.stage == "full":
-            self.perceptual = PerceptualLoss(config.losses.vgg_weights).to(device)
+            self.perceptual = place_on(PerceptualLoss(config.losses.vgg_weights), device)
             self.adversary = AdversarialLoss(config.losses, config.optim, device)
         self.average = None
-        self._replica: nn.Module = distributed.data_parallel(self.model)
-        self._forward = self._compiled() if config.train.compile else self._replica
+        if config.train.cuda_graph:
+            check_graph(config, device, distributed.world_size())
+        self._place_replica()
 
     def start_average(self) -> None:
         """Average from the weights as they are now, where the config asks for it."""
@@ -65,18 +79,29 @@ class Learner:
 
         Raises:
             NonFiniteError: before anything is changed.
+            StepMemoryError: the GPU's memory does not hold the step.
         """
+        # Forward passes alone run under autocast, each with casts of its own.
+        with (
+            ordered_gradients(self.config.train.deterministic),
+            multiplying_in(self.precision, self.device),
+        ):
+            try:
+                return self._step(batch, step)
+            except torch.OutOfMemoryError as error:
+                raise StepMemoryError(explain_memory(batch, str(error))) from error
+
+    def _step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         self._set_rate(step)
         self._set_frozen(step)
         self._replica.train()
-        batch = batch.to(self.device)
-        self.optimizer.zero_grad(set_to_none=True)
-        seen, sr = self._gradients(batch)
+        seen = self._graph(batch) if self._graph is not None else self._all_gradients(batch)
+        if self._graph is not None:
+            distributed.average_gradients(self.model)
         seen["gradient_norm"] = self._clipped_norm(self.model)
         if self.adversary is not None:
-            seen["discriminator"] = self.adversary.learn(sr, batch.hr, self._weight(batch))
             seen["discriminator_norm"] = self._clipped_norm(self.adversary.discriminator)
-        _check_finite(seen, batch.ids, step)
+        check_finite(seen, batch.ids, step)
         self.optimizer.step()
         if isinstance(self.model.dictionary, Tokens):
             seen |= self.model.dictionary.write(distributed.summed)
@@ -86,12 +111,33 @@ class Learner:
             self.average.update(self.model, step)
         return seen
 
+    def _place_replica(self) -> None:
+        """Settle how a step runs, anew when other parameters learn."""
+        train = self.config.train
+        self._replica: nn.Module = self.model
+        if not train.cuda_graph:  # which averages gradients over the ranks after its end
+            self._replica = distributed.data_parallel(self.model, not train.deterministic)
+        self._forward = self._compiled() if train.compile else self._replica
+        self._graph = None
+        if train.cuda_graph:
+            parts = [self.model, *([self.adversary.discriminator] if self.adversary else [])]
+            parameters = [parameter for part in parts for parameter in part.parameters()]
+            self._graph = StepGraph(self._all_gradients, parameters, self.device)
+
     def _compiled(self) -> nn.Module:
         matching: Any = self.model.matching
         # Blocks of a search and a backward pass of its own: little to fuse, and the compiler's
         # time for re-assembling the patches grows out of all bounds.
         matching.forward = torch.compiler.disable(matching.forward)
         return cast(nn.Module, torch.compile(self._replica))
+
+    def _all_gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """The gradients of the network and the discriminator, from none; the terms' values."""
+        self.optimizer.zero_grad(set_to_none=True)
+        seen, sr = self._gradients(batch)
+        if self.adversary is not None:
+            seen["discriminator"] = self.adversary.learn(sr, batch.hr, self._weight(batch))
+        return seen
 
     def _gradients(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Add up the network's gradients over the micro-batches; the terms' values, and SR."""
@@ -165,6 +211,7 @@ class Learner:
                 batch.seeds,
                 batch.center_offset,
                 batch.has_ref,
+                batch.gumbel,
             )
 
     def _autocast(self) -> torch.autocast:
@@ -188,9 +235,7 @@ class Learner:
         for parameter in held:
             parameter.requires_grad_(learns)
             parameter.grad = None
-        # Which parameters are averaged over the ranks is settled when the replica is made.
-        self._replica = distributed.data_parallel(self.model)
-        self._forward = self._compiled() if self.config.train.compile else self._replica
+        self._place_replica()
 
     def _clipped_norm(self, network: nn.Module) -> Float[Tensor, ""]:
         """The gradients' norm before they are clipped; the same on every rank."""
@@ -228,50 +273,8 @@ class Learner:
             self.adversary.load_state_dict(state)
 
 
-MOST_KEPT_BYTES = 2**24
-"""Of a map on a processor: glibc keeps freed memory for the next one who asks in pieces below 32
-MB. Fresh memory, at every layer, would be a third of a step of `paper`."""
-
-
-def fastest_parts(config: Config, device: torch.device, batch: Batch) -> int:
-    """Micro-batches: one, unless a map of the 2x grid would be too large for a processor."""
-    if device.type != "cpu":
-        return 1
-    sample = 4 * config.model.dim * batch.hr[0, 0].numel()
-    return -(-len(batch.ids) // max(1, MOST_KEPT_BYTES // sample))
-
-
-def micro_batches(batch: Batch, num: int) -> list[Batch]:
-    """A batch in parts that differ by one sample at most, none of them empty."""
-    size = len(batch.ids)
-    num = min(num, size)
-    edges = [size * i // num for i in range(num + 1)]
-    return [_part(batch, slice(start, end)) for start, end in pairwise(edges)]
-
-
-def _part(batch: Batch, which: slice) -> Batch:
-    return Batch(
-        ids=batch.ids[which],
-        lr=batch.lr[which],
-        lr_center=batch.lr_center[which],
-        ref=batch.ref[which],
-        hr=batch.hr[which],
-        mask_label=batch.mask_label[which],
-        seeds=batch.seeds[which],
-        center_offset=batch.center_offset[which],
-        has_ref=batch.has_ref[which],
-    )
-
-
-def _check_finite(seen: Mapping[str, Tensor], ids: tuple[str, ...], step: int) -> None:
-    """Every rank raises, or none: gradients are averaged over ranks, so their norms agree."""
-    if all(torch.isfinite(value) for name, value in seen.items() if name.endswith("norm")):
-        return
-    message = ", ".join(f"{name} {value.item():g}" for name, value in seen.items())
-    own = bool(torch.isfinite(seen["total"]))
-    line = f"rank {distributed.rank()}: {message}; samples {', '.join(ids)}"
-    everyone = distributed.gather((own, line))
-    failing_ranks = [line for fine, line in everyone if not fine] or [line for _, line in everyone]
-    raise NonFiniteError(
-        f"step {step}, {' | '.join(failing_ranks)}; the weights are as before the step"
-    )
+def _precision(config: Config, device: torch.device) -> Precision:
+    """The format that all ranks take."""
+    if config.train.precision != "auto":
+        return config.train.precision
+    return common_precision(distributed.gather(native_precision(device)))

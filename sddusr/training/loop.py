@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,12 +14,14 @@ from sddusr.checkpoint import Checkpoint, CheckpointStore, snapshot
 from sddusr.config import Config
 from sddusr.data.dataset import ShardSet
 from sddusr.data.stream import BatchStream
-from sddusr.model.precision import warn_if_emulated
+from sddusr.model.precision import Precision, warn_if_emulated
 from sddusr.training import distributed
+from sddusr.training.feed import device_batches
 from sddusr.training.learner import Learner, NonFiniteError
 from sddusr.training.profiler import StepProfiler
 from sddusr.training.resume import check_same_run, load_start
 from sddusr.training.signals import PollRequest, StopRequest, go_on
+from sddusr.training.stall import stall_watch
 from sddusr.training.throughput import ThroughputMeter, duration
 from sddusr.training.validation import NUM_SHOWN, validate
 from sddusr.training.writer import Background
@@ -64,6 +66,8 @@ class Progress:
     best_score: float = -float("inf")
     data_hash: str
     tracking_run: str = ""
+    precision: str = ""
+    """The format that `--train.precision auto` stands for in this run."""
 
 
 def train(
@@ -90,21 +94,28 @@ def train(
         OSError: a checkpoint cannot be written.
     """
     learner = Learner(config, device)
+    progress = _start(learner, store, shards.content_hash, tracking_run)
     if distributed.rank() == 0:
         warn_if_emulated(learner.precision, device, "--train.precision float32")
-    progress = _start(learner, store, shards.content_hash, tracking_run)
     profiled = config.train.profile_steps if distributed.rank() == 0 else 0
     with (
-        _stream(shards, config, progress.step) as stream,
+        _stream(shards, config, progress.step, device) as stream,
         Background() as background,
         StepProfiler(profiled, device, reporter.keep_file) as profiler,
+        stall_watch() as watch,
     ):
         run = _Run(learner, shards, store, reporter, progress, background)
         run.show_start()
-        for batch in islice(stream, config.train.num_steps - progress.step):
+        ask_all = distributed.DelayedMax(device)
+        batches = islice(stream, config.train.num_steps - progress.step)
+        for batch in device_batches(batches, device, config.model.mask.enabled):
+            if watch is not None:
+                watch.note(progress.step, "step")
             run.account(learner.step(batch, progress.step), stream.wait_s)
             profiler.step()
-            request = distributed.all_reduce_max(poll_request(), device)
+            request = ask_all(poll_request())
+            if watch is not None:
+                watch.note(progress.step, "validation or data")
             run.milestones(stream.wait_s, save=request >= StopRequest.SAVE)
             if request == StopRequest.STOP:
                 log.info("asked to stop after step %d", progress.step)
@@ -113,7 +124,7 @@ def train(
     return progress
 
 
-def _stream(shards: ShardSet, config: Config, step: int) -> BatchStream:
+def _stream(shards: ShardSet, config: Config, step: int, device: torch.device) -> BatchStream:
     """This rank's shares of the global batches from `step` on."""
     return BatchStream(
         shards,
@@ -124,6 +135,7 @@ def _stream(shards: ShardSet, config: Config, step: int) -> BatchStream:
         rank=distributed.rank(),
         world=distributed.world_size(),
         start_step=step,
+        as_bytes=device.type != "cpu",
     )
 
 
@@ -133,12 +145,24 @@ def _start(learner: Learner, store: CheckpointStore, data_hash: str, run: str) -
     if checkpoint is None:
         load_start(learner.model, learner.config)
         learner.start_average()
-        return Progress(data_hash=data_hash, tracking_run=run)
+        return Progress(data_hash=data_hash, tracking_run=run, precision=learner.precision)
     progress = Progress(**checkpoint.progress)
     check_same_run(checkpoint, learner.config, data_hash)
     _restore(learner, checkpoint)
+    _keep_precision(learner, progress)
     log.info("resuming from %s at step %d", checkpoint.place, progress.step)
     return progress
+
+
+def _keep_precision(learner: Learner, progress: Progress) -> None:
+    """Compute as the run did before, also where `auto` would choose otherwise on this device."""
+    if progress.precision and progress.precision != learner.precision:
+        log.warning(
+            "the run computed in %s before, not in %s, and goes on so",
+            *(progress.precision, learner.precision),
+        )
+        learner.precision = cast(Precision, progress.precision)
+    progress.precision = learner.precision
 
 
 def _restore(learner: Learner, checkpoint: Checkpoint) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sddusr.config import OptimConfig
+from sddusr.model.tuning import tuning
 
 
 def make_optimizer(
@@ -27,8 +28,11 @@ def make_optimizer(
     ]
     apart = {id(parameter) for group in groups for parameter in group["params"]}
     others = [parameter for parameter in parameters if id(parameter) not in apart]
+    is_fused = all(tuning(parameter.device).fused_adam for parameter in others)
     return torch.optim.Adam(
-        [{"params": others, "lr_scale": 1.0, "from_step": 0}, *groups], lr=config.lr
+        [{"params": others, "lr_scale": 1.0, "from_step": 0}, *groups],
+        lr=config.lr,
+        fused=is_fused or None,  # None: torch chooses
     )
 
 

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
 
 from sddusr.data.dataset import Row, ShardSet
 from sddusr.evaluation.dictionary_use import constant_dictionary, measure_dictionary
-from sddusr.evaluation.metrics import score
+from sddusr.evaluation.metrics import Scores, score
 from sddusr.geometry.box import HR_PER_CELL, Box, crop
 from sddusr.inference import Upscaled, bicubic, super_resolve, to_tensor
 from sddusr.model.precision import Precision
@@ -67,11 +69,11 @@ def _validate_one(
     made = super_resolve(
         model, triplet.lr, triplet.ref, triplet.center_box, precision, look_at=window
     )
-    hr, box = to_tensor(triplet.hr), triplet.center_box
+    device, box = next(model.parameters()).device, triplet.center_box
+    hr = to_tensor(triplet.hr).to(device)
     blind = super_resolve(model, triplet.lr, triplet.ref, box, precision, without_ref=True)
     ours, theirs, without_ref = (
-        score(torch.from_numpy(picture).permute(2, 0, 1), hr, box, PROTOCOL)
-        for picture in (made.sr, bicubic(triplet.lr), blind.sr)
+        _score_on(device, picture, hr, box) for picture in (made.sr, bicubic(triplet.lr), blind.sr)
     )
     row = ours._asdict()
     gains = zip(ours._fields, ours, theirs, strict=True)
@@ -84,12 +86,24 @@ def _validate_one(
         row["kept_queries"] = float(made.matches.query_mask.mean())
     if made.matches.key_mask is not None:
         row["kept_keys"] = float(made.matches.key_mask.mean())
-    row |= _from_tokens(model, triplet, precision, made, ours.full_psnr)
+    row |= _from_tokens(model, triplet, precision, made, hr, ours.full_psnr)
     return row, {} if window is None else render_diagnostics(triplet, made, window)
 
 
+def _score_on(
+    device: torch.device, picture: Float32[np.ndarray, "h w 3"], hr: Tensor, box: Box
+) -> Scores:
+    """Score where the network is: float64 takes seconds on a CPU, while a GPU would be idle."""
+    return score(torch.from_numpy(picture).permute(2, 0, 1).to(device), hr, box, PROTOCOL)
+
+
 def _from_tokens(
-    model: SDDuSR, triplet: Triplet, precision: Precision, made: Upscaled, full_psnr: float
+    model: SDDuSR,
+    triplet: Triplet,
+    precision: Precision,
+    made: Upscaled,
+    hr: Float[Tensor, "3 h w"],
+    full_psnr: float,
 ) -> dict[str, float]:
     """What the dictionaries are worth in this picture; nothing where there are none."""
     if made.tokens is None:
@@ -99,12 +113,7 @@ def _from_tokens(
         return {}
     with constant_dictionary(model, used.mean_feat):
         constant = super_resolve(model, triplet.lr, triplet.ref, triplet.center_box, precision).sr
-    psnr = score(
-        torch.from_numpy(constant).permute(2, 0, 1),
-        to_tensor(triplet.hr),
-        triplet.center_box,
-        PROTOCOL,
-    ).full_psnr
+    psnr = _score_on(hr.device, constant, hr, triplet.center_box).full_psnr
     return {
         "psnr_from_tokens": full_psnr - psnr,
         "lookup_perplexity": used.lookup_perplexity,

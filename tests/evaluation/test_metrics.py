@@ -11,7 +11,6 @@ from torchvision.models import AlexNet_Weights, alexnet
 
 from sddusr.evaluation.metrics import (
     DEFAULT_PROTOCOLS,
-    STRIP_PX,
     Lpips,
     as_protocol,
     paired_bootstrap,
@@ -20,8 +19,9 @@ from sddusr.evaluation.metrics import (
     ssim,
 )
 from sddusr.geometry.box import Box
+from sddusr.model.tuning import CPU
 
-SIZE = (STRIP_PX + 33, 61)
+SIZE = (CPU.ssim_rows + 33, 61)
 BOX = Box(20, 50, 13, 44)
 
 

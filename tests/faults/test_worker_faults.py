@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray.train
+import torch
 from ray.train import PreemptionInfo
 
 from pipelines.ray_runtime import worker as train_worker
@@ -156,13 +157,25 @@ def test_rays_notice_is_taken_once_for_a_wish_to_save(monkeypatch):
     notices.append(PreemptionInfo(deadline_ms=2, preempted_node_to_ranks={}))
     remaining = iter(notices)
     monkeypatch.setattr(ray.train, "get_preemption_info", lambda: next(remaining))
-    ask = train_worker.Notices()
-    requests = [ask() for _ in range(len(notices) * train_worker.NOTICE_EVERY)]
+    monkeypatch.setattr(train_worker, "NOTICE_S", 0.0)
+    ask = train_worker.Notices(torch.device("cpu"))
+    requests = [ask() for _ in notices]
     assert next(remaining, "all were read") == "all were read"
-    saved = [
-        i // train_worker.NOTICE_EVERY
-        for i, request in enumerate(requests)
-        if request == StopRequest.SAVE
-    ]
+    saved = [i for i, request in enumerate(requests) if request == StopRequest.SAVE]
     assert saved == [2, 5]  # the first one, and one with another deadline
     assert StopRequest.STOP not in requests
+
+
+@pytest.mark.parametrize(
+    ("step_s", "num_steps", "num_asked"), [(0.025, 400, 5), (0.5, 20, 5), (10.0, 7, 7)]
+)
+def test_ray_is_asked_by_time_and_not_by_steps(monkeypatch, step_s, num_steps, num_asked):
+    """After the first step and then every two seconds, or every step if one takes longer."""
+    clock, asked = [0.0], []
+    monkeypatch.setattr(train_worker.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: asked.append(clock[0]))
+    ask = train_worker.Notices(torch.device("cpu"))
+    for _ in range(num_steps):
+        clock[0] += step_s
+        ask()
+    assert len(asked) == num_asked

@@ -131,6 +131,53 @@ def test_processes_side_by_side_share_what_is_free(paper, monkeypatch):
     assert third.num_bytes <= 0.8 * 10 * 10**9 < alone.num_bytes
 
 
+GPU = torch.device("cuda:0")
+GIGABYTE = 10**9
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A GPU of 80 GB; the test says what torch has taken of it, and what others have."""
+    state = {"reserved": 0.0, "allocated": 0.0, "others": 0.0, "fraction": 1.0}
+
+    def free_and_total(_):
+        free = 80 - state["reserved"] - state["others"]
+        return round(free * GIGABYTE), 80 * GIGABYTE
+
+    for name, answer in {
+        "mem_get_info": free_and_total,
+        "memory_reserved": lambda _: round(state["reserved"] * GIGABYTE),
+        "memory_allocated": lambda _: round(state["allocated"] * GIGABYTE),
+        "get_per_process_memory_fraction": lambda _: state["fraction"],
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    return state
+
+
+def test_what_torch_holds_of_a_card_and_does_not_use_is_free(card):
+    card |= {"reserved": 79.2, "allocated": 0.15}
+    assert memory.free_bytes(GPU) == pytest.approx(79.85 * GIGABYTE)
+
+
+def test_a_plan_does_not_depend_on_what_the_process_did_before(card):
+    rooms = []
+    for reserved, allocated in ((0, 0), (30, 2), (79.2, 0.15), (79.2, 9)):
+        card |= {"reserved": reserved, "allocated": allocated}
+        rooms.append(memory.default_room(GPU, 1.0))
+    assert rooms == [pytest.approx(64 * GIGABYTE)] * 4
+
+
+def test_what_others_hold_of_a_card_is_left_to_them(card):
+    card |= {"others": 50.0, "allocated": 1.0, "reserved": 5.0}
+    assert memory.default_room(GPU, 1.0) == pytest.approx(29 * GIGABYTE)
+
+
+def test_processes_on_one_card_share_it(card):
+    assert memory.default_room(GPU, 0.5) == pytest.approx(32 * GIGABYTE)
+    card["fraction"] = 0.25
+    assert memory.default_room(GPU, 1.0) == pytest.approx(16 * GIGABYTE)
+
+
 def test_a_containers_limit_is_free_memory(monkeypatch):
     files = {
         "memory.max": "5000\n",

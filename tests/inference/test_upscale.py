@@ -1,7 +1,6 @@
 """Whole pictures: any size, any box, and nothing outside the picture changes it."""
 
 from dataclasses import replace
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,12 +14,12 @@ from sddusr.config import DEMO, DetailConfig
 from sddusr.evaluation.metrics import as_protocol
 from sddusr.geometry.box import Box, align_ref, crop, to_lr
 from sddusr.inference import bicubic, regions, sample, super_resolve, to_8bit, to_tensor
-from sddusr.inference import precompute as frame
 from sddusr.inference.memory import Plan
 from sddusr.model.matching.transfer import CELL
 from sddusr.model.sddusr import SDDuSR
 from tests.conftest import textured
 from tests.tiny import TINY
+from tests.tunings import tuned
 
 PLAIN = replace(DEMO.model, detail=DetailConfig(enabled=False))
 """The detail skip has tests of its own."""
@@ -89,7 +88,7 @@ def test_tiled_output_equals_untiled_for_any_size(
     lr, ref = pair(*size, box, seed)
     whole = untiled(strong_model, lr, ref, box)
     plan = Plan(max(size) + 1, tile_px, center_px, torch.float32, kept_maps)
-    with patch.object(frame, "ALIGNMENT_SIDE", alignment_side):
+    with tuned(alignment_side=alignment_side):
         tiled = super_resolve(strong_model, lr, ref, box, plan=plan)
     assert np.abs(tiled.sr - whole).max() < 1e-4
     assert whole.std() > 0.1

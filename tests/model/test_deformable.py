@@ -1,9 +1,15 @@
 import pytest
 import torch
+from einops import rearrange
 from torchvision.ops import deform_conv2d
 
-from sddusr.model import deformable
-from sddusr.model.deformable import Tap, composed_deform_conv2d, exact_planes, operator_inputs
+from sddusr.model.deformable import (
+    Tap,
+    composed_deform_conv2d,
+    exact_planes,
+    operator_deform_conv2d,
+)
+from tests.tunings import tuned
 
 
 def looking(y, x, gate):
@@ -17,8 +23,13 @@ def composed(picture, y, x, gate, weight, bias):
     return composed_deform_conv2d(picture, look, weight, bias, num_groups=groups, size=tuple(size))
 
 
+def operator_inputs(y, x, gate):
+    offset = rearrange([y, x], "yx t b g h w -> b (g t yx) h w")
+    return offset, rearrange(gate, "t b g h w -> b (g t) h w")
+
+
 def torchvisions(picture, y, x, gate, weight, bias):
-    offset, mask = operator_inputs([looking(y, x, gate)(tap, slice(None)) for tap in range(9)])
+    offset, mask = operator_inputs(y, x, gate)
     return deform_conv2d(picture, offset, weight, bias, padding=(1, 1), mask=mask)
 
 
@@ -52,12 +63,26 @@ def test_strips_of_a_picture_meet_without_a_seam():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_planes_hold_the_same_values_and_pass_gradients_on(monkeypatch, dtype):
-    monkeypatch.setattr(deformable, "STRIP_PX", 20)  # strips of two rows and a last one of one
+def test_planes_hold_the_same_values_and_pass_gradients_on(dtype):
     x = torch.randn(2, 3, 7, 10).to(dtype, memory_format=torch.channels_last).requires_grad_()
-    planes = exact_planes(x)
+    with tuned(plane_px=20):  # strips of two rows and a last one of one
+        planes = exact_planes(x)
     assert planes.is_contiguous()
     assert planes.dtype == torch.float32
     assert torch.equal(planes, x.float())
     towards = torch.randn(2, 3, 7, 10).to(dtype)
     assert torch.equal(torch.autograd.grad(planes, x, towards.float())[0], towards)
+
+
+def test_the_operator_knows_parts_of_a_picture_too():
+    torch.manual_seed(0)
+    picture = torch.randn(2, 4, 12, 15).double()
+    y, x, gate = (4 * torch.randn(9, 2, 2, 5, 6).double() for _ in range(3))
+    weight, bias = torch.randn(6, 4, 3, 3).double(), torch.randn(6).double()
+    part = composed_deform_conv2d(
+        picture, looking(y, x, gate), weight, bias, num_groups=2, size=(5, 6), corner=(4, 7)
+    )
+    found = operator_deform_conv2d(
+        picture, *operator_inputs(y, x, gate), weight, bias, corner=(4, 7)
+    )
+    torch.testing.assert_close(found, part)

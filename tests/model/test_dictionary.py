@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from sddusr.config import DictionaryConfig
-from sddusr.model import dictionary
 from sddusr.model.dictionary import TokenDictionary
+from tests.tunings import tuned
 
 
 def pixels(features):
@@ -65,13 +65,13 @@ def test_a_token_that_meets_itself_in_the_centre_brings_its_ref_value():
 
 
 @pytest.mark.parametrize("attention", ["none", "sqrt_d", "cosine"])
-def test_a_centre_in_pieces_refines_as_the_whole_centre(attention, monkeypatch):
-    monkeypatch.setattr(dictionary, "PIECE", 7)
+def test_a_centre_in_pieces_refines_as_the_whole_centre(attention):
     torch.manual_seed(0)
     tdl = TokenDictionary(8, DictionaryConfig(num_tokens=5, attention=attention)).double()
     center, aligned = (4 * torch.randn(2, 1, 8, 9, 6).double()).unbind(0)
     pieces = zip(center.split(4, dim=2), aligned.split(4, dim=2), strict=True)
-    torch.testing.assert_close(tdl.refine_in_pieces(pieces), tdl.refine(center, aligned))
+    with tuned(dictionary_px=7):
+        torch.testing.assert_close(tdl.refine_in_pieces(pieces), tdl.refine(center, aligned))
 
 
 @pytest.mark.parametrize("attention", ["none", "cosine"])

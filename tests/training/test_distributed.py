@@ -9,6 +9,7 @@ import torch.multiprocessing as mp
 from sddusr.config import LossConfig, OptimConfig
 from sddusr.training import distributed
 from sddusr.training.adversarial import AdversarialLoss
+from tests.pretend_gpu import CUDA, pretend_gpu
 
 SHARES = slice(0, 1), slice(1, 4)
 """Unequal, as when a run goes on with a number of workers that does not divide its batch."""
@@ -53,3 +54,13 @@ def test_two_ranks_play_the_game_of_one(tmp_path: Path):
     # Averaged over two ranks, in the network's own replica.
     pictures = torch.cat([share["picture"] for share in shares]) / 2
     torch.testing.assert_close(pictures, whole["picture"], rtol=1e-3, atol=1e-8)
+
+
+def test_what_ranks_on_gpus_wish_is_known_a_step_later_and_nobody_waits(monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda value, op: value.clamp_(min=1))
+    with pretend_gpu() as gpu:
+        ask = distributed.DelayedMax(CUDA)
+        assert [ask(request) for request in (0, 2, 0, 0)] == [0, 1, 2, 1]
+    assert gpu.counts.copies.total() == 8
+    assert not gpu.counts.syncs

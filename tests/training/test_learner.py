@@ -7,8 +7,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sddusr.checkpoint import Checkpoint
 from sddusr.config import Config, DataConfig, LossConfig, OptimConfig, TrainConfig
 from sddusr.data.stream import BatchStream
-from sddusr.training.learner import Learner, NonFiniteError, fastest_parts, micro_batches
+from sddusr.training.learner import Learner, NonFiniteError, StepMemoryError
+from sddusr.training.micro_batches import fastest_parts, micro_batches
 from tests.tiny import TINY, without_zero_starts
+from tests.tunings import tuned
 
 CPU = torch.device("cpu")
 
@@ -103,13 +105,38 @@ def test_a_batch_is_cut_into_parts_of_about_equal_size_and_none_is_empty(tiny_sh
         assert [id for part in parts for id in part.ids] == [*batch.ids]
 
 
-def test_a_processor_gets_parts_whose_maps_are_small(tiny_shards, monkeypatch):
+def test_a_processor_gets_parts_whose_maps_are_small(tiny_shards):
     """16 channels of 2 x 2 x crop² float32 are `sample` bytes."""
     batch, sample = a_batch(tiny_shards), 4 * CONFIG.model.dim * (2 * CONFIG.data.crop_px) ** 2
     for most, num in ((4 * sample, 1), (4 * sample - 1, 2), (sample, 4), (1, 4)):
-        monkeypatch.setattr("sddusr.training.learner.MOST_KEPT_BYTES", most)
-        assert fastest_parts(CONFIG, CPU, batch) == num
+        with tuned(micro_batch_bytes=most):
+            assert fastest_parts(CONFIG, CPU, batch) == num
         assert fastest_parts(CONFIG, torch.device("cuda"), batch) == 1
+
+
+def test_gradients_in_a_fixed_order_are_the_same(tiny_shards):
+    batch, found = a_batch(tiny_shards), []
+    for deterministic in (False, True):
+        learner = make_learner(deterministic=deterministic)
+        terms = learner.step(batch, 0)
+        found.append((terms, gradients(learner)))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-6)
+
+
+def test_too_little_memory_is_said_with_what_helps(tiny_shards, monkeypatch):
+    def run_out(_):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB"
+        )
+
+    learner = make_learner()
+    monkeypatch.setattr(learner, "_gradients", run_out)
+    with pytest.raises(StepMemoryError, match=(
+        r"^rank 0: the GPU's memory does not hold a step of 4 samples of 16x16 LR pixels "
+        r"\(Tried to allocate 2.00 GiB\); raise --train.accumulate \(up to 4\), or lower "
+        r"--data.crop-px or --train.batch-size$"
+    )):  # fmt: skip
+        learner.step(a_batch(tiny_shards), 0)
 
 
 def test_long_gradients_are_scaled_down_and_their_length_is_told(tiny_shards):

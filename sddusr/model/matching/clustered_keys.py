@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sddusr.model.matching.nearest_key import Best, plain_search
+from sddusr.model.tuning import tuning
 
 CLUSTER_SIZE = 512
 """Most keys of a cluster."""
@@ -32,9 +33,6 @@ NUM_ITERATIONS = 3
 
 QUERY_BLOCK = 128
 """Queries that meet a cluster in one product."""
-
-CPU_SCORES, GPU_SCORES = 2**19, 2**26
-"""Scores that are held at once: 2 MB on a CPU, which its cache holds."""
 
 KEY_GROUP = 16
 """Keys of which only the maximum is kept until a query's best cluster is known."""
@@ -127,7 +125,7 @@ class ClusteredKeys:
         self, query: Float[Tensor, "q d"], pairs: _Pairs
     ) -> Iterator[tuple[Float[Tensor, "blocks queries"], Int[Tensor, "blocks queries"]]]:
         """The best score of each pair, and the first row of the group of keys that has it."""
-        room = CPU_SCORES if query.device.type == "cpu" else GPU_SCORES
+        room = tuning(query.device).cluster_scores
         at_once = max(1, room // (CLUSTER_SIZE * QUERY_BLOCK))
         sizes = self.size.tolist()
         scores = query.new_empty(at_once * CLUSTER_SIZE * QUERY_BLOCK)

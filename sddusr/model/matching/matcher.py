@@ -24,12 +24,10 @@ from sddusr.model.matching.patches import PatchTable, unit_patches
 from sddusr.model.matching.soft_assignment import SoftAssignment
 from sddusr.model.matching.transfer import transfer_patches
 from sddusr.model.matching.twins import CenterPlace, find_twins
+from sddusr.model.tuning import tuning
 from sddusr.types import Match
 
 log = logging.getLogger(__name__)
-
-STRIP = 16384
-"""Cells whose patches are cut at once."""
 
 
 class Transfer(NamedTuple):
@@ -78,6 +76,7 @@ class SparseMatching(nn.Module):
         lr_center: Float[Tensor, "b 3 hc wc"],
         aligned_feat: Float[Tensor, "b c 2*hc 2*wc"],
         seeds: Int[Tensor, "b"] | None = None,
+        gumbel: Float[Tensor, "b 2 hq wq"] | None = None,
     ) -> Transfer:
         """Training searches everything and masks what was found; inference searches what is kept.
 
@@ -86,6 +85,7 @@ class SparseMatching(nn.Module):
             lr_center: the picture that answers.
             aligned_feat: what is moved, on twice `lr_center`'s grid.
             seeds: one for each sample, for the mask's Gumbel noise in training.
+            gumbel: that noise, where it was drawn before.
         """
         query_feat, key_feat = self.features(lr).float(), self.features(lr_center).float()
         if not self.training:
@@ -96,7 +96,7 @@ class SparseMatching(nn.Module):
         # The best keys of a query differ by less than bfloat16 can tell apart.
         with torch.autocast(lr.device.type, enabled=False):
             return self._dense_then_mask(
-                query_feat, key_feat, aligned_feat.float(), constant, seeds
+                query_feat, key_feat, aligned_feat.float(), constant, seeds, gumbel
             )
 
     def _dense_then_mask(
@@ -106,6 +106,7 @@ class SparseMatching(nn.Module):
         aligned_feat: Tensor,
         constant: Tensor,
         seeds: Tensor | None,
+        gumbel: Tensor | None,
     ) -> Transfer:
         query, key = unit_patches(query_feat), unit_patches(key_feat)
         index = torch.stack([best_key(q, k)[0] for q, k in zip(query, key, strict=True)])
@@ -115,7 +116,9 @@ class SparseMatching(nn.Module):
             warped = transfer_patches(aligned_feat, index, everything)
             confidence = _as_map(confidence, query_feat)
             return Transfer(warped, confidence, None, None, index, everything)
-        mask = self.mask_generator.sample(query_feat, self._gumbel(query_feat, seeds))
+        if gumbel is None:
+            gumbel = self._gumbel(query_feat, seeds)
+        mask = self.mask_generator.sample(query_feat, gumbel)
         warped, confidence = SoftAssignment.apply(
             transfer_patches(aligned_feat, index, mask),
             confidence,
@@ -260,7 +263,7 @@ def _exact_search(
     index = KeySearch(PatchTable(key_feat).at(key_cells), allowance)
     queries, done = PatchTable(query_feat), 0
     found = query_cells.new_zeros(len(query_cells)), query_feat.new_zeros(len(query_cells))
-    for cells in query_cells.split(STRIP):
+    for cells in query_cells.split(tuning(query_feat.device).patch_cells):
         key, score = index.best(queries.at(cells))
         found[0][done : done + len(cells)] = key_cells[key]
         found[1][done : done + len(cells)] = score

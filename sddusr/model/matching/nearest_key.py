@@ -1,6 +1,8 @@
 """The most similar key of each query, without holding the scores of all pairs (Eq. 3's argmax)."""
 
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -9,13 +11,10 @@ from torch import Tensor
 
 from sddusr.model.matching.shortlist import Shortlist
 from sddusr.model.precision import computes_bfloat16
+from sddusr.model.tuning import tuning
 
 Progress = Callable[[float], None]
 """Receives the share of the work that is done, 0 to 1."""
-
-QUERY_BLOCK = 1024
-KEY_BLOCK = 4096
-"""Queries and keys whose scores are held at once, at most."""
 
 KEY_GROUP = 64
 """Keys over which a plain maximum is taken before any index is looked for."""
@@ -79,21 +78,55 @@ def multiplies_bfloat16(like: Tensor) -> bool:
 
 @torch.no_grad()
 def plain_search(query: Float[Tensor, "q d"], key: Float[Tensor, "k d"]) -> Best:
+    """All scores: in one kernel on a GPU that has Triton, else streamed in blocks."""
+    if query.device.type == "cuda" and query.dtype == torch.float32 and has_triton() and len(key):
+        return Best(*_search_on_gpu(query, key))
+    return block_search(query, key)
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton is installed, as it is with torch's CUDA builds on Linux."""
+    return find_spec("triton") is not None
+
+
+@torch.library.custom_op("sddusr::best_key", mutates_args=())
+def _search_on_gpu(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """An operator of its own, so that compilers and counters see one."""
+    if query.device.type == "cpu":
+        found = block_search(query, key)
+        return found.key_index, found.score
+    from sddusr.model.matching.triton_search import triton_search
+
+    is_coarse = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return triton_search(query, key, "tf32" if is_coarse else "tf32x3")
+
+
+@_search_on_gpu.register_fake
+def _(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    return query.new_empty(len(query), dtype=torch.long), query.new_empty(len(query))
+
+
+@torch.no_grad()
+def block_search(query: Float[Tensor, "q d"], key: Float[Tensor, "k d"]) -> Best:
     """All scores, streamed in blocks.
 
     Within a block the maximum of every group of keys is taken without indices; only the winning
     group's scores are looked at again.
     """
-    width = _block_width(len(key))
-    scores = query.new_empty(min(len(query), QUERY_BLOCK) * width)
-    blocks = [_best_key_of_block(block, key, scores, width) for block in query.split(QUERY_BLOCK)]
+    sizes = tuning(query.device)
+    width = _block_width(len(key), sizes.search_keys)
+    scores = query.new_empty(min(len(query), sizes.search_queries) * width)
+    blocks = [
+        _best_key_of_block(block, key, scores, width) for block in query.split(sizes.search_queries)
+    ]
     return Best(*(torch.cat(part) for part in zip(*blocks, strict=True)))
 
 
-def _block_width(num_keys: int) -> int:
+def _block_width(num_keys: int, most: int) -> int:
     """Keys of a block, in whole groups. Blocks of equal size: a small last one takes as many steps
     as a large one."""
-    num_blocks = max(1, -(-num_keys // KEY_BLOCK))
+    num_blocks = max(1, -(-num_keys // most))
     return _whole_groups(-(-num_keys // num_blocks))
 
 

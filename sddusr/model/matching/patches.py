@@ -6,13 +6,15 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sddusr.model.ordered import reflect_pad
+
 SHORTEST = 1e-12
 """Smallest length that a patch is divided by, as in `torch.nn.functional.normalize`."""
 
 
 def unit_patches(features: Float[Tensor, "b d h w"]) -> Float[Tensor, "b h*w 9*d"]:
     """3x3 patches at stride 1, reflected at the border, of length 1 (Eq. 2)."""
-    patches = F.unfold(F.pad(features, (1, 1, 1, 1), mode="reflect"), kernel_size=3)
+    patches = F.unfold(reflect_pad(features), kernel_size=3)
     return F.normalize(rearrange(patches, "b d q -> b q d"), dim=-1)
 
 
@@ -24,7 +26,7 @@ class PatchTable:
     """
 
     def __init__(self, features: Float[Tensor, "d h w"]) -> None:
-        padded = F.pad(features.unsqueeze(0), (1, 1, 1, 1), mode="reflect")
+        padded = reflect_pad(features.unsqueeze(0))
         self._cols, self._width = features.shape[2], padded.shape[3]
         self._table = rearrange(padded, "1 d y x -> (y x) d").contiguous()
         steps = torch.arange(3, device=features.device)

@@ -8,6 +8,9 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sddusr.model.ordered import sample_bilinear
+from sddusr.model.tuning import tuning
+
 CELL = 4
 """Pixels of the 2x grid along each side of a cell of the matching grid."""
 
@@ -73,19 +76,14 @@ def transfer_patches(
     cover = torch.einsum("yp,xr->yxpr", _cover(rows, weight), _cover(cols, weight))
     cover = cover.reshape(rows * cols, CELL, CELL, 1)
     moved = bank.new_empty(num, rows, CELL, cols, CELL, dim, dtype=weight.dtype)
-    for y in range(0, rows, strip := max(1, STRIP // (num * cols))):
+    at_once = tuning(bank.device).transfer_cells
+    for y in range(0, rows, strip := max(1, at_once // (num * cols))):
         here = slice(y * cols, min(y + strip, rows) * cols)
         total = _laid(bank, where[:, here].flatten(0, 1), weights[:, here].flatten(0, 1))
         total = total.unflatten(0, (num, -1)).to(weight.dtype) / cover[here]
         moved[:, y : y + strip] = rearrange(total, "b (y x) p r c -> b y p x r c", x=cols)
     return rearrange(moved, "b y p x r c -> b c (y p) (x r)")
 
-
-GROUP = 8
-"""Channels that are warped as a sample of their own."""
-
-STRIP = 2048
-"""Cells that are summed at once: 8 MB, which are still at hand when they are put in their place."""
 
 WHOLE, EDGE = slice(0, 2), slice(2, 3)
 """Neighbours, at offsets `OFFSETS`, whose patches cover all of a cell along an axis, or only its
@@ -109,13 +107,13 @@ def _reaching(
             weight[:, 0],
         )
     )
-    first = torch.arange(num, device=weight.device).view(-1, 1, 1) * ringed_rows * ringed_cols
+    first = torch.arange(num, device=weight.device).view(-1, 1, 1) * (ringed_rows * ringed_cols)
+    own = first + (key_y + 1) * ringed_cols + key_x + 1
     where, weights = [], []
     for dy in OFFSETS:
         for dx in OFFSETS:
             here = ..., slice(1 + dy, 1 + dy + rows), slice(1 + dx, 1 + dx + cols)
-            cell = first + (key_y[here] + 1 - dy) * ringed_cols + key_x[here] + 1 - dx
-            where.append(cell.flatten(1))
+            where.append((own[here] - (dy * ringed_cols + dx)).flatten(1))
             weights.append(weight[here].flatten(1))
     where, weights = (torch.stack(part, -1).unflatten(-1, (3, 3)) for part in (where, weights))
     return where, weights
@@ -123,11 +121,10 @@ def _reaching(
 
 def _cover(length: int, like: Tensor) -> Float[Tensor, "cells 4"]:
     """How many patches lie on each pixel of a line of cells."""
-    cell = torch.arange(length, device=like.device).unsqueeze(1) + torch.tensor(
-        OFFSETS, device=like.device
-    )
-    inside = ((cell >= 0) & (cell < length)).to(like.dtype)
-    whole, first = inside[:, WHOLE].sum(1), inside.sum(1)
+    cell = torch.arange(length, device=like.device)
+    # Its own patch and that of the cell behind cover all of it, that of the cell before its edge.
+    whole = 1 + (cell < length - 1).to(like.dtype)
+    first = whole + (cell > 0)
     return torch.stack([first, whole, whole, whole], dim=1)
 
 
@@ -169,28 +166,28 @@ def _weighted_sum(
 
 
 def windows_of_fold(
-    folded: Float[Tensor, "c rows cols"], dtype: torch.dtype
-) -> Float[Tensor, "hq wq 9 9*c"]:
+    folded: Float[Tensor, "b c rows cols"], dtype: torch.dtype
+) -> Float[Tensor, "b hq wq 9 9*c"]:
     """The transpose of fold(·) / fold(ones): what each patch contributes to, zero outside. A view,
     values in the order y, x, channel."""
-    ones = torch.ones_like(folded[None, :1])
+    ones = torch.ones_like(folded[:1, :1])
     grid = {"kernel_size": PATCH, "stride": CELL, "padding": CELL}
     cover = F.fold(F.unfold(ones, **grid), output_size=ones.shape[2:], **grid)
-    return _windows(F.pad((folded / cover[0]).to(dtype), (CELL,) * 4))
+    return _windows(F.pad((folded / cover).to(dtype), (CELL,) * 4))
 
 
-def windows_of_source(source: Float[Tensor, "c rows cols"]) -> Float[Tensor, "hk wk 9 9*c"]:
+def windows_of_source(source: Float[Tensor, "b c rows cols"]) -> Float[Tensor, "b hk wk 9 9*c"]:
     """P^Ref of Eq. 5: 9x9 patches at stride 4, replicated at the border. A view, values in the
     order y, x, channel."""
-    return _windows(F.pad(source[None], (CELL,) * 4, mode="replicate")[0])
+    return _windows(F.pad(source, (CELL,) * 4, mode="replicate"))
 
 
-def _windows(padded: Float[Tensor, "c h w"]) -> Float[Tensor, "rows cols 9 9*c"]:
-    table = rearrange(padded, "c h w -> h w c").contiguous()
-    height, width, dim = table.shape
+def _windows(padded: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows cols 9 9*c"]:
+    table = rearrange(padded, "b c h w -> b h w c").contiguous()
+    num, height, width, dim = table.shape
     return table.as_strided(
-        (height // CELL - 2, width // CELL - 2, PATCH, PATCH * dim),
-        (CELL * width * dim, CELL * dim, width * dim, 1),
+        (num, height // CELL - 2, width // CELL - 2, PATCH, PATCH * dim),
+        (height * width * dim, CELL * width * dim, CELL * dim, width * dim, 1),
     )
 
 
@@ -216,12 +213,19 @@ def warp_by_flow(
         ],
         dim=-1,
     )
-    # On a processor a sample is one thread's work, and many channels are more than its cache holds.
-    groups = picture.shape[1] // GROUP if picture.shape[1] % GROUP == 0 else 1
-    warped = F.grid_sample(
+    groups = _warp_groups(picture)
+    if groups == 1:
+        return sample_bilinear(picture, grid, padding_mode="border", align_corners=True)
+    warped = sample_bilinear(
         rearrange(picture, "b (g c) h w -> (b g) c h w", g=groups),
         repeat(grid, "b h w xy -> (b g) h w xy", g=groups),
         padding_mode="border",
         align_corners=True,
     )
     return rearrange(warped, "(b g) c h w -> b (g c) h w", g=groups)
+
+
+def _warp_groups(picture: Float[Tensor, "b c rows cols"]) -> int:
+    """Parts that the channels are warped in."""
+    dim, at_once = picture.shape[1], tuning(picture.device).warp_channels
+    return dim // at_once if at_once and dim % at_once == 0 else 1

@@ -69,4 +69,5 @@ def find_twins(
     is_kept[key_cells] = True
     has_signal = F.max_pool2d(query_feat.abs().amax(0)[None], 3, 1, 1).flatten() > SHORTEST
     is_twin &= is_kept[key] & has_signal[query_cells]
-    return Twins(query_cells[is_twin], key[is_twin]), query_cells[~is_twin]
+    twin, other = is_twin.nonzero().squeeze(1), (~is_twin).nonzero().squeeze(1)
+    return Twins(query_cells[twin], key[twin]), query_cells[other]

@@ -1,6 +1,7 @@
 """The search by clusters: near the plain search, the same in every run, and guarded."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from sddusr.model.matching.clustered_keys import ClusteredKeys
 from sddusr.model.matching.matcher import sparse_match, unit_patches
 from sddusr.model.matching.nearest_key import plain_search
 from sddusr.model.matching.twins import CenterPlace
+from sddusr.model.tuning import TUNINGS
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def small_clusters(monkeypatch):
     """Clusters, blocks and strips so small that a test has many of each."""
     monkeypatch.setattr(clustered_keys, "CLUSTER_SIZE", 16)
     monkeypatch.setattr(clustered_keys, "QUERY_BLOCK", 16)
-    monkeypatch.setattr(clustered_keys, "CPU_SCORES", 3 * 16 * 16)
+    monkeypatch.setitem(TUNINGS, "cpu", replace(TUNINGS["cpu"], cluster_scores=3 * 16 * 16))
     monkeypatch.setattr(clustered_keys, "CENTRE_BLOCK", 100)
     monkeypatch.setattr(fast_search, "STRIP", 400)
     monkeypatch.setattr(fast_search, "PROPAGATION_STRIP", 200)

@@ -5,11 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sddusr.config import MaskConfig, MatchingConfig
-from sddusr.model.matching import matcher, nearest_key, soft_assignment
+from sddusr.model.matching import nearest_key
 from sddusr.model.matching.matcher import PatchTable, SparseMatching, sparse_match, unit_patches
 from sddusr.model.matching.nearest_key import best_key
 from sddusr.model.matching.soft_assignment import SoftAssignment
 from sddusr.model.matching.transfer import CELL, PATCH, transfer_patches
+from sddusr.model.tuning import CPU, GPU, TUNINGS
+from tests.tunings import tuned
 
 SMALL = MatchingConfig(vgg_dims=(4, 8), vgg_weights="none", dim=4)
 
@@ -46,11 +48,9 @@ def fast_training_form(query, key, aligned, mask, temperature):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.05])
+@pytest.mark.parametrize("device", [CPU, GPU])
 @pytest.mark.parametrize("block", [7, 1024])
-def test_training_form_equals_the_literal_formulas(monkeypatch, temperature, block):
-    monkeypatch.setattr(nearest_key, "QUERY_BLOCK", block)
-    monkeypatch.setattr(soft_assignment, "QUERY_BLOCK", block)
-    monkeypatch.setattr(nearest_key, "KEY_BLOCK", 16)
+def test_training_form_equals_the_literal_formulas(monkeypatch, temperature, block, device):
     monkeypatch.setattr(nearest_key, "KEY_GROUP", 4)
     torch.manual_seed(0)
     features = [torch.randn(2, 3, *size, dtype=torch.float64) for size in ((5, 6), (4, 7))]
@@ -60,16 +60,17 @@ def test_training_form_equals_the_literal_formulas(monkeypatch, temperature, blo
     for form in (fast_training_form, literal_training_form):
         inputs = [t.clone().requires_grad_() for t in (*features, aligned, mask)]
         query, key = unit_patches(inputs[0]), unit_patches(inputs[1])
-        outputs = form(query, key, inputs[2], inputs[3], temperature)
-        torch.manual_seed(1)
-        towards = [torch.randn(output.shape, dtype=output.dtype) for output in outputs]
-        results.append((outputs, torch.autograd.grad(outputs, inputs, towards)))
+        with tuned(device, search_queries=block, soft_queries=block, search_keys=16):
+            outputs = form(query, key, inputs[2], inputs[3], temperature)
+            torch.manual_seed(1)
+            towards = [torch.randn(output.shape, dtype=output.dtype) for output in outputs]
+            results.append((outputs, torch.autograd.grad(outputs, inputs, towards)))
     torch.testing.assert_close(results[0], results[1])
 
 
-@pytest.mark.parametrize("block", [4, 1024])
-def test_nothing_flows_back_where_every_query_is_masked(monkeypatch, block):
-    monkeypatch.setattr(soft_assignment, "QUERY_BLOCK", block)
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_nothing_flows_back_where_every_query_is_masked(monkeypatch, device):
+    monkeypatch.setitem(TUNINGS, "cpu", device)
     query, key = (unit_patches(torch.randn(1, 3, 5, 6)).requires_grad_() for _ in range(2))
     aligned, mask = torch.randn(1, 2, 5 * CELL, 6 * CELL), torch.zeros(1, 1, 5, 6)
     warped, confidence = fast_training_form(query, key, aligned, mask, 1.0)
@@ -115,8 +116,7 @@ def test_streamed_search_finds_the_first_maximum(num_queries, num_keys, key_bloc
     query = torch.randn(num_queries, 9, generator=generator)
     key = torch.randn(num_keys, 9, generator=generator)
     key[num_keys // 2] = key[0]  # a tie
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nearest_key, "KEY_BLOCK", key_block)
+    with tuned(search_keys=key_block):
         index, score = best_key(query, key)
     truth = query.double() @ key.double().T
     torch.testing.assert_close(score.double(), truth.amax(1), rtol=1e-5, atol=1e-5)
@@ -249,11 +249,9 @@ def test_strips_and_blocks_do_not_change_a_match(monkeypatch, strip):
     masks = [torch.rand(2, 1, *feat.shape[2:]) < 0.5 for feat in (query_feat, key_feat)]
     whole = sparse_match(query_feat, key_feat, *masks)
     told: list[float] = []
-    monkeypatch.setattr(matcher, "STRIP", strip)
-    monkeypatch.setattr(nearest_key, "QUERY_BLOCK", 7)
-    monkeypatch.setattr(nearest_key, "KEY_BLOCK", 16)
     monkeypatch.setattr(nearest_key, "KEY_GROUP", 8)
-    pieces = sparse_match(query_feat, key_feat, *masks, told.append)
+    with tuned(patch_cells=strip, search_queries=7, search_keys=16):
+        pieces = sparse_match(query_feat, key_feat, *masks, told.append)
     assert torch.equal(pieces.key_index, whole.key_index)
     torch.testing.assert_close(pieces.confidence, whole.confidence)
     assert told == sorted(told)

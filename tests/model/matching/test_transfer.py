@@ -5,7 +5,6 @@ from einops import rearrange
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sddusr.model.matching import transfer
 from sddusr.model.matching.transfer import (
     CELL,
     PATCH,
@@ -15,6 +14,8 @@ from sddusr.model.matching.transfer import (
     windows_of_fold,
     windows_of_source,
 )
+from sddusr.model.tuning import CPU, GPU
+from tests.tunings import tuned
 
 cells = st.integers(2, 7)
 
@@ -54,14 +55,14 @@ def test_gathered_cells_equal_the_literal_fold(hq, wq, hk, wk, seed):
 
 
 @pytest.mark.parametrize("strip", [1, 11, 24])
-def test_strips_do_not_change_what_is_moved(monkeypatch, strip):
+def test_strips_do_not_change_what_is_moved(strip):
     source, index = torch.randn(2, 3, 16, 20), torch.randint(20, (2, 30))
     weight = torch.rand(2, 1, 6, 5)
     moved, gradient = [], []
     for cells_at_once in (2 * 30, strip):
-        monkeypatch.setattr(transfer, "STRIP", cells_at_once)
         given_source = source.clone().requires_grad_()
-        moved.append(transfer_patches(given_source, index, weight))
+        with tuned(transfer_cells=cells_at_once):
+            moved.append(transfer_patches(given_source, index, weight))
         gradient += torch.autograd.grad(moved[-1].square().sum(), given_source)
     torch.testing.assert_close(*moved)
     torch.testing.assert_close(*gradient)
@@ -105,14 +106,14 @@ def test_windows_of_a_fold_are_its_transpose():
     grid = {"kernel_size": PATCH, "stride": CELL, "padding": CELL}
     folded = F.fold(moved, (16, 20), **grid) / F.fold(torch.ones_like(moved), (16, 20), **grid)
     other = torch.randn_like(folded)
-    windows = as_unfolded(windows_of_fold(other[0], torch.float64))
+    windows = as_unfolded(windows_of_fold(other, torch.float64)[0])
     torch.testing.assert_close((folded * other).sum(), (moved * windows).sum())
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_windows_of_a_source_are_the_patches_of_eq_5(memory_format):
     source = torch.randn(1, 3, 16, 20).contiguous(memory_format=memory_format)
-    assert torch.equal(as_unfolded(windows_of_source(source[0])), literal_patches(source))
+    assert torch.equal(as_unfolded(windows_of_source(source)[0]), literal_patches(source))
 
 
 @pytest.mark.parametrize(("dy", "dx"), [(0, 0), (2, -1), (-3, 1)])
@@ -125,6 +126,8 @@ def test_a_whole_pixel_flow_moves_the_picture(dy, dx):
 
 
 def test_groups_of_channels_are_warped_as_each_channel_is():
-    picture, flow = torch.rand(2, 2 * transfer.GROUP, 9, 7), 3 * torch.randn(2, 2, 9, 7)
+    picture, flow = torch.rand(2, 2 * CPU.warp_channels, 9, 7), 3 * torch.randn(2, 2, 9, 7)
     channels = [warp_by_flow(channel, flow) for channel in picture.split(1, dim=1)]
-    assert torch.equal(warp_by_flow(picture, flow), torch.cat(channels, dim=1))
+    for device in (CPU, GPU):
+        with tuned(device):
+            assert torch.equal(warp_by_flow(picture, flow), torch.cat(channels, dim=1))

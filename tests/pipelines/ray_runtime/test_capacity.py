@@ -2,6 +2,7 @@ import pytest
 import ray
 
 from pipelines.ray_runtime import capacity as workers
+from pipelines.ray_runtime import cluster
 from pipelines.ray_runtime.capacity import WorkerOptions, scaling
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -69,3 +70,36 @@ def test_the_start_waits_for_nodes_where_it_is_told_to(nodes, monkeypatch):
     assert scaling(options, batch_size=4).num_workers == 2
     assert len(nodes) == 2
     assert asked == [[{"CPU": 2, "GPU": 1}] * 2, []]  # asked for, and the request taken back
+
+
+def test_a_worker_gets_the_cores_of_a_node_that_has_a_gpu(nodes):
+    nodes += [node(CPU=32), node(CPU=8, GPU=1)]
+    assert scaling(WorkerOptions(), batch_size=4).resources_per_worker == {"CPU": 8, "GPU": 1}
+
+
+def test_workers_on_mixed_nodes_get_what_the_smallest_share_allows(nodes):
+    nodes += [node(CPU=64), node(CPU=16, GPU=4), node(CPU=6, GPU=2)]
+    found = scaling(WorkerOptions(workers="6"), batch_size=8)
+    assert found.resources_per_worker == {"CPU": 3, "GPU": 1}
+
+
+def test_an_elastic_run_shares_the_gpus_that_are_there(nodes):
+    nodes += [node(CPU=32), node(CPU=8, GPU=2)]
+    found = scaling(WorkerOptions(workers="1:8"), batch_size=8)
+    assert found.resources_per_worker == {"CPU": 4, "GPU": 1}
+
+
+@pytest.mark.parametrize(
+    ("num_actors", "gpus", "cores"), [(8, 1, 4), (12, 1 / 2, 2), (16, 1 / 2, 2), (17, 1 / 3, 1)]
+)
+def test_all_actors_find_a_gpu_to_share(nodes, num_actors, gpus, cores):
+    nodes += [node(CPU=16, GPU=4), node(CPU=16, GPU=4)]
+    share = cluster.gpus_for_each(num_actors)
+    assert share == pytest.approx(gpus)
+    assert cluster.cores_for_each(num_actors, "--num-actors", share) == cores
+
+
+def test_more_actors_than_the_gpu_nodes_have_room_for_are_refused(nodes):
+    nodes += [node(CPU=64), node(CPU=2, GPU=1)]
+    with pytest.raises(ValueError, match=r"--num-actors is 3, .* room for 2 processes beside 0.5"):
+        cluster.cores_for_each(3, "--num-actors", 0.5)
