@@ -9,7 +9,7 @@ import pandas as pd
 from _variants import Variant
 from matplotlib.figure import Figure
 
-from sddusr.evaluation.metrics import Interval, crossed_bootstrap
+from sddusr.evaluation.bootstrap import Interval, crossed_bootstrap
 from sddusr.evaluation.scoring import BICUBIC
 
 REGIONS = ("full", "center", "corner")

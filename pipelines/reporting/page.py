@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipelines.reporting import plots as report_plots
-from sddusr.evaluation.metrics import Interval, paired_bootstrap
+from sddusr.evaluation.bootstrap import Interval, paired_bootstrap
 from sddusr.evaluation.results import (
     PROTOCOL_NOTES,
     ImageScores,

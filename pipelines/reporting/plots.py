@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sddusr.evaluation.metrics import paired_bootstrap
+from sddusr.evaluation.bootstrap import paired_bootstrap
 from sddusr.evaluation.results import ImageScores
 from sddusr.evaluation.scoring import BICUBIC
 

@@ -13,7 +13,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from sddusr import storage
-from sddusr.evaluation.metrics import Interval, Protocol, Scores, paired_bootstrap
+from sddusr.evaluation.bootstrap import Interval, paired_bootstrap
+from sddusr.evaluation.metrics import Protocol, Scores
 
 PROTOCOL_NOTES: dict[str, str] = {
     "kedusr-float": "RGB, neither clamped nor rounded, no border cut",

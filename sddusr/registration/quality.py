@@ -30,8 +30,8 @@ MANY_DIFFER, MUCH_EMPTY = 0.03, 0.05
 """Shares of Ref above which what differs or shows nothing is reported."""
 MAX_NOISE = 14.0
 """Noisier, or softer than `SOFT`, a tele image is left out as a whole: it adds noise, or no detail.
-Measured on 78 training images: 7.8 at most as they are, 14.4 or more with noise of 15 added. Fine texture
-counts as noise: one test image, a stream over stones, measures 13.3."""
+Measured on 78 training images: 7.8 at most as they are, 14.4 or more with noise of 15 added. Fine
+texture counts as noise: one test image, a stream over stones, measures 13.3."""
 
 
 class RefQuality(NamedTuple):

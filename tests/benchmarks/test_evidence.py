@@ -7,7 +7,7 @@ from _evidence import all_gains, gain, gains_figure, gains_table, means_table
 from _variants import CONSTANT, variants
 
 from sddusr.config import PAPER
-from sddusr.evaluation.metrics import crossed_bootstrap
+from sddusr.evaluation.bootstrap import crossed_bootstrap
 
 COST = {"seconds": 1.0, "num_parameters": 1000, "center_psnr_from_ref": 0.2}
 VARIANTS = [each for each in variants(PAPER, "parts", (16,)) if each.name != CONSTANT]

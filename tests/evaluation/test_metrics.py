@@ -9,11 +9,11 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torchvision.models import AlexNet_Weights, alexnet
 
+from sddusr.evaluation.bootstrap import paired_bootstrap
 from sddusr.evaluation.metrics import (
     DEFAULT_PROTOCOLS,
     Lpips,
     as_protocol,
-    paired_bootstrap,
     psnr,
     score,
     ssim,
