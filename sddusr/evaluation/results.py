@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from sddusr import storage
 from sddusr.evaluation.bootstrap import Interval, paired_bootstrap
-from sddusr.evaluation.metrics import Protocol, Scores
+from sddusr.evaluation.metrics import PROTOCOLS, Protocol, Scores
 
 PROTOCOL_NOTES: dict[str, str] = {
     "kedusr-float": "RGB, neither clamped nor rounded, no border cut",
@@ -187,7 +187,7 @@ def write_tables(
     """
     table = pa.Table.from_pylist([image.as_row() for image in images], SCHEMA)
     parquet, comma_separated = io.BytesIO(), io.BytesIO()
-    pq.write_table(table, parquet)
+    pq.write_table(table, parquet, write_page_checksum=True)
     pyarrow.csv.write_csv(table, comma_separated)
     summary = {
         "about": dict(about),
@@ -218,7 +218,7 @@ def read_tables(folder: str) -> tuple[list[ImageScores], dict[str, str]]:
 
     Raises:
         FileNotFoundError: the folder holds no evaluation.
-        ValueError: files of another version.
+        ValueError: damaged files, or of another version.
     """
     place = storage.join(folder, "per_image.parquet")
     if not storage.exists(place):
@@ -226,14 +226,19 @@ def read_tables(folder: str) -> tuple[list[ImageScores], dict[str, str]]:
             f"{folder}: no per_image.parquet there; give the --out of pipelines/evaluate.py"
         )
     try:
-        table = pq.read_table(io.BytesIO(storage.read_bytes(place)))
+        content = io.BytesIO(storage.read_bytes(place))
+        table = pq.read_table(content, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0][:160]
         raise ValueError(f"{place}: damaged ({reason}); run pipelines/evaluate.py again") from error
     summary = storage.read_json(storage.join(folder, "summary.json"))
     if not table.schema.equals(SCHEMA) or "about" not in summary:
         raise ValueError(f"{folder}: results of another version; run pipelines/evaluate.py again")
-    return [ImageScores.from_row(row) for row in table.to_pylist()], summary["about"]
+    images = [ImageScores.from_row(row) for row in table.to_pylist()]
+    if unknown := {image.protocol for image in images} - set(PROTOCOLS):
+        raise ValueError(f"{place}: damaged (protocol {unknown.pop()!r}); run "
+                         f"pipelines/evaluate.py again")  # fmt: skip
+    return images, summary["about"]
 
 
 def _groups(images: Iterable[ImageScores]) -> dict[tuple[Protocol, str], list[ImageScores]]:
