@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from sddusr.config import DEMO, PAPER, PRESETS, Config
+from benchmarks import reference
+from sddusr.config import DEMO, PAPER, PRESETS, Config, MaskConfig
 from sddusr.data.stream import BatchStream
 from sddusr.evaluation.metrics import score
 from sddusr.geometry.box import Box
@@ -99,6 +100,16 @@ def test_a_step_of_the_full_stage_with_an_average_stays_within_its_budget():
     with small_vgg19():
         counts = counted_step(config, 32)
     check_budget(counts, STEP_SYNCS, STEP_LAUNCHES)
+
+
+def test_the_reference_mixes_no_devices():
+    """It is measured beside ours on a card."""
+    dense = replace(TINY, mask=MaskConfig(enabled=False))
+    with pretend_gpu(shapes_only=True):
+        model = place_on(SDDuSR(dense).requires_grad_(False), CUDA)
+        images = [image.to(CUDA) for image in pictures(batch=1)]
+        assert reference.super_resolve(model, *images).device == CUDA
+        assert reference.train_forward(model, *images).device == CUDA
 
 
 @pytest.mark.parametrize("preset", ["paper", "demo"])

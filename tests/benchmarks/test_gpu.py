@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ["ceilings", "parity", "determinism", "step", "variants", "matching", "picture", "curve",
          "run", "group"]  # fmt: skip
@@ -21,6 +23,13 @@ def rehearse(folder, *given):
     return {part: [row for row in rows if row["part"] == part] for part in ["machine", *PARTS]}
 
 
+def test_what_decides_is_rehearsed_on_a_cpu(tmp_path):
+    found = rehearse(tmp_path, "--device", "cpu", "--quick", "--parts", "matching", "group")
+    assert found["matching"][0]["same_index"] == 1.0
+    assert found["group"][0]["gradients"] > 100
+
+
+@pytest.mark.ray  # needs none, but takes as long as what does: see `make test-long`
 def test_all_parts_are_rehearsed_on_a_cpu(tmp_path):
     found = rehearse(tmp_path, "--device", "cpu", "--quick")
     for part in PARTS:
@@ -28,9 +37,7 @@ def test_all_parts_are_rehearsed_on_a_cpu(tmp_path):
         assert measured, part
         assert total["seconds"] > 0
         assert not any("skipped" in row for row in measured)
-    assert found["matching"][0]["same_index"] == 1.0
-    assert found["run"][0]["stopped_at"] == 3
-    assert found["group"][0]["gradients"] > 100
+    assert 0 < found["run"][0]["stopped_at"] < found["run"][0]["ended_at"]
     assert all(row["bit_equal"] for row in found["determinism"][:-1])
 
 
