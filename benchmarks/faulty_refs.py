@@ -142,9 +142,9 @@ def main() -> None:
         shards = ShardSet(root)
         scenes = [_cut(shards.read(row)) for row in shards.rows("test")[: given.limit]]
         figures[root] = _measure_all(model, scenes)
+        if given.out:
+            given.out.write_text(json.dumps(figures, indent=1))
         _show(Path(root).name, figures[root])
-    if given.out:
-        given.out.write_text(json.dumps(figures, indent=1))
 
 
 def _measure_all(model: SDDuSR, scenes: list[Triplet]) -> dict[str, list[dict[str, float]]]:
@@ -225,7 +225,9 @@ def _show(name: str, figures: dict[str, list[dict[str, float]]]) -> None:
     for fault, rows in figures.items():
         gains = np.array([row["gain"] for row in rows])
         others = [
-            f"{np.mean([row[key] for row in rows]):+.2f}" if key in rows[0] else ""
+            f"{np.mean([row.get(key, 0) for row in rows]):+.2f}"
+            if any(key in r for r in rows)
+            else ""
             for key in ("rest", "trust")
         ]
         share = f"{(gains > -0.1).mean():.0%}"

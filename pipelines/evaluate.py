@@ -26,6 +26,7 @@ from pipelines.report import ReportOptions, write_report
 from pipelines.tracking import links
 from pipelines.tracking.background import describe, mirror
 from pipelines.tracking.mirror import noted_run
+from pipelines.tracking.model_uris import local_checkpoint
 from sddusr import storage
 from sddusr.checkpoint import Checkpoint, read_checkpoint
 from sddusr.cli import command_line
@@ -132,6 +133,9 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
         FileNotFoundError: no data, no checkpoint, or a picture of sr_dir is missing.
         ValueError: options, data or pictures that cannot be used.
     """
+    if options.checkpoint:
+        found = local_checkpoint(options.checkpoint, options.tracking_uri)
+        options = replace(options, checkpoint=found)
     options = _with_absolute_places(options)
     checkpoint = read_checkpoint(options.checkpoint) if options.checkpoint else None
     shards = ShardSet(options.data)

@@ -4,7 +4,7 @@
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -17,6 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipelines.ray_runtime.persistent_paths import persistent_path
 from pipelines.ray_runtime.upscaling import make_all, make_here
+from pipelines.tracking.model_uris import local_checkpoint
 from sddusr import storage
 from sddusr.cli import command_line
 from sddusr.data.folder_lock import hold_lock
@@ -91,7 +92,9 @@ def main(options: SuperResolveOptions) -> int:
         ValueError: options that do not fit, or a single pair that cannot be used.
     """
     options.check()
-    if options.checkpoint is None:
+    if options.checkpoint is not None:
+        options = replace(options, checkpoint=local_checkpoint(options.checkpoint))
+    else:
         log.info("no --checkpoint: the network that ships, see sddusr/pretrained/compact/CARD.md")
     settings = options.settings()
     single = are_files(*(storage.absolute(place) for place in (options.wide, options.tele)))

@@ -33,6 +33,7 @@ from pipelines.ray_runtime.stop_request import StoppableWork
 from pipelines.ray_runtime.worker import Outcome, store_of, train_worker
 from pipelines.tracking import links
 from pipelines.tracking.background import END_WAIT_S, describe, mirror, mirrored
+from pipelines.tracking.links import DATA_TAG, SCORE_TAG
 from sddusr import storage as places
 from sddusr.checkpoint import resolve
 from sddusr.cli import command_line
@@ -116,7 +117,7 @@ def run_training(options: TrainOptions) -> TrainResult:
     """
     if options.name is not None:
         check_run_name(options.name)
-    options = replace(options, config=with_absolute_weights(options.config))
+    options = replace(options, config=with_absolute_weights(options.config, options.tracking_uri))
     storage, uri, data = _places(options)
     if data is None:
         _workers(options)  # what cannot run makes no shards
@@ -144,7 +145,7 @@ def run_training(options: TrainOptions) -> TrainResult:
             run_id = mirrored_run.run_id
             log.info("run %s in %s, MLflow run %s", name, folder, run_id or "is created later")
             progress = _train(options, workers, shards.root, folder, run_id)
-            _register(options, run)
+            _register(options, run, progress, shards)
     return TrainResult(folder=folder, progress=progress, run_id=mirrored_run.run_id)
 
 
@@ -277,13 +278,16 @@ def _mirror_finished(run: RunFolder, uri: str, wait_s: float) -> str:
     return mirror(run.folder, uri, wait_s)
 
 
-def _register(options: TrainOptions, run: RunFolder) -> None:
+def _register(options: TrainOptions, run: RunFolder, progress: Progress, shards: ShardSet) -> None:
     """Ask for the best checkpoint to become a version of the registered model."""
     name = options.register_model
     name = f"sddusr-{options.preset}" if name is None else name
     if name:
         place = resolve(run.folder)
-        run.register_model(name, place, {"sddusr.checkpoint": place.rpartition("/")[2]})
+        tags = {"sddusr.checkpoint": place.rpartition("/")[2]}
+        if progress.best_step:
+            tags |= {SCORE_TAG: f"{progress.best_score:.4f}", DATA_TAG: shards.content_hash}
+        run.register_model(name, place, tags)
 
 
 def _fingerprint(config: Config, shards: ShardSet) -> str:

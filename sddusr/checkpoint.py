@@ -14,6 +14,7 @@ import json
 import logging
 import pickle
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -87,11 +88,21 @@ def write_checkpoint(
         buffer = io.BytesIO()
         torch.save(train_state, buffer)
         files[TRAIN_STATE] = buffer.getvalue()
+    _write_files(place, files)
+
+
+def _write_files(place: str, files: Mapping[str, bytes]) -> None:
     storage.remove(storage.join(place, HASHES))
     for name, content in files.items():
         storage.write_atomic(storage.join(place, name), content)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     storage.write_atomic(storage.join(place, HASHES), json.dumps(hashes, indent=1).encode())
+
+
+def copy_network(place: str, out: str) -> None:
+    """Copy a checkpoint without its training state, which only a resume needs."""
+    contents = {name: storage.read_bytes(storage.join(place, name)) for name in (MODEL, CONFIG)}
+    _write_files(out, contents)
 
 
 def read_checkpoint(place: str) -> Checkpoint:
@@ -150,7 +161,14 @@ def resolve(place: str) -> str:
 
     Raises:
         FileNotFoundError: none of these.
+        ValueError: a model that MLflow names; or `best.json` is damaged.
     """
+    if place.startswith(("models:/", "runs:/")):
+        raise ValueError(
+            f"{place}: only the commands in pipelines/ ask MLflow; download it (mlflow artifacts "
+            f"download --artifact-uri {place} --dst-path DIR) and give the folder in it that "
+            f"holds {HASHES}"
+        )
     if storage.exists(storage.join(place, HASHES)):
         return place
     for folder in (storage.join(place, "checkpoints"), place):

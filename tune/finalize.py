@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+from pipelines.tracking.links import DATA_TAG, SCORE_TAG
 from sddusr import storage
 from sddusr.runs.run_folder import RunFolder
 from tune.options import SearchOptions
@@ -41,7 +42,12 @@ def finalize(
     if result.best is not None and result.best.checkpoint and options.register_model != "":
         model = options.register_model or f"sddusr-{options.preset}"
         place = result.best.checkpoint
-        tags = {"sddusr.checkpoint": place.rpartition("/")[2], "sddusr.search": plan.name}
+        tags = {
+            "sddusr.checkpoint": place.rpartition("/")[2],
+            "sddusr.search": plan.name,
+            SCORE_TAG: f"{result.best.score:.4f}",
+            DATA_TAG: plan.shards.content_hash,
+        }
         search.run(result.best.number).register_model(model, place, tags)
     figures = draw_all(result.trials, plan.space, result.best)
     where = storage.join(plan.folder, RESULTS)

@@ -51,7 +51,7 @@ def make_plan(options: SearchOptions) -> Plan:
         ValueError, OSError: see `run_search`.
     """
     _check_budget(options)
-    config = with_absolute_weights(options.config)
+    config = with_absolute_weights(options.config, options.tracking_uri)
     if options.steps is not None:
         config = replace(config, train=replace(config.train, num_steps=options.steps))
     space = find_space(options.space, config)

@@ -128,6 +128,9 @@ def use_token() -> None:
         os.environ.get("RAY_AUTH_TOKEN") or _token_file().is_file()
     ):
         os.environ["RAY_AUTH_MODE"] = "token"
+        from ray._raylet import Config
+
+        Config.initialize("")  # Ray has read the variable before, when it was imported
 
 
 def _token_file() -> Path:

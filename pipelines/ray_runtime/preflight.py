@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from pipelines.ray_runtime import persistent_paths
 from pipelines.tracking import links
+from pipelines.tracking.model_uris import local_checkpoint
 from sddusr import storage as places
 from sddusr.config import Config
 from sddusr.data.dataset import ShardSet
@@ -63,12 +64,18 @@ def check_data(shards: ShardSet, config: Config) -> None:
         )
 
 
-def with_absolute_weights(config: Config) -> Config:
-    """Workers have working folders of their own; a name (`imagenet`, `none`) stays a name."""
+def with_absolute_weights(config: Config, uri: str | None = None) -> Config:
+    """Workers have working folders of their own; a name (`imagenet`, `none`) stays a name, and a
+    model that MLflow names is downloaded.
+
+    Raises:
+        ValueError: MLflow at `uri` has no such model.
+    """
 
     def absolute(source: str) -> str:
         return source if source in ("", "imagenet", "sintel", "none") else places.absolute(source)
 
+    start = local_checkpoint(config.train.init_from, uri)
     model = replace(
         config.model,
         matching=replace(
@@ -82,7 +89,7 @@ def with_absolute_weights(config: Config) -> Config:
         config,
         model=model,
         losses=replace(config.losses, vgg_weights=absolute(config.losses.vgg_weights)),
-        train=replace(config.train, init_from=absolute(config.train.init_from)),
+        train=replace(config.train, init_from=absolute(start)),
     )
 
 

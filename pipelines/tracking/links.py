@@ -15,6 +15,10 @@ DATABASE = "mlflow.db"
 LOCAL_PAGE = "http://127.0.0.1:5000"
 """Where `mlflow ui` listens."""
 
+SCORE_TAG, DATA_TAG = "sddusr.score", "sddusr.data_hash"
+"""Of a registered version: its full PSNR on the validation images (dB), and the hash of the shards
+that held them."""
+
 PARENT_TAG = "mlflow.parentRunId"
 """Makes a run a child, shown below its parent."""
 

@@ -2,6 +2,7 @@
 
 import tempfile
 import warnings
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 import sddusr
-from sddusr import storage
-from sddusr.checkpoint import CONFIG, MODEL
+from pipelines.tracking.links import DATA_TAG, SCORE_TAG
+from sddusr.checkpoint import copy_network
 from sddusr.runs.run_folder import ModelEntry
+
+BEST_ALIAS = "best"
 
 LOADER = "sddusr.export.registered_model"
 
@@ -66,6 +69,21 @@ def register_model(client: MlflowClient, run_id: str, entry: ModelEntry) -> None
         client.create_model_version(
             name, logged.artifact_location, run_id, tags=tags, model_id=logged.model_id
         )
+    _name_best(client, name, tags)
+
+
+def _name_best(client: MlflowClient, name: str, tags: Mapping[str, str]) -> None:
+    """Give the alias `best` to the highest validation score among the versions that were validated
+    on the same data; of equal ones to the first."""
+    if not {SCORE_TAG, DATA_TAG} <= set(tags):
+        return
+    rivals = [
+        version
+        for version in client.search_model_versions(f"name='{name}'")
+        if version.tags.get(DATA_TAG) == tags[DATA_TAG] and SCORE_TAG in version.tags
+    ]
+    best = max(rivals, key=lambda v: (float(v.tags[SCORE_TAG]), -int(v.version)))
+    client.set_registered_model_alias(name, BEST_ALIAS, best.version)
 
 
 def _logged(client: MlflowClient, run_id: str, name: str, tags: dict[str, str]) -> LoggedModel:
@@ -87,11 +105,10 @@ def _create_once(client: MlflowClient, name: str) -> None:
 
 
 def _save(folder: Path, checkpoint: str, run_id: str, model_id: str) -> None:
-    """Write the model's folder: two files of the checkpoint, and the code that reads them."""
+    """Write the model's folder: a checkpoint without its training state, and the code that reads
+    it."""
     data = folder / "sddusr"
-    data.mkdir()
-    for name in (MODEL, CONFIG):
-        (data / name).write_bytes(storage.read_bytes(storage.join(checkpoint, name)))
+    copy_network(checkpoint, str(data))
     with warnings.catch_warnings():
         # On import: type hints of MLflow's own; on saving: no example, the signature is given.
         warnings.simplefilter("ignore", UserWarning)

@@ -90,8 +90,10 @@ def develop(raw: Any, place: str) -> UInt8[np.ndarray, "rows cols 3"]:
     rawpy = library(place)
     try:
         with raw:
-            return np.ascontiguousarray(raw.postprocess(use_camera_wb=True, no_auto_bright=True))
+            pixels = raw.postprocess(use_camera_wb=True, no_auto_bright=True)
     except (rawpy.LibRawError, OSError, ValueError, MemoryError) as error:
         raise ValueError(
             f"{place}: truncated or damaged picture ({type(error).__name__}); replace the file"
         ) from error
+    height, width = pixels.shape[:2]
+    return np.ascontiguousarray(np.broadcast_to(pixels, (height, width, 3)))  # or one of greys

@@ -28,9 +28,9 @@ NOISY = 8.0
 """Standard deviation, of 255, above which noise is reported."""
 MANY_DIFFER, MUCH_EMPTY = 0.03, 0.05
 """Shares of Ref above which what differs or shows nothing is reported."""
-MAX_NOISE, MIN_SHARPNESS = 14.0, 1.0
-"""Beyond these a tele image is left out as a whole: it adds noise or takes sharpness away. Measured
-on 78 training images: 7.8 at most as they are, 14.4 or more with noise of 15 added. Fine texture
+MAX_NOISE = 14.0
+"""Noisier, or softer than `SOFT`, a tele image is left out as a whole: it adds noise, or no detail.
+Measured on 78 training images: 7.8 at most as they are, 14.4 or more with noise of 15 added. Fine texture
 counts as noise: one test image, a stream over stones, measures 13.3."""
 
 
@@ -51,8 +51,8 @@ class RefQuality(NamedTuple):
 
     @property
     def is_useless(self) -> bool:
-        """Whether Ref as a whole is so soft or noisy that it would harm the result."""
-        return self.sharpness < MIN_SHARPNESS or self.noise > MAX_NOISE
+        """Whether Ref as a whole is so soft or noisy that it adds nothing."""
+        return self.sharpness < SOFT or self.noise > MAX_NOISE
 
     def reasons(self) -> list[str]:
         """Why Ref may be left out, each measured."""

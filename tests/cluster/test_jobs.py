@@ -28,6 +28,8 @@ class Head(NamedTuple):
     """A cluster of one node."""
 
     address: str
+    gcs: str
+    """What RAY_ADDRESS names."""
     home: Path
     """The home folder of whom the cluster belongs to."""
     env: dict[str, str]
@@ -84,7 +86,7 @@ def head(tmp_path_factory):
             command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        yield Head(f"http://127.0.0.1:{dashboard}", home, env)
+        yield Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", home, env)
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # asked to leave, it takes more than 20 s
         process.wait()
@@ -121,6 +123,21 @@ def test_jobs_that_cannot_go_well_fail_at_once_with_one_line(head):
         assert "failed with exit code 2" in done.stdout
         assert f"error: {told}" in done.stdout
         assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_command_with_an_address_sends_the_token_that_lies_at_home(head, tmp_path, right):
+    """RAY_AUTH_MODE is not set, as where an earlier local run has made the token."""
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text(head.env["RAY_AUTH_TOKEN"] if right else secrets.token_hex(32))
+    env = {name: value for name, value in head.env.items() if not name.startswith("RAY_AUTH")}
+    command = [sys.executable, "pipelines/preprocess.py", "samples", "--out", str(tmp_path / "out")]
+    env |= {"HOME": str(tmp_path), "RAY_ADDRESS": head.gcs}
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == (0 if right else 2), done.stderr
+    if not right:
+        assert "the token is not the cluster's" in done.stderr.splitlines()[-1]
 
 
 def test_without_the_token_nothing_runs(head):

@@ -11,6 +11,8 @@ import torch
 
 from pipelines.tracking.background import describe, mirror
 from pipelines.tracking.client import MlflowClient
+from pipelines.tracking.links import DATA_TAG, SCORE_TAG
+from pipelines.tracking.model_uris import local_checkpoint
 from sddusr.checkpoint import load_model, write_checkpoint
 from sddusr.config import Config
 from sddusr.inference import super_resolve
@@ -82,3 +84,33 @@ def test_a_registered_model_gives_its_checkpoints_picture(tmp_path, checkpoint, 
     )
     difference = np.load(out).astype(int) - expected.sr
     assert np.abs(difference).max() <= 1  # other threads, other sums
+
+
+def test_commands_take_the_best_model_by_its_name_in_mlflow(tmp_path, checkpoint, monkeypatch):
+    uri, data = f"sqlite:///{tmp_path}/mlflow.db", {DATA_TAG: "d"}
+    scores = {"good": data | {SCORE_TAG: "30.5"}, "worse": data | {SCORE_TAG: "29.0"}}
+    run_ids = {}
+    for name, tags in scores.items():
+        run = RunFolder(str(tmp_path / name))
+        describe(run, uri, name=name, experiment="sddusr")
+        run.register_model("sddusr-tiny", checkpoint, tags)
+        run_ids[name] = mirror(run.folder, uri)
+    client = MlflowClient(uri)
+    best = client.get_model_version_by_alias("sddusr-tiny", "best")
+    assert best.run_id == run_ids["good"]
+    expected = load_model(checkpoint).state_dict()
+    for named in (
+        "models:/sddusr-tiny@best",
+        "models:/sddusr-tiny/2",
+        "models:/sddusr-tiny/latest",
+        f"runs:/{run_ids['good']}/sddusr-tiny",
+    ):
+        place = local_checkpoint(named, uri, tmp_path / "cache")
+        loaded = load_model(place).state_dict()
+        assert all(torch.equal(loaded[key], value) for key, value in expected.items())
+        assert local_checkpoint(named, uri, tmp_path / "cache") == place  # again, over the last one
+    assert local_checkpoint(checkpoint, uri) == checkpoint
+    with pytest.raises(ValueError, match=r"models:/nobody@best: MLflow at sqlite:.* no such model"):
+        local_checkpoint("models:/nobody@best", uri, tmp_path / "cache")
+    with pytest.raises(ValueError, match=r"only the commands in pipelines/ ask MLflow"):
+        load_model("models:/sddusr-tiny@best")

@@ -174,16 +174,21 @@ def test_xmp_that_is_none_is_left_out(packet):
     assert clean_xmp(packet) == b""
 
 
-def tiff(photometric: int, *, dng: bool, pixels: np.ndarray = PIXELS[..., 0]) -> bytes:
+def tiff(
+    photometric: int, *, dng: bool, pixels: np.ndarray = PIXELS[..., 0], pattern: bool = False
+) -> bytes:
     """A one-page little-endian TIFF of 8-bit samples."""
     height, width = pixels.shape[:2]
     tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, photometric)]
     tags += [(273, 4, 400), (277, 3, 1), (278, 4, height), (279, 4, pixels.size)]
+    if pattern:
+        tags += [(33421, 3, 0x00020002), (33422, 1, 0x02010100)]  # red, green; green, blue
     if dng:
         tags.append((50706, 1, 0x00000401))
     body = struct.pack("<H", len(tags))
     for tag, kind, value in tags:
-        body += struct.pack("<HHII", tag, kind, 4 if kind == 1 else 1, value)
+        count = 4 if kind == 1 else 2 if tag == 33421 else 1
+        body += struct.pack("<HHII", tag, kind, count, value)
     head = b"II*\0\x08\0\0\0" + body + b"\0\0\0\0"
     return head + bytes(400 - len(head)) + pixels.tobytes()
 
@@ -202,6 +207,21 @@ def test_an_ordinary_tiff_is_no_camera_raw_file(tmp_path, name):
     data = tiff(1, dng=False)
     assert not is_camera_raw(data)
     assert read(tmp_path, data, name).pixels.shape == PIXELS.shape
+
+
+@pytest.mark.parametrize("pattern", [False, True])
+def test_a_raw_file_is_developed_to_rgb(tmp_path, pattern):
+    pytest.importorskip("rawpy")
+    ramp = np.tile(np.linspace(20, 230, 96).astype(np.uint8), (64, 1))
+    mosaic = ramp.copy()
+    mosaic[1::2, 1::2] //= 4  # blue
+    data = tiff(32803, dng=True, pixels=mosaic if pattern else ramp, pattern=pattern)
+    pixels = read(tmp_path, data, "photo.dng").pixels
+    assert (pixels.shape, pixels.dtype) == ((64, 96, 3), np.uint8)
+    columns = pixels.mean(axis=0)
+    assert (np.diff(columns[4:-4:2, 1]) > -1).all()
+    assert columns[90, 1] > columns[10, 1] + 100
+    assert (columns[:, 2] != columns[:, 1]).any() == pattern
 
 
 def test_a_raw_file_that_cannot_be_developed_is_one_line(tmp_path):

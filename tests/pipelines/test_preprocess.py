@@ -12,6 +12,7 @@ from pipelines import preprocess as pipeline
 from pipelines.preprocess import PreprocessOptions, preprocess
 from sddusr.config import DataConfig
 from sddusr.data.dataset import ShardSet
+from sddusr.data.folder_lock import LockedError, hold_lock
 from sddusr.data.stream import BatchStream
 from sddusr.registration.color_match import ColorConfig
 from sddusr.registration.pairing import PairConfig
@@ -183,6 +184,17 @@ def test_the_command_answers_bad_input_with_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr == f"error: {tmp_path}/nowhere: no such folder\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_second_start_into_the_same_folder_is_refused_by_name(dataset, tmp_path):
+    out = tmp_path / "out"
+    with (
+        hold_lock(str(out / pipeline.LOCK), "shards"),
+        pytest.raises(LockedError, match=r"out: another process is writing there"),
+    ):
+        preprocess(options(dataset, out))
+    assert not list(out.glob("*.parquet"))
+    assert preprocess(options(dataset, out))
 
 
 @pytest.mark.parametrize(

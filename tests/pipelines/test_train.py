@@ -14,6 +14,7 @@ from pipelines.tracking.links import read_run
 from pipelines.train import TrainOptions, run_training
 from sddusr.checkpoint import read_checkpoint
 from sddusr.config import Config, DataConfig, OptimConfig, TrainConfig
+from sddusr.data.folder_lock import LockedError, hold_lock
 from sddusr.runs.run_folder import RunFolder
 from tests.tiny import TINY
 
@@ -155,6 +156,21 @@ def test_a_folder_that_is_no_run_is_left_alone(options, fresh):
     with pytest.raises(ValueError, match=r"holds 'thesis\.tex' and no run of ours"):
         run_training(replace(options, name="mine", fresh=fresh))
     assert [path.name for path in kept.parent.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_second_start_of_a_run_is_refused_by_name_and_changes_nothing(options, tmp_path, fresh):
+    kept = Path(options.storage, "run", "mlflow.json")
+    kept.parent.mkdir(parents=True)
+    kept.write_text('{"tracking_uri": "", "key": "k"}')
+    place = str(Path(options.storage, ".run.lock"))
+    with (
+        hold_lock(place, "run"),
+        pytest.raises(LockedError, match=r"run run in .*: another process is writing there"),
+    ):
+        run_training(replace(options, name="run", fresh=fresh))
+    assert [path.name for path in kept.parent.iterdir()] == ["mlflow.json"]
+    assert not (tmp_path / "mlflow.db").exists()  # no MLflow run is left RUNNING
 
 
 def test_a_worker_hands_back_what_a_second_try_would_meet_again(options, tiny_shards, tmp_path):

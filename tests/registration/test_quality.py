@@ -53,6 +53,7 @@ def test_a_digital_zoom_adds_nothing(pair):
     found = measure_quality(center, center, everywhere(center))
     assert found.sharpness == pytest.approx(1)
     assert "no sharper" in found.reasons()[0]
+    assert found.is_useless
 
 
 def test_sixteen_bits_are_measured_alike(pair):

@@ -17,6 +17,7 @@ from ray.util.state import list_placement_groups
 from pipelines.tracking.client import MlflowClient
 from pipelines.tracking.mirror import noted_run
 from sddusr.checkpoint import load_model
+from sddusr.data.folder_lock import LockedError, hold_lock
 from sddusr.data.manifest import build_manifest, write_manifest
 from sddusr.data.shard import write_shard
 from tests.conftest import make_triplet
@@ -86,6 +87,16 @@ def test_a_search_that_is_told_to_end_saves_its_trials(options, tiny_shards, tmp
     assert tree_of(client, parent_id)[2].info.status == "KILLED"
     result = run_search(replace(options, resume=True))
     assert [trial.status for trial in result.trials] == ["finished", "failed", "finished"]
+
+
+def test_a_second_start_of_a_search_is_refused_by_name_and_changes_nothing(options, tmp_path):
+    with (
+        hold_lock(str(tmp_path / ".search.lock"), "search"),
+        pytest.raises(LockedError, match=r"search search in .*: another process is writing there"),
+    ):
+        run_search(options)
+    assert not (tmp_path / "search").exists()
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_a_search_whose_driver_is_killed_goes_on_and_doubles_nothing(
