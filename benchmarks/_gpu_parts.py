@@ -1,85 +1,41 @@
 """The parts of gpu.py: each yields rows."""
 
-import platform
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from statistics import median
-from typing import Any, cast
+from typing import Any
 from unittest import mock
 
+import _gpu_run
 import numpy as np
 import reference
 import torch
 import torch.nn.functional as F
-from _network import model_config, network, textured
+from _gpu_setup import (
+    CLOSE,
+    FORMATS,
+    Row,
+    Setup,
+    batch_of,
+    config_of,
+    image_maker,
+    learner_of,
+    needs_values,
+    on_device,
+    pretending,
+)
+from _network import model_config, network
 from torch import Tensor, nn
 
-from sddusr.config import PRESETS, Config
-from sddusr.geometry.box import Box
-from sddusr.inference import super_resolve
-from sddusr.model.matching.nearest_key import block_search, has_triton, plain_search
+from sddusr.model.matching.nearest_key import block_search, plain_search
 from sddusr.model.matching.patches import unit_patches
-from sddusr.model.precision import Precision, computing_in
+from sddusr.model.precision import computing_in
 from sddusr.model.sddusr import SDDuSR
 from sddusr.model.tuning import CPU, TUNINGS, place_on, tuning
 from sddusr.training.learner import Learner
 from sddusr.training.losses import charbonnier
+from sddusr.training.step_graph import WARM_UP_STEPS
 from sddusr.types import Batch
-
-FORMATS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
-CLOSE = {"float32": 1e-5, "tf32": 1e-3, "bfloat16": 1e-2}
-"""Largest difference to float64, of the largest value."""
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Where and how large."""
-
-    device: torch.device
-    is_quick: bool
-    is_pretend: bool
-
-    def describe(self) -> Row:
-        name = "pretend" if self.is_pretend else platform.processor() or platform.machine()
-        if self.device.type == "cuda" and not self.is_pretend:
-            name = torch.cuda.get_device_name()
-        return {"device": name, "torch": torch.__version__, "quick": self.is_quick,
-                "triton": has_triton()}  # fmt: skip
-
-    def seconds(self, work: Callable[[], Any], rounds: int = 5) -> float:
-        """Median of some calls, after one to warm up."""
-        found = []
-        for _ in range(2 if self.is_quick else rounds + 1):
-            self.wait()
-            started = time.perf_counter()
-            work()
-            self.wait()
-            found.append(time.perf_counter() - started)
-        return median(found[1:])
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def random(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.randn(shape, dtype=dtype).to(self.device)
-
-
-def needs_values(part: Callable[[Setup], Iterator[Row]]) -> Callable[[Setup], Iterator[Row]]:
-    """A pretend GPU gives no numbers worth comparing."""
-
-    def run(setup: Setup) -> Iterator[Row]:
-        if setup.is_pretend:
-            yield {"skipped": "a pretend GPU has no clock and no values"}
-        else:
-            yield from part(setup)
-
-    return run
 
 
 @needs_values
@@ -135,21 +91,22 @@ def _parts(model: SDDuSR, lr: Tensor, center: Tensor, ref: Tensor) -> Iterator[t
 @needs_values
 def determinism(setup: Setup) -> Iterator[Row]:
     """Twice the same bits: steps, a resumed run, an image."""
+    num, crop = (2, 16) if setup.is_quick else (6, 32)
     for deterministic in (False, True):
         ends = []
-        for split in (0, 0, 3):
-            learner = _learner("demo", setup, deterministic=deterministic)
-            for step in range(6):
+        for split in (0, 0, num // 2):
+            learner = learner_of("demo", setup, deterministic=deterministic)
+            for step in range(num):
                 if split and step == split:
                     learner = _resumed(learner, setup)
-                learner.step(_on(batch_of(2, 32, step), setup), step)
+                learner.step(on_device(batch_of(2, crop, step), setup), step)
             ends.append([p.detach().cpu() for p in learner.model.parameters()])
         for name, end in (("again", ends[1]), ("resumed", ends[2])):
             same = all(torch.equal(a, b) for a, b in zip(ends[0], end, strict=True))
             row = {"what": f"steps, {name}", "deterministic": deterministic, "bit_equal": same}
             yield row | ({"passes": same} if deterministic else {})
     model = place_on(network("demo").eval().requires_grad_(False), setup.device)
-    first, second = (_image(model, (64, 96), "float32")().sr for _ in range(2))
+    first, second = (image_maker(model, (64, 96), "float32")().sr for _ in range(2))
     yield {"what": "image", "bit_equal": bool((first == second).all()),
            "passes": bool((first == second).all())}  # fmt: skip
 
@@ -164,27 +121,30 @@ def _resumed(learner: Learner, setup: Setup) -> Learner:
 
 def step(setup: Setup) -> Iterator[Row]:
     """A training step of `paper`, beside the plain formulas."""
-    preset, crop = ("demo", 32) if setup.is_quick else ("paper", 128)
+    preset, crop = ("demo", 16) if setup.is_quick else ("paper", 128)
     if setup.is_pretend:
         yield _counted_step(preset, crop)
         return
     for precision in FORMATS:
         for num in (1,) if setup.is_quick else (1, 4, 16, 32):
-            learner, batch = _learner(preset, setup, precision), _on(batch_of(num, crop), setup)
-            spent = setup.seconds(lambda learner=learner, batch=batch: learner.step(batch, 10**5))
-            row = {"format": precision, "batch": num, "ms": 1e3 * spent}
+            learner = learner_of(preset, setup, precision)
+            batch = on_device(batch_of(num, crop), setup)
+            work = partial(learner.step, batch, 10**5)
+            spent = setup.seconds(work)
+            row = {"format": precision, "batch": num, "ms": 1e3 * spent, "waits": setup.waits(work)}
             if num <= 4 and precision != "tf32":
-                row["ratio"] = setup.seconds(_plain_step(setup, batch, precision), 2) / spent
+                row["ratio"] = setup.seconds(_plain_step(setup, batch), 2) / spent
             yield row
 
 
-def _plain_step(setup: Setup, batch: Batch, precision: Precision) -> Callable[[], None]:
+def _plain_step(setup: Setup, batch: Batch) -> Callable[[], None]:
+    """In float32, which all of its operators know."""
     model: Any = network("baseline").to(setup.device)
     optimizer = torch.optim.Adam(model.parameters())
 
     def work() -> None:
         optimizer.zero_grad()
-        with computing_in(precision, setup.device):
+        with computing_in("float32", setup.device):
             sr = reference.train_forward(model, batch.lr, batch.lr_center, batch.ref)
         charbonnier(sr.float(), batch.hr, 1e-3).backward()
         optimizer.step()
@@ -194,31 +154,41 @@ def _plain_step(setup: Setup, batch: Batch, precision: Precision) -> Callable[[]
 
 @needs_values
 def variants(setup: Setup) -> Iterator[Row]:
-    """What each of the GPU's own sizes is worth: a step with the CPU's in its place."""
-    preset, num, crop = ("demo", 1, 32) if setup.is_quick else ("paper", 4, 128)
+    """What each of the GPU's own sizes is worth: a step with the CPU's in its place. And what a
+    recorded or compiled step is."""
+    preset, num, crop = ("demo", 1, 16) if setup.is_quick else ("paper", 4, 128)
     own = tuning(setup.device)
     names = ("transfer_cells", "warp_channels", "soft_batched", "deform_operator", "fused_adam")
     for name in ("all as they are", *names):
         changed = own if name not in names else replace(own, **{name: getattr(CPU, name)})
         with mock.patch.dict(TUNINGS, {setup.device.type: changed}):
-            learner = _learner(preset, setup)
-            batch = _on(batch_of(num, crop), setup)
-            spent = setup.seconds(lambda learner=learner, batch=batch: learner.step(batch, 10**5))
+            learner = learner_of(preset, setup)
+            batch = on_device(batch_of(num, crop), setup)
+            spent = setup.seconds(partial(learner.step, batch, 10**5))
         yield {"without": name, "ms": 1e3 * spent}
+    if setup.device.type == "cuda":
+        for option in ("cuda_graph", "compile"):
+            learner = learner_of(preset, setup, **{option: True})
+            work = partial(learner.step, batch, 10**5)
+            for _ in range(WARM_UP_STEPS):
+                work()
+            yield {"with": option, "ms": 1e3 * setup.seconds(work)}
 
 
 def matching(setup: Setup) -> Iterator[Row]:
     """The search: in blocks, and by the kernel where there is one."""
     for rows, cols in ((16, 32),) if setup.is_quick else ((224, 448), (640, 896)):
+        row: Row = {"queries": rows * cols, "keys": rows * cols // 4}
+        if setup.is_pretend:
+            with pretending() as gpu:
+                sides = [torch.empty(row[name], 144).to("cuda") for name in ("queries", "keys")]
+                gpu.reset()
+                plain_search(*sides)
+            yield row | {"launches": gpu.counts.num_launches, "waits": gpu.counts.num_syncs}
+            continue
         feat = setup.random(1, 16, rows, cols)
         query = unit_patches(feat)[0]
         key = unit_patches(feat[:, :, : rows // 2, : cols // 2] + 0.1)[0].contiguous()
-        row: Row = {"queries": len(query), "keys": len(key)}
-        if setup.is_pretend:
-            with _pretend() as gpu:
-                plain_search(torch.empty(query.shape).to("cuda"), torch.empty(key.shape).to("cuda"))
-            yield row | {"launches": gpu.counts.num_launches, "waits": gpu.counts.num_syncs}
-            continue
         ways = {"blocks": block_search, "chosen": plain_search}
         found = {name: way(query, key) for name, way in ways.items()}
         for name, way in ways.items():
@@ -234,18 +204,18 @@ def picture(setup: Setup) -> Iterator[Row]:
     preset = "demo" if setup.is_quick else "paper"
     for size in sizes:
         if setup.is_pretend:
-            with _pretend() as gpu:
+            with pretending() as gpu:
                 model = place_on(SDDuSR(model_config(preset)).eval().requires_grad_(False),
                                  torch.device("cuda"))  # fmt: skip
                 for _ in range(2):
                     gpu.reset()
-                    _image(model, size, "bfloat16")()
+                    image_maker(model, size, "bfloat16")()
             yield {"size": size, "launches": gpu.counts.num_launches,
                    "waits": gpu.counts.num_syncs, "nchw": gpu.counts.nchw.total()}  # fmt: skip
             continue
         model = place_on(network(preset).eval().requires_grad_(False), setup.device)
-        exact = _image(model, size, "float32")().sr.astype(np.float64)
-        work = _image(model, size, "bfloat16")
+        exact = image_maker(model, size, "float32")().sr.astype(np.float64)
+        work = image_maker(model, size, "bfloat16")
         first, second = work(), work()
         error = ((first.sr - exact) ** 2).mean()
         psnr = float("inf") if error == 0 else 10 * np.log10(255**2 / error)
@@ -257,15 +227,27 @@ def picture(setup: Setup) -> Iterator[Row]:
 @needs_values
 def curve(setup: Setup) -> Iterator[Row]:
     """The loss after some steps, in each format: formats differ less than seeds."""
-    num = 3 if setup.is_quick else 200
+    num, size, crop = (2, 1, 16) if setup.is_quick else (200, 4, 32)
     for precision in FORMATS:
         for seed in (0, 1):
-            learner, losses = _learner("demo", setup, precision, seed=seed), []
+            learner, losses = learner_of("demo", setup, precision, seed=seed), []
             for index in range(num):
-                batch = _on(batch_of(4, 32, 1000 * seed + 10 * index), setup)
+                batch = on_device(batch_of(size, crop, 1000 * seed + 10 * index), setup)
                 losses.append(learner.step(batch, index)["reconstruction"])
             last = torch.stack(losses[-20:]).mean().item()
             yield {"format": precision, "seed": seed, "steps": num, "loss": last}
+
+
+def _counted_step(preset: str, crop: int) -> Row:
+    from tests.pretend_gpu import pretend_step
+
+    with pretend_step() as gpu:
+        learner = Learner(config_of(preset, "bfloat16"), torch.device("cpu"))
+        batch = batch_of(4, crop)
+        for index in range(2):
+            gpu.reset()
+            learner.step(batch, 10**5 + index)
+    return {"launches": gpu.counts.num_launches, "waits": gpu.counts.num_syncs}
 
 
 PARTS: dict[str, Callable[[Setup], Iterator[Row]]] = {
@@ -277,75 +259,5 @@ PARTS: dict[str, Callable[[Setup], Iterator[Row]]] = {
     "matching": matching,
     "picture": picture,
     "curve": curve,
+    **_gpu_run.PARTS,
 }
-
-
-def batch_of(num: int, crop: int, seed: int = 0) -> Batch:
-    """Crops of synthetic images."""
-    hr, ref = (
-        torch.stack([textured(2 * crop, 2 * crop, seed + i) for i in range(start, start + num)])
-        for start in (0, num)
-    )
-    lr, center = (F.avg_pool2d(image, 2) for image in (hr, ref))
-    return Batch(
-        ids=tuple(map(str, range(num))),
-        lr=lr,
-        lr_center=center,
-        ref=ref,
-        hr=hr,
-        mask_label=torch.arange(crop // 2).remainder(2).expand(num, 1, crop // 2, -1).float(),
-        seeds=torch.arange(seed, seed + num),
-        center_offset=torch.zeros(num, 2, dtype=torch.long),
-        has_ref=torch.ones(num, dtype=torch.bool),
-    )
-
-
-def _on(batch: Batch, setup: Setup) -> Batch:
-    moved = {
-        name: value.to(setup.device)
-        for name, value in batch._asdict().items()
-        if isinstance(value, Tensor) and name != "seeds"
-    }
-    return batch._replace(**moved)
-
-
-def _config(preset: str, precision: Precision, **train: Any) -> Config:
-    config = PRESETS[preset][1]
-    train = {"precision": precision, "seed": 0} | train
-    return replace(
-        config, model=model_config(preset), train=replace(config.train, **cast(Any, train))
-    )
-
-
-def _learner(preset: str, setup: Setup, precision: Precision = "bfloat16", **train: Any) -> Learner:
-    return Learner(_config(preset, precision, **train), setup.device)
-
-
-def _image(model: SDDuSR, size: tuple[int, int], precision: Precision) -> Callable[[], Any]:
-    height, width = size
-    lr = (255 * textured(height, width).permute(1, 2, 0).numpy()).astype(np.uint8)
-    rows, cols = height // 2 * 2, width // 2 * 2
-    ref = (255 * textured(rows, cols, 1).permute(1, 2, 0).numpy()).astype(np.uint8)
-    y, x = height // 2, width // 2
-    box = Box(y, y + rows, x, x + cols)
-    return lambda: super_resolve(model, lr, ref, box, precision, dtype=np.uint8)
-
-
-@contextmanager
-def _pretend() -> Iterator[Any]:
-    from tests.pretend_gpu import pretend_gpu
-
-    with pretend_gpu(shapes_only=True) as gpu:
-        yield gpu
-
-
-def _counted_step(preset: str, crop: int) -> Row:
-    from tests.pretend_gpu import pretend_step
-
-    with pretend_step() as gpu:
-        learner = Learner(_config(preset, "bfloat16"), torch.device("cpu"))
-        batch = batch_of(4, crop)
-        for index in range(2):
-            gpu.reset()
-            learner.step(batch, 10**5 + index)
-    return {"launches": gpu.counts.num_launches, "waits": gpu.counts.num_syncs}

@@ -20,7 +20,8 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
 import torch  # noqa: E402
-from _gpu_parts import PARTS, Setup  # noqa: E402
+from _gpu_parts import PARTS  # noqa: E402
+from _gpu_setup import Setup  # noqa: E402
 
 FILE = "gpu.json"
 

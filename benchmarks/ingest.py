@@ -60,7 +60,7 @@ def window(number: int) -> Triplet:
     )
 
 
-def make_shards(root: str) -> None:
+def make_shards(root: str, num_windows: int = NUM_WINDOWS) -> None:
     entries = [
         write_shard(
             f"{root}/train-{start:05d}.parquet",
@@ -68,7 +68,7 @@ def make_shards(root: str) -> None:
             (window(start + i) for i in range(16)),
             {},
         )
-        for start in range(0, NUM_WINDOWS, 16)
+        for start in range(0, num_windows, 16)
     ]
     write_manifest(root, build_manifest(entries, {}, {}))
 

@@ -153,6 +153,8 @@ class PretendTensor(torch.Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
+    is_cuda, is_cpu = True, False  # by which torch picks what is ordered under its switch
+
     def __repr__(self, **_: Any) -> str:
         return f"PretendTensor({self.on_cpu!r})"
 
@@ -377,7 +379,7 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 def _only_shape(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """A result without values."""
-    kwargs = {key: value for key, value in kwargs.items() if key != "generator"}
+    kwargs = {key: None if key == "generator" else value for key, value in kwargs.items()}
     if func is aten._local_scalar_dense.default:
         return args[0].dtype.is_floating_point * 1.0 if args[0].dtype != torch.bool else True
     if func is aten.nonzero.default:

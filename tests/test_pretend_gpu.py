@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from sddusr.config import DEMO, PAPER, PRESETS, Config
+from benchmarks import reference
+from sddusr.config import DEMO, PAPER, PRESETS, Config, MaskConfig
 from sddusr.data.stream import BatchStream
 from sddusr.evaluation.metrics import score
 from sddusr.geometry.box import Box
 from sddusr.inference import super_resolve
 from sddusr.inference.memory import Plan
-from sddusr.model.ordered import ordered_gradients
 from sddusr.model.sddusr import SDDuSR
 from sddusr.model.tuning import GPU, place_on
 from sddusr.training.feed import device_batches
@@ -28,6 +28,7 @@ from tests.tiny import TINY, pictures
 CPU = torch.device("cpu")
 
 STEP_SYNCS, STEP_LAUNCHES = 2, 2500
+RECORDED_LAUNCHES = 60
 PICTURE_SYNCS, PICTURE_LAUNCHES = 10, 2000
 
 
@@ -75,6 +76,12 @@ def counted_step(config: Config, crop: int, num: int = 2):
     return gpu.counts
 
 
+def small_vgg19():
+    """Random weights in the perceptual loss."""
+    vgg = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+    return mock.patch("sddusr.training.losses.load_vgg19", return_value=vgg)
+
+
 def check_budget(counts, syncs: int, launches: int) -> None:
     assert counts.num_syncs <= syncs, counts.explain(counts.syncs)
     assert counts.num_launches <= launches, counts.explain(counts.launches)
@@ -90,10 +97,19 @@ def test_a_step_stays_within_its_budget(preset, crop, num):
 def test_a_step_of_the_full_stage_with_an_average_stays_within_its_budget():
     config = without_downloads(replace(PAPER, model=TINY), stage="full")
     config = replace(config, train=replace(config.train, ema_decay=0.999))
-    vgg = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
-    with mock.patch("sddusr.training.losses.load_vgg19", return_value=vgg):
+    with small_vgg19():
         counts = counted_step(config, 32)
     check_budget(counts, STEP_SYNCS, STEP_LAUNCHES)
+
+
+def test_the_reference_mixes_no_devices():
+    """It is measured beside ours on a card."""
+    dense = replace(TINY, mask=MaskConfig(enabled=False))
+    with pretend_gpu(shapes_only=True):
+        model = place_on(SDDuSR(dense).requires_grad_(False), CUDA)
+        images = [image.to(CUDA) for image in pictures(batch=1)]
+        assert reference.super_resolve(model, *images).device == CUDA
+        assert reference.train_forward(model, *images).device == CUDA
 
 
 @pytest.mark.parametrize("preset", ["paper", "demo"])
@@ -225,19 +241,42 @@ def test_a_gpu_takes_its_own_sizes():
     assert GPU.soft_batched
 
 
-def test_deterministic_training_asks_for_no_gradient_in_any_order():
-    """By operator: what has a backward that adds with atomics takes part in no gradient."""
-    config = replace(DEMO.model, dim=8, alignment=replace(DEMO.model.alignment, num_groups=2))
+@pytest.mark.parametrize("stage", ["rec", "full"])
+def test_deterministic_training_adds_up_nothing_in_any_order(stage):
+    """No operator that torch's switch refuses is dispatched, forward or backward, and none whose
+    backward would be."""
+    config = without_downloads(replace(PAPER, model=TINY), stage=stage)
     counts = {}
-    for enabled in (False, True):
-        with pretend_gpu(shapes_only=True) as gpu, ordered_gradients(enabled):
-            model = place_on(SDDuSR(config), CUDA)
-            batch = some_batch(2, 32)
-            images = [image.to(CUDA) for image in batch[1:4]]
-            offset, has_ref, gumbel = (
-                x.to(CUDA) for x in (batch.center_offset, batch.has_ref, batch.gumbel)
-            )
-            model(*images, batch.seeds, offset, has_ref, gumbel)
-        counts[enabled] = gpu.counts.nondeterministic
-    assert counts[False]
+    for is_on in (False, True):
+        ordered = replace(config, train=replace(config.train, deterministic=is_on))
+        with small_vgg19():
+            counts[is_on] = counted_step(ordered, 32).nondeterministic
+    names = " ".join(counts[False])
+    assert "deform_conv2d_backward" in names
+    assert "grid_sampler_2d_backward" in names
     assert not counts[True], counts[True]
+
+
+def test_a_recorded_step_starts_few_kernels_by_itself():
+    """All but a copy of the batch, the norm, its check, the update and the average."""
+    config = without_downloads(PAPER)
+    train = replace(config.train, cuda_graph=True, ema_decay=0.999)
+    recorded = []
+
+    def record(work):
+        recorded.append(work())
+        return recorded[0], lambda: None
+
+    with (
+        mock.patch("sddusr.training.step_graph.record", record),
+        mock.patch("sddusr.training.step_graph.WARM_UP_STEPS", 0),
+        mock.patch("sddusr.training.learner.check_graph"),
+        pretend_step() as gpu,
+    ):
+        learner = Learner(replace(config, train=train), CPU)
+        learner.start_average()
+        for step in range(2):
+            gpu.reset()
+            learner.step(some_batch(4, 128), 10**5 + step)
+    assert len(recorded) == 1
+    check_budget(gpu.counts, STEP_SYNCS, RECORDED_LAUNCHES)

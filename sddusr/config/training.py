@@ -155,7 +155,8 @@ class DataConfig:
     mask_scope: Literal["crop", "image"] = "crop"
     """Where that quantile is taken: over the crop (the paper) or over the whole picture."""
     read_ahead: int = 4
-    """Batches that a thread prepares ahead of the training step."""
+    """Batches that are prepared ahead of the training step, by one thread for a processor and by
+    several for a GPU."""
 
     def __post_init__(self) -> None:
         low, high = self.shift_px

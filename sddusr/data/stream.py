@@ -90,12 +90,13 @@ def _pictures(pictures: list[UInt8[np.ndarray, "rows cols 3"]], as_bytes: bool) 
 
 
 class BatchStream:
-    """An endless iterator of one rank's batches, prepared ahead by a thread.
+    """An endless iterator of one rank's batches, prepared ahead by threads.
 
     Args:
         batch_size: samples of a global batch, over all ranks.
         start_step: the first global batch to give; a resume passes the steps already done.
         as_bytes: leave the images as bytes, a quarter of what has to be copied to a GPU.
+        num_threads: that prepare batches, each a whole one; their order does not depend on it.
 
     Raises:
         ValueError: no rows in the split, a crop that does not fit every row, or more ranks than
@@ -114,6 +115,7 @@ class BatchStream:
         world: int = 1,
         start_step: int = 0,
         as_bytes: bool = False,
+        num_threads: int = 1,
     ) -> None:
         self._as_bytes = as_bytes
         self._shards, self._config, self._seed = shards, config, seed
@@ -132,8 +134,8 @@ class BatchStream:
         self._next_step = start_step
         self._is_closed = False
         self._pending: deque[Future[Batch]] = deque()
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stream")
-        for _ in range(max(config.read_ahead, 1)):
+        self._pool = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="stream")
+        for _ in range(max(config.read_ahead, num_threads)):
             self._submit()
 
     def batch(self, step: int) -> Batch:

@@ -15,6 +15,7 @@ from sddusr.config import Config
 from sddusr.data.dataset import ShardSet
 from sddusr.data.stream import BatchStream
 from sddusr.model.precision import Precision, warn_if_emulated
+from sddusr.model.tuning import tuning
 from sddusr.training import distributed
 from sddusr.training.feed import device_batches
 from sddusr.training.learner import Learner, NonFiniteError
@@ -136,6 +137,7 @@ def _stream(shards: ShardSet, config: Config, step: int, device: torch.device) -
         world=distributed.world_size(),
         start_step=step,
         as_bytes=device.type != "cpu",
+        num_threads=tuning(device).read_threads,
     )
 
 

@@ -7,13 +7,16 @@ from functools import partial
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from sddusr.config import Config, DataConfig, OptimConfig, TrainConfig
 from sddusr.data.dataset import ShardSet
 from sddusr.data.stream import BatchStream
+from sddusr.model.tuning import GPU
 from sddusr.training.learner import Learner
 from tests.faults.loop import together
 from tests.tiny import TINY
+from tests.tunings import tuned
 
 CONFIG = Config(
     model=replace(TINY, alignment=replace(TINY.alignment, spynet_levels=1)),
@@ -34,11 +37,34 @@ def compare(root: str, backend: str) -> None:
     torch.set_num_threads(1)
     torch.compile = partial(torch.compile, backend=backend)
     assert losses(root, compiled=True) == pytest.approx(losses(root, compiled=False), rel=1e-4)
+    check_traced_once()
+
+
+def check_traced_once() -> None:
+    """Two graphs, before and after the matching, which is not compiled, and none of a later step:
+    shapes are fixed, and nothing else breaks a graph."""
+    assert counters["stats"]["unique_graphs"] == 2
+    (reason,) = counters["graph_break"]
+    assert "SparseMatching.forward" in reason
+
+
+def trace_for_a_gpu(root: str) -> None:
+    """Backward is traced too; the GPU's sizes, and so its operators."""
+    torch.set_num_threads(1)
+    torch.compile = partial(torch.compile, backend="aot_eager")
+    with tuned(GPU):
+        losses(root, compiled=True)
+    check_traced_once()
 
 
 def test_the_compilers_graph_computes_the_eager_losses(tiny_shards):
     """What a compiler is given, without kernels of its own."""
     assert together(compare, (tiny_shards.root, "eager")) == [0]
+
+
+@pytest.mark.ray  # needs none, but takes as long as what does: see `make test-long`
+def test_forward_and_backward_are_traced_once_for_a_gpu(tiny_shards):
+    assert together(trace_for_a_gpu, (tiny_shards.root,)) == [0]
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler, g++")

@@ -9,7 +9,8 @@ import torch
 
 from sddusr.checkpoint import CheckpointStore, read_checkpoint
 from sddusr.config import OptimConfig
-from sddusr.training.loop import train
+from sddusr.training.learner import Learner
+from sddusr.training.loop import Progress, _keep_precision, train
 from sddusr.training.signals import StopRequest
 from tests.runs import CONFIG, CPU, LAST, Notebook, run, weights, with_train
 
@@ -143,3 +144,15 @@ def test_a_damaged_checkpoint_costs_one_interval_not_the_run(tiny_shards, tmp_pa
     assert "Skipping damaged checkpoint" in caplog.text
     assert resumed == unbroken
     torch.testing.assert_close(weights(tmp_path / "step-00000006"), final, rtol=0, atol=0)
+
+
+def test_a_run_goes_on_in_the_format_that_it_began_with(caplog):
+    """`auto` may stand for another one on the device that it is resumed on."""
+    learner = Learner(with_train(precision="float32"), CPU)
+    progress = Progress(data_hash="", precision="bfloat16")
+    _keep_precision(learner, progress)
+    assert learner.precision == progress.precision == "bfloat16"
+    assert "computed in bfloat16 before, not in float32, and goes on so" in caplog.text
+    early = Progress(data_hash="")  # of a checkpoint that does not say
+    _keep_precision(learner, early)
+    assert early.precision == "bfloat16"
