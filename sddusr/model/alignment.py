@@ -54,8 +54,8 @@ class SpyNet(nn.Module):
             if i > 0:
                 flow = 2 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True)
             flow = flow + apply(level, torch.cat([fixed, warp_by_flow(moving, flow), flow], dim=1))
-        scale = flow.new_tensor([cols / size[1], rows / size[0]]).view(1, 2, 1, 1)
-        return F.interpolate(flow, size=(rows, cols), mode="bilinear") * scale
+        x, y = F.interpolate(flow, size=(rows, cols), mode="bilinear").split(1, dim=1)
+        return torch.cat([x * (cols / size[1]), y * (rows / size[0])], dim=1)
 
     def load(self, source: str) -> None:
         """Start from the weights trained on Sintel, by name (`sintel`) or from a path.

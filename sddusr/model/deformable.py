@@ -47,7 +47,7 @@ class Planes(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        if x.is_cuda:
+        if x.is_cuda or torch.compiler.is_exporting():
             return x.contiguous()
         planes = torch.empty_like(x, memory_format=torch.contiguous_format)
         rows = max(1, STRIP_PX // x.shape[3])
@@ -103,19 +103,31 @@ def composed_deform_conv2d(
     level = weight.new_zeros(len(weight)) if bias is None else bias
     strips = []
     # Backward would make a gradient of the whole picture for every strip.
-    strip = height if torch.is_grad_enabled() else STRIP_ROWS
-    for start in range(0, height, strip):
+    in_one = torch.is_grad_enabled() or torch.compiler.is_exporting()
+    for start, strip in [(0, height)] if in_one else _strips(height):
         here = slice(start, start + strip)
-        summed = level.view(1, -1, 1).expand(num, -1, len(y[here]) * width)
+        summed = level.view(1, -1, 1).expand(num, -1, y[here].shape[0] * width)
         summed = summed.clone(memory_format=torch.contiguous_format)
         for number, kernel in enumerate(kernels):
             tap_y, tap_x = divmod(number, 3)
             tap = look(number, here)
-            at_y = torch.add((2 * (y[here] + tap_y) - 1) / rows - 1, tap.y, alpha=2 / rows)
-            at_x = torch.add((2 * (x + tap_x) - 1) / cols - 1, tap.x, alpha=2 / cols)
+            at_y = _moved((2 * (y[here] + tap_y) - 1) / rows - 1, tap.y, 2 / rows)
+            at_x = _moved((2 * (x + tap_x) - 1) / cols - 1, tap.x, 2 / cols)
             grid = torch.stack([at_x, at_y], dim=-1)
             seen = F.grid_sample(planes, grid.flatten(0, 1), align_corners=False)
             seen = seen * rearrange(tap.gate, "b g h w -> (b g) 1 h w")
             summed.baddbmm_(kernel, seen.view(num, -1, summed.shape[2]))
         strips.append(summed.unflatten(2, (-1, width)))
     return torch.cat(strips, dim=2)
+
+
+def _moved(at: Tensor, offset: Float[Tensor, "b g h w"], scale: float) -> Tensor:
+    """at + scale · offset, in one pass; ONNX knows no scale that depends on a size."""
+    if torch.compiler.is_exporting():
+        return at + scale * offset
+    return torch.add(at, offset, alpha=scale)
+
+
+def _strips(height: int) -> list[tuple[int, int]]:
+    """First row and height of each strip."""
+    return [(start, STRIP_ROWS) for start in range(0, height, STRIP_ROWS)]

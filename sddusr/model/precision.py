@@ -1,13 +1,12 @@
 """Number formats of the network, and which of them a device computes."""
 
 import logging
-from typing import Literal
 
 import torch
 
-log = logging.getLogger(__name__)
+from sddusr.config.choices import Precision
 
-Precision = Literal["float32", "bfloat16"]
+log = logging.getLogger(__name__)
 
 
 def computes_bfloat16(device: torch.device) -> bool:
