@@ -114,7 +114,9 @@ class Align(Part):
         """Args:
         corner: (y, x) of the window in what `ref_feat` covers.
         """
-        at = cast(tuple[int, int], tuple(corner.unbind()))
+        # A graph reads numbers of its inputs; the network is given Python's.
+        y, x = corner.unbind() if torch.compiler.is_exporting() else corner.tolist()
+        at = cast(tuple[int, int], (y, x))
         return self.model.alignment.align(flow, center_feat, ref_feat, at).float()
 
 

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,25 +85,42 @@ def export_package(
     folder = Path(f"{Path(out)}.part")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    model = model.eval().requires_grad_(False)
-    graphs, reports = {}, []
-    for spec in list_graphs(model, config):
-        made = _export_graph(spec, folder, to, precision)
-        _check_parity(made, precision)
-        report(made)
-        reports.append(made)
-        graphs[spec.name] = _describe(spec, made, folder)
+    specs = list_graphs(model.eval().requires_grad_(False), config)
+    try:
+        reports = _export_graphs(specs, folder, to, precision, report)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
     content = {
         "made_by": MADE_BY,
         "format": FORMAT,
         "to": to,
-        "network": asdict(_manifest(model, config, network, precision, checkpoint_sha256)),
+        "network": asdict(describe_network(model, config, network, precision, checkpoint_sha256)),
         "model": to_dict(config),
-        "graphs": graphs,
+        "graphs": {
+            spec.name: _describe(spec, made, folder)
+            for spec, made in zip(specs, reports, strict=True)
+        },
     }
     (folder / MANIFEST).write_text(json.dumps(content, indent=1))
     shutil.rmtree(out, ignore_errors=True)
     folder.rename(out)
+    return reports
+
+
+def _export_graphs(
+    specs: Sequence[GraphSpec],
+    folder: Path,
+    to: Target,
+    precision: ExportPrecision,
+    report: Callable[[GraphReport], None],
+) -> list[GraphReport]:
+    reports = []
+    for spec in specs:
+        made = _export_graph(spec, folder, to, precision)
+        report(made)
+        check_parity(made, precision)
+        reports.append(made)
     return reports
 
 
@@ -219,7 +236,12 @@ def _compare(spec: GraphSpec, run: Run, sides: dict[str, int], seed: int) -> tup
     return max(errors), min(decibels)
 
 
-def _check_parity(made: GraphReport, precision: ExportPrecision) -> None:
+def check_parity(made: GraphReport, precision: ExportPrecision) -> None:
+    """Refuse a graph that is too far from the network.
+
+    Raises:
+        ValueError: by how much.
+    """
     if precision == "float32" and not made.max_error <= MAX_ERROR:
         raise ValueError(
             f"graph {made.name} differs from the network by {made.max_error:.1e} of its largest "
@@ -273,9 +295,14 @@ def _describe(spec: GraphSpec, made: GraphReport, folder: Path) -> dict[str, Any
     }
 
 
-def _manifest(
-    model: SDDuSR, config: ModelConfig, network: str, precision: str, checkpoint_sha256: str
+def describe_network(
+    model: SDDuSR,
+    config: ModelConfig,
+    network: str,
+    precision: ExportPrecision,
+    checkpoint_sha256: str,
 ) -> Manifest:
+    """What a runtime has to know of a network beside its graphs."""
     words = config.dictionary
     tokens = (words.num_heads if words.norm else 0, words.num_tokens, config.dim)
     return Manifest(

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from sddusr.model.deformable import (
     Tap,
     composed_deform_conv2d,
     exact_planes,
+    joined_deform_conv2d,
     operator_inputs,
 )
 from sddusr.model.matching.transfer import warp_by_flow
@@ -54,8 +56,8 @@ class SpyNet(nn.Module):
             if i > 0:
                 flow = 2 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True)
             flow = flow + apply(level, torch.cat([fixed, warp_by_flow(moving, flow), flow], dim=1))
-        x, y = F.interpolate(flow, size=(rows, cols), mode="bilinear").split(1, dim=1)
-        return torch.cat([x * (cols / size[1]), y * (rows / size[0])], dim=1)
+        x, y = F.interpolate(flow, size=(rows, cols), mode="bilinear").unbind(1)
+        return torch.stack([x * (cols / size[1]), y * (rows / size[0])], dim=1)
 
     def load(self, source: str) -> None:
         """Start from the weights trained on Sintel, by name (`sintel`) or from a path.
@@ -169,8 +171,11 @@ class Alignment(nn.Module):
         warped = warp_by_flow(ref_feat, flow, corner).to(center_feat)
         hints = self.offset_head(torch.cat([warped, center_feat, flow.to(center_feat)], dim=1))
         with torch.autocast(flow.device.type, enabled=False):
-            look = self._looking(hints.float(), flow)
             kernel = self.conv.weight, self.conv.bias
+            if torch.compiler.is_exporting():
+                taps = self._all_taps(hints.float(), flow)
+                return joined_deform_conv2d(ref_feat, *taps, *kernel, corner=corner)
+            look = self._looking(hints.float(), flow)
             # The operator is faster on a GPU, and knows no parts of a picture.
             if ref_feat.is_cuda and flow.shape[2:] == ref_feat.shape[2:]:
                 from torchvision.ops import deform_conv2d
@@ -181,6 +186,15 @@ class Alignment(nn.Module):
             return composed_deform_conv2d(
                 ref_feat, look, *kernel, num_groups=self.num_groups, size=size, corner=corner
             )
+
+    def _all_taps(
+        self, hints: Float[Tensor, "b c h w"], flow: Float[Tensor, "b 2 h w"]
+    ) -> tuple[Float[Tensor, "b _ h w"], Float[Tensor, "b _ h w"]]:
+        """`_looking` for all taps, as torchvision's operator reads offsets (y, x) and gates."""
+        raw = self.offset_tail(hints).unflatten(1, (3, self.num_groups, TAPS))
+        yx = flow.flip(1)[:, :, None, None] + self.max_offset_px * torch.tanh(raw[:, :2])
+        offset = rearrange(yx, "b yx g t h w -> b (g t yx) h w")
+        return offset, torch.sigmoid(raw[:, 2]).flatten(1, 2).contiguous()
 
     def _looking(self, hints: Float[Tensor, "b c h w"], flow: Float[Tensor, "b 2 h w"]) -> Look:
         """Where the flow and each tap's own offset point to."""

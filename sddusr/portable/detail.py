@@ -136,8 +136,6 @@ class RefDetail:
         """Of the snapped box, from its whole blocks."""
         frame = self.in_box
         size = frame.height // BLOCK_PX * BLOCK_PX, frame.width // BLOCK_PX * BLOCK_PX
-        if not min(size):  # smaller than a block
-            return statistics(pool_blocks(self.package.first("block_maps", *self._pair(frame))))
         blocks = []
         for core in tiles(whole(*size), TILE_PX, BLOCK_PX):
             place = core.shifted(frame.y0, frame.x0)

@@ -17,8 +17,8 @@ from sddusr.portable.detail import RefDetail
 from sddusr.portable.package import Package
 from sddusr.portable.transfer import CELL, CellBank
 
-ALIGNMENT_SIDE = 256
-"""Pixels of the 2x grid a side of a tile of the alignment."""
+ALIGNMENT_SIDE = 128
+"""Pixels of the 2x grid a side of a tile of the alignment, whose graph samples all taps at once."""
 
 ALIGNMENT_HALO_PX = 32
 """Of the 2x grid: what the alignment of a part of the centre may read around it; where the flow
@@ -130,7 +130,11 @@ def _aligned_tiles(
                 np.array([place.y0, place.x0]),
             ]
             if detail is not None:
-                inputs += [detail.evidence(window), detail.statistics, np.float32(strength)]
+                inputs += [
+                    detail.evidence(window),
+                    detail.statistics,
+                    np.asarray(strength, np.float32),
+                ]
             made = [cut(x, within(core, window)) for x in package.run("align", *inputs)]
             logit = made[1] if len(made) > 1 else None
             yield core, cut(center_feat, within(core, near)), made[0], logit

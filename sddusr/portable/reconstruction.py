@@ -151,7 +151,7 @@ class Reconstruction:
         if num:
             nothing = (np.zeros((1, num, dim), np.float32),) * 2
             tokens = nothing if frame.features is None else frame.features.tokens
-            inputs += [np.float32(frame.features is not None), *tokens]
+            inputs += [np.asarray(frame.features is not None, np.float32), *tokens]
         return inputs
 
     def _warped(self, cells: Box, all_cells: Box) -> Planes:

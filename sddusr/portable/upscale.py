@@ -104,10 +104,10 @@ def super_resolve(
     rows, cols = (side // LR_PER_CELL for side in even.shape[:2])
     frame = Frame(even, nothing_found(rows, cols), None, None, trust)
     if not without_ref:
-        frame = _read_ref(package, frame, ref, box, aligned, plan, _share_of(progress, 0, READ))
+        frame = _read_ref(package, frame, ref, box, aligned, plan, _share_of(progress, 0.0, READ))
     made = Reconstruction(package, frame, plan.region_px, plan.tile_px)
     trust_map = TrustMap(rows, cols)
-    for tile in made.tiles(_share_of(progress, READ, 1)):
+    for tile in made.tiles(_share_of(progress, READ, 1.0)):
         _write(result, tile)
         trust_map.put(tile)
     return Upscaled(
@@ -137,7 +137,7 @@ def _read_ref(
 ) -> Frame:
     """The frame with its matches and all that Ref says about it."""
     center = crop(frame.lr, to_lr(aligned.box))
-    found = search(package, frame.lr, center, aligned.box, _share_of(progress, 0, SEARCHED))
+    found = search(package, frame.lr, center, aligned.box, _share_of(progress, 0.0, SEARCHED))
     detail = None
     if package.manifest.has_detail_skip:
         inside = crop(found.confidence, scaled(aligned.box, Fraction(1, CELL)))
@@ -150,7 +150,7 @@ def _read_ref(
         detail,
         side=SCALE * plan.center_px,
         strength=frame.strength,
-        progress=_share_of(progress, SEARCHED, 1),
+        progress=_share_of(progress, SEARCHED, 1.0),
     )
     return frame._replace(found=found, features=features, detail=detail)
 
@@ -196,13 +196,17 @@ def plan_memory(
     result_bytes: int,
     limit: int | None,
     share: float = 1.0,
+    held: int | None = None,
 ) -> PortablePlan:
     """The largest regions and tiles that fit.
+
+    Args:
+        held: what the process holds already; None asks the system.
 
     Raises:
         ValueError: the smallest ones do not fit.
     """
-    held = held_bytes()
+    held = held_bytes() if held is None else held
     room = FREE_SHARE * share * free_bytes() if limit is None else limit - held
     sides = [max(lr_shape)]
     if min(lr_shape) >= sample.room():

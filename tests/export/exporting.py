@@ -1,4 +1,4 @@
-"""Packages of small seeded networks, written by a process of its own.
+"""Networks with seeded weights, and packages of them, written by a process of its own.
 
 The process has no type checks at run time: they would look at shapes that have no value yet.
 """
@@ -18,18 +18,26 @@ from sddusr.model.sddusr import SDDuSR
 ROOT = Path(__file__).parents[2]
 
 
-def small(preset: str) -> ModelConfig:
-    """A preset's network without downloads, as narrow and shallow as it goes."""
+def whole_network(preset: str) -> ModelConfig:
+    """A preset's network without downloads."""
     model = PRESETS[preset][1].model
-    num_heads = model.dictionary.num_heads
     return replace(
         model,
-        dim=8 * num_heads,
+        matching=replace(model.matching, vgg_weights="none"),
+        alignment=replace(model.alignment, spynet_weights="none"),
+    )
+
+
+def small(preset: str) -> ModelConfig:
+    """The same, as narrow and shallow as it goes."""
+    model = whole_network(preset)
+    return replace(
+        model,
+        dim=8 * model.dictionary.num_heads,
         encoder=replace(model.encoder, num_groups=1, num_blocks=1, reduction=4, num_ref_blocks=1),
-        matching=replace(model.matching, vgg_dims=(8, 8), dim=8, vgg_weights="none"),
+        matching=replace(model.matching, vgg_dims=(8, 8), dim=8),
         alignment=replace(
             model.alignment,
-            spynet_weights="none",
             spynet_levels=2,
             spynet_dims=(8, 8, 8, 8),
             num_groups=2,
@@ -39,6 +47,15 @@ def small(preset: str) -> ModelConfig:
         fusion=replace(model.fusion, reduction=4, num_blocks=1),
         detail=replace(model.detail, trust_dim=4),
     )
+
+
+def least(preset: str) -> ModelConfig:
+    """A small network whose flow has one level: tracing takes seconds for every operator."""
+    model = small(preset)
+    return replace(model, alignment=replace(model.alignment, spynet_levels=1))
+
+
+SIZES = {"whole": whole_network, "small": small, "least": least}
 
 
 def seeded(config: ModelConfig) -> SDDuSR:
@@ -51,18 +68,20 @@ def seeded(config: ModelConfig) -> SDDuSR:
     return model
 
 
-def write_package(preset: str, to: str, precision: str, out: Path) -> Path:
-    """Export a small network in a process of its own."""
-    command = [sys.executable, "-m", "tests.export.exporting", preset, to, precision, str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def write_package(size: str, preset: str, to: str, precision: str, out: Path) -> Path:
+    """Export a network in a process of its own."""
+    command = [sys.executable, "-m", "tests.export.exporting", size, preset, to, precision]
+    done = subprocess.run(
+        [*command, str(out)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return out
 
 
 if __name__ == "__main__":
-    name, to, precision, out = sys.argv[1:]
+    size, name, to, precision, out = sys.argv[1:]
     torch.set_num_threads(1)
-    config = small(name)
+    config = SIZES[size](name)
     export_package(
         seeded(config),
         config,

@@ -1,154 +1,192 @@
-"""A package's picture is the network's, tiled or not, with Ref and without."""
+"""Packages that onnxruntime runs: the least one in every run, whole networks in long runs."""
 
 import json
-import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from sddusr.geometry.box import Box
+from sddusr.export import package as exporter
+from sddusr.export.card import table_row, write_card
+from sddusr.export.package import GraphReport, check_parity, export_package
 from sddusr.imaging.images import read_picture, write_png
 from sddusr.inference import super_resolve
 from sddusr.inference.memory import Plan
 from sddusr.portable.package import MANIFEST, Package
 from sddusr.portable.upscale import PortablePlan
 from sddusr.portable.upscale import super_resolve as run_package
-from tests.conftest import textured
-from tests.export.exporting import ROOT, seeded, small, write_package
+from tests.export.exporting import ROOT, least, seeded, small, whole_network, write_package
+from tests.portable.pictures import BOX, LR, REF, check_agreement, decibel
 
 pytest.importorskip("onnxruntime")
 
-PRESETS = ("demo", "compact", "paper")
-HR = textured(136, 156, seed=3)
-LR = HR[::2, ::2].copy()
-BOX = Box(37, 101, 42, 119)  # at no phase of the matching grid
-REF = HR[BOX.y0 : BOX.y1, BOX.x0 : BOX.x1].copy()
+PLAN = Plan(78, 32, 64, torch.float32, kept_maps=0)
+PORTABLE_PLAN = PortablePlan(78, 32, 24)
 
 
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("packages")
-    return {name: write_package(name, "onnx", "float32", folder / name) for name in PRESETS}
+def package(tmp_path_factory) -> Path:
+    """Without mask, dictionary and detail skip: their graphs have tests of their own."""
+    out = tmp_path_factory.mktemp("packages") / "baseline"
+    return write_package("least", "baseline", "onnx", "float32", out)
 
 
-def agree(made: np.ndarray, wanted: np.ndarray) -> None:
-    """One level of 255 in 99.99 % of the pixels, and 60 dB."""
-    error = np.abs(made - wanted)
-    assert (error <= 1 / 255).mean() >= 0.9999
-    assert -10 * math.log10(max(float(np.square(error).mean()), 1e-12)) >= 60
+def test_a_package_makes_the_networks_picture(package):
+    wanted = super_resolve(seeded(least("baseline")), LR, REF, BOX, plan=PLAN, matching="exact")
+    made = run_package(Package(package, threads=1), LR, REF, BOX, plan=PORTABLE_PLAN)
+    check_agreement(made.sr, wanted.sr)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize(("region_px", "tile_px"), [(78, 78), (78, 32)])
-def test_the_package_makes_the_networks_picture(packages, preset, region_px, tile_px):
-    model = seeded(small(preset))
-    plan = Plan(region_px, tile_px, 64, torch.float32, kept_maps=0)
-    wanted = super_resolve(model, LR, REF, BOX, plan=plan, matching="exact")
-    made = run_package(
-        Package(packages[preset], threads=1),
-        LR,
-        REF,
-        BOX,
-        plan=PortablePlan(region_px, tile_px, 24),
-    )
-    agree(made.sr, wanted.sr)
-    assert made.box == wanted.box
-    same = made.matches.key_index == wanted.matches.key_index
-    assert same.mean() > 0.99
-    if wanted.trust is not None:
-        assert made.trust is not None
-        np.testing.assert_allclose(made.trust, wanted.trust, atol=1e-3)
-
-
-def test_without_ref_and_with_half_the_trust(packages):
-    model = seeded(small("demo"))
-    package = Package(packages["demo"], threads=1)
-    for options in ({"without_ref": True}, {"trust": 0.5}):
-        wanted = super_resolve(model, LR, REF, BOX, matching="exact", **options)
-        made = run_package(package, LR, REF, BOX, **options)
-        agree(made.sr, wanted.sr)
-        assert made.without_ref == wanted.without_ref
-
-
-def test_regions_with_sampled_pools(packages):
-    lr = textured(100, 104, seed=5)
-    ref, box = textured(80, 80, seed=6), Box(60, 140, 60, 140)
-    model = seeded(small("demo"))
-    plan = Plan(64, 64, 64, torch.float32, kept_maps=0)
-    wanted = super_resolve(model, lr, ref, box, plan=plan, matching="exact")
-    made = run_package(
-        Package(packages["demo"], threads=1), lr, ref, box, plan=PortablePlan(64, 64, 64)
-    )
-    agree(made.sr, wanted.sr)
-
-
-def test_the_command_runs_a_package_without_pytorch(packages, tmp_path):
+def run_without_pytorch(model: Path, folder: Path) -> dict:
+    """`sddusr upscale` where PyTorch cannot be imported; returns the record."""
     for name, pixels in (("wide", LR), ("tele", REF)):
-        write_png(str(tmp_path / f"{name}.png"), pixels)
+        write_png(str(folder / f"{name}.png"), pixels)
     hidden = "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None; "
     command = [
         *("upscale", "wide.png", "tele.png", "--runtime", "onnx", "--out", "sr.png", "--explain"),
-        *("--model", str(packages["demo"]), "--box", *map(str, BOX)),
+        *("--model", str(model), "--box", *map(str, BOX)),
     ]
     code = f"{hidden}sys.argv[1:] = {command!r}; from sddusr.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=tmp_path,
+        cwd=folder,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert read_picture(str(tmp_path / "sr.png")).pixels.shape == (136, 156, 3)
-    record = json.loads((tmp_path / "sr.json").read_text())
+    return json.loads((folder / "sr.json").read_text())
+
+
+def test_the_command_runs_a_package_without_pytorch(package, tmp_path):
+    record = run_without_pytorch(package, tmp_path)
     assert record["made_from"]["runtime"] == "onnx"
     assert (tmp_path / "sr.explain.jpg").exists()
+    made = read_picture(str(tmp_path / "sr.png")).pixels
+    wanted = super_resolve(
+        seeded(least("baseline")), LR, REF, BOX, dtype=np.uint8, matching="exact"
+    )
+    check_agreement(made / 255, wanted.sr / 255)
 
 
-def test_the_example_needs_the_manifest_alone(packages, tmp_path):
-    write_png(str(tmp_path / "wide.png"), LR)
+def run_example(package: Path, folder: Path) -> np.ndarray:
+    """The example's picture of LR without Ref."""
+    write_png(str(folder / "wide.png"), LR)
     script = ROOT / "examples" / "run_exported.py"
-    command = [sys.executable, str(script), str(packages["demo"]), "wide.png", "sr.png"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(script), str(package), "wide.png", "example.png"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    made = read_picture(str(tmp_path / "sr.png")).pixels.astype(np.float32) / 255
-    wanted = super_resolve(seeded(small("demo")), LR, REF, BOX, without_ref=True)
-    agree(made, wanted.sr.clip(0, 1))
+    return read_picture(str(folder / "example.png")).pixels / np.float32(255)
 
 
-def test_float16_and_pt2_are_within_their_bounds(tmp_path):
-    half = write_package("demo", "onnx", "float16", tmp_path / "half")
-    graphs = json.loads((half / MANIFEST).read_text())["graphs"]
-    assert "Cast" in graphs["tile"]["operators"]
-    made = run_package(Package(half, threads=1), LR, REF, BOX)
-    wanted = super_resolve(seeded(small("demo")), LR, REF, BOX, matching="exact")
-    error = np.square(made.sr - wanted.sr).mean()
-    assert -10 * math.log10(error) > 45
-    programs = write_package("demo", "pt2", "float32", tmp_path / "programs")
-    with pytest.raises(ValueError, match="need 'onnx'"):
-        Package(programs)
-    program = torch.export.load(programs / "features.pt2").module()
-    picture = torch.rand(1, 3, 30, 26)
-    wanted_features = seeded(small("demo")).matching.features(picture)
-    torch.testing.assert_close(program(picture), wanted_features)
+def test_the_example_needs_the_manifest_alone(package, tmp_path):
+    made = run_example(package, tmp_path)
+    wanted = super_resolve(seeded(least("baseline")), LR, REF, BOX, without_ref=True)
+    check_agreement(made, wanted.sr.clip(0, 1))
 
 
-def test_damage_and_other_folders_are_one_line(packages, tmp_path):
+def test_damage_and_other_folders_are_one_line(package, tmp_path):
     with pytest.raises(ValueError, match="no exported package"):
         Package(tmp_path)
     copy = tmp_path / "copy"
     copy.mkdir()
-    for file in packages["demo"].iterdir():
+    for file in package.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     (copy / "features.onnx").write_bytes(b"x")
-    package = Package(copy)
+    damaged = Package(copy)
     with pytest.raises(ValueError, match="not the file that the manifest names"):
-        package.first("features", np.zeros((1, 3, 8, 8)))
+        damaged.first("features", np.zeros((1, 3, 8, 8)))
+    manifest = json.loads((copy / MANIFEST).read_text())
+    (copy / MANIFEST).write_text(json.dumps(manifest | {"to": "pt2"}))
+    with pytest.raises(ValueError, match="need 'onnx'"):
+        Package(copy)
     (copy / MANIFEST).write_text('{"made_by": "sddusr export", "format": 99}')
     with pytest.raises(ValueError, match="this version reads 1"):
         Package(copy)
+
+
+def report_of(**changes) -> GraphReport:
+    report = GraphReport(
+        name="tile",
+        file="tile.onnx",
+        num_bytes=1000,
+        operators={"Conv": 2, "Add": 1},
+        max_error=1e-7,
+        decibel=130.0,
+        torch_ms=1.0,
+        graph_ms=0.5,
+    )
+    return replace(report, **changes)
+
+
+def test_a_graph_that_differs_is_refused():
+    check_parity(report_of(), "float32")
+    check_parity(report_of(max_error=0.01, decibel=51.0), "float16")
+    with pytest.raises(ValueError, match=r"tile differs .* by 2.0e-04"):
+        check_parity(report_of(max_error=2e-4), "float32")
+    with pytest.raises(ValueError, match=r"float16 is within 49.0 dB"):
+        check_parity(report_of(decibel=49.0), "float16")
+    with pytest.raises(ValueError, match="differs"):
+        check_parity(report_of(max_error=float("nan")), "float32")
+
+
+def test_a_refused_graph_leaves_the_earlier_package(monkeypatch, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / MANIFEST).write_text('{"made_by": "sddusr export"}')
+    monkeypatch.setattr(exporter, "list_graphs", lambda model, config: [None])
+    monkeypatch.setattr(exporter, "_export_graph", lambda *args: report_of(max_error=1.0))
+    config = least("baseline")
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="no package is written"):
+        export_package(seeded(config), config, out, network="baseline", checkpoint_sha256="0")
+    assert [file.name for file in out.iterdir()] == [MANIFEST]
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_the_card_has_a_line_for_each_graph(tmp_path):
+    path = write_card(tmp_path, "demo", "float32", [report_of()])
+    assert "| tile | 0.00 | 1.0e-07 | 130.0 | 1.00 | 0.50 | Conv 2, Add 1 |" in path.read_text()
+    assert "1.0e-07" in table_row(report_of())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("preset", ["demo", "compact", "paper"])
+def test_whole_networks(preset, tmp_path):
+    out = write_package("whole", preset, "onnx", "float32", tmp_path / "package")
+    model = seeded(whole_network(preset))
+    opened = Package(out, threads=1)
+    wanted = super_resolve(model, LR, REF, BOX, plan=PLAN, matching="exact")
+    made = run_package(opened, LR, REF, BOX, plan=PORTABLE_PLAN)
+    check_agreement(made.sr, wanted.sr)
+    assert (made.matches.key_index == wanted.matches.key_index).mean() > 0.99
+    without = super_resolve(model, LR, REF, BOX, without_ref=True)
+    check_agreement(run_package(opened, LR, REF, BOX, without_ref=True).sr, without.sr)
+    check_agreement(run_example(out, tmp_path), without.sr.clip(0, 1))
+    run_without_pytorch(out, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_float16_is_within_its_bound(tmp_path):
+    half = write_package("small", "demo", "onnx", "float16", tmp_path / "half")
+    graphs = json.loads((half / MANIFEST).read_text())["graphs"]
+    assert "Cast" in graphs["tile"]["operators"]
+    made = run_package(Package(half, threads=1), LR, REF, BOX)
+    wanted = super_resolve(seeded(small("demo")), LR, REF, BOX, matching="exact")
+    assert decibel(made.sr, wanted.sr) > 50
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_programs_of_torch_export(tmp_path):
+    programs = write_package("small", "demo", "pt2", "float32", tmp_path / "programs")
+    program = torch.export.load(programs / "features.pt2").module()
+    picture = torch.rand(1, 3, 30, 26)
+    wanted = seeded(small("demo")).matching.features(picture)
+    torch.testing.assert_close(program(picture), wanted)

@@ -7,12 +7,14 @@ import torch
 from sddusr.geometry.box import Box
 from sddusr.imaging.arrays import enlarge_bicubic
 from sddusr.imaging.resize import bicubic_up
+from sddusr.model import evidence
 from sddusr.model.matching.matcher import sparse_match
 from sddusr.model.matching.transfer import CellBank as TorchBank
 from sddusr.model.matching.transfer import transfer_patches as transfer_in_torch
 from sddusr.model.matching.twins import CenterPlace, find_twins
 from sddusr.portable.search import best_keys
 from sddusr.portable.search import find_twins as find_twins_in_numpy
+from sddusr.portable.statistics import pool_blocks, statistics
 from sddusr.portable.transfer import CELL, CellBank, transfer_patches
 
 
@@ -70,3 +72,12 @@ def test_search_and_twins_are_those_of_the_network():
     index, score = best_keys(query, key, queries, keys, lambda share: None)
     np.testing.assert_array_equal(index, wanted.key_index[0].numpy()[queries])
     np.testing.assert_allclose(score, wanted.confidence[0].numpy()[queries], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(41, 67), (8, 8), (5, 12)])
+def test_statistics_are_those_of_the_network(shape):
+    maps = np.random.default_rng(3).random((1, 10, *shape)).astype(np.float32)
+    blocks = evidence.pool_blocks(torch.from_numpy(maps))
+    np.testing.assert_allclose(pool_blocks(maps), blocks.numpy(), atol=1e-6)
+    wanted = evidence.statistics(blocks).numpy()
+    np.testing.assert_allclose(statistics(blocks.numpy()), wanted, atol=1e-5)
