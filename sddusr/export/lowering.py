@@ -43,7 +43,7 @@ def _as_arguments(part: nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
     """Shapes in the order of `forward`'s arguments; those of `*rest` form one tuple."""
     arguments = inspect.signature(part.forward).parameters.values()
     num_named = sum(argument.kind != argument.VAR_POSITIONAL for argument in arguments)
-    if num_named == len(arguments):
+    if num_named == len(shapes):
         return shapes
     return (*shapes[:num_named], tuple(shapes[num_named:]))
 

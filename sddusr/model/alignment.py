@@ -48,7 +48,7 @@ class SpyNet(nn.Module):
         """
         rows, cols = picture.shape[2:]
         step = 2 ** (len(self.levels) - 1)
-        size = (-(-rows // step) * step, -(-cols // step) * step)
+        size = ((rows + step - 1) // step * step, (cols + step - 1) // step * step)
         pyramids = [self._pyramid(self._normalised(x, size)) for x in (picture, other)]
         coarsest = pyramids[0][0]
         flow = coarsest.new_zeros(len(picture), 2, *coarsest.shape[2:])

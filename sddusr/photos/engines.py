@@ -1,8 +1,9 @@
 """What runs a network on a pair of images: PyTorch, or onnxruntime on an exported package."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,13 +12,14 @@ from sddusr.inference.result import Upscaled
 from sddusr.photos.jobs import Device, Settings
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """Holds the weights and super-resolves one pair after the other."""
 
     device: Literal["cpu", "cuda"]
     has_detail_skip: bool
     """Whether the network lays the tele image's own detail on the result."""
 
+    @abstractmethod
     def super_resolve(
         self,
         lr: np.ndarray,
@@ -29,11 +31,10 @@ class Engine(Protocol):
         progress: Callable[[float], None],
     ) -> Upscaled:
         """As `inference.super_resolve`."""
-        ...
 
+    @abstractmethod
     def peak_bytes(self) -> int:
         """Most memory that was held so far."""
-        ...
 
 
 def open_engine(settings: Settings) -> Engine:
@@ -61,7 +62,7 @@ def check_weights(settings: Settings) -> None:
         load_model(settings.checkpoint)
 
 
-class OnnxEngine:
+class OnnxEngine(Engine):
     """An exported package; imports no PyTorch."""
 
     device: Literal["cpu", "cuda"] = "cpu"
@@ -107,7 +108,7 @@ class OnnxEngine:
         return process_memory.peak_bytes()
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """A checkpoint on the CPU or a GPU."""
 
     def __init__(self, settings: Settings) -> None:
