@@ -1,5 +1,7 @@
 """How far each stage of a network looks, which a package's runtime needs for its windows."""
 
+from torch import nn
+
 from sddusr.config import SCALE
 from sddusr.inference.carried import BICUBIC_REACH_PX
 from sddusr.inference.precompute import hint_reach, trust_reach
@@ -20,6 +22,13 @@ def measure_reaches(model: SDDuSR) -> Reaches:
     return Reaches(
         dim=model.dim,
         wide_dim=fusion.wide_dim,
+        flow_dim=max(
+            layer.out_channels
+            for layer in model.alignment.spynet.modules()
+            if isinstance(layer, nn.Conv2d)
+        ),
+        vgg_dim=model.matching.features.vgg_dims[0],
+        features_dim=model.matching.features.project.out_channels,
         features_px=reach(model.matching.features),
         encoder_px=reach(model.lr_encoder.head, model.lr_encoder.body),
         center_encoder_px=reach(model.center_encoder),

@@ -76,6 +76,8 @@ def _example(spec: Input, sides: dict[str, int], generator: torch.Generator) -> 
         return values > 0.5
     if spec.name == "flow":
         return 4 * values - 2
+    if spec.name == "evidence":
+        return 0.02 * values  # of a Ref that fits: one that is not trusted is not used
     if spec.name == "peak":
         return torch.full(shape, -1e30)
     return values

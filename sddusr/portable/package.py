@@ -24,6 +24,12 @@ class Reaches:
     """Channels of the features on the 2x grid."""
     wide_dim: int
     """Channels of all that is fused."""
+    flow_dim: int
+    """Most channels of a layer of the flow."""
+    vgg_dim: int
+    """Channels of the matching features' first layers."""
+    features_dim: int
+    """Channels of the matching features."""
     features_px: int
     """Matching features, LR pixels."""
     encoder_px: int

@@ -1,7 +1,7 @@
 """A wide and a tele picture in, a picture twice as large out, by the graphs of a package."""
 
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -9,48 +9,17 @@ from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.geometry.box import HR_PER_CELL, AlignedRef, Box, align_ref, check_box, crop, to_lr
 from sddusr.geometry.tiling import scaled
 from sddusr.imaging.arrays import Pixels, padded_to_even, quantize
-from sddusr.inference import sample
-from sddusr.inference.process_memory import free_bytes, held_bytes
 from sddusr.inference.result import Matches, Upscaled
 from sddusr.portable.detail import RefDetail
+from sddusr.portable.memory import PortablePlan, plan_memory
 from sddusr.portable.package import Package
 from sddusr.portable.precompute import precompute_features
 from sddusr.portable.reconstruction import Frame, MadeTile, Reconstruction
 from sddusr.portable.search import Progress, Search, nothing_found, search
 from sddusr.portable.transfer import CELL
 
-TILE_SIDES = (128, 96, 64)
-"""LR pixels."""
-
-REGION_SIDES = (1024, 768, 512, 384, 256, 128)
-"""LR pixels; tried after the whole frame."""
-
-FREE_SHARE = 0.8
-"""Of the free memory, what is taken where no limit is given."""
-
-ENCODER_MAPS, FUSION_MAPS, ALIGNMENT_MAPS = 6, 6, 16
-"""Maps of the stage's width that are alive at once."""
-
-FLOAT_BYTES = 4
-MEGABYTE = 10**6
-
 READ, SEARCHED = 0.4, 0.75
 """Shares of the work: when all about Ref is known; and of that, when the search is done."""
-
-
-class PortablePlan(NamedTuple):
-    """How a picture is cut."""
-
-    region_px: int
-    """LR pixels a side of a region that the encoder runs on at once."""
-    tile_px: int
-    """LR pixels a side of a tile that the rest runs on."""
-    center_px: int
-    """LR pixels a side of a part of the centre whose features are held at once."""
-    num_bytes: int = 0
-    """What this takes beside what the process holds already, as estimated."""
-    bank_dtype: str = "float32"
-    """What the aligned Ref feature is kept in."""
 
 
 def super_resolve(
@@ -187,64 +156,3 @@ def _matches(found: Search, center: Pixels) -> Matches:
     rows, cols = (SCALE * side // HR_PER_CELL for side in center.shape[:2])
     weight = None if found.query_mask is None else found.weight > 0
     return Matches(found.confidence, weight, found.key_mask, found.key_index, (rows, cols))
-
-
-def plan_memory(
-    package: Package,
-    lr_shape: tuple[int, int],
-    center_shape: tuple[int, int],
-    result_bytes: int,
-    limit: int | None,
-    share: float = 1.0,
-    held: int | None = None,
-) -> PortablePlan:
-    """The largest regions and tiles that fit.
-
-    Args:
-        held: what the process holds already; None asks the system.
-
-    Raises:
-        ValueError: the smallest ones do not fit.
-    """
-    held = held_bytes() if held is None else held
-    room = FREE_SHARE * share * free_bytes() if limit is None else limit - held
-    sides = [max(lr_shape)]
-    if min(lr_shape) >= sample.room():
-        sides += [side for side in REGION_SIDES if side < sides[0]]
-    plan = None
-    for tile in TILE_SIDES:
-        for region in sides:
-            plan = _plan(package, lr_shape, center_shape, result_bytes, region, tile)
-            if plan.num_bytes <= room:
-                return plan
-    assert plan is not None
-    raise ValueError(
-        f"a wide picture of {lr_shape[0]}x{lr_shape[1]} needs "
-        f"{(plan.num_bytes + held) / MEGABYTE:.0f} MB even in the smallest pieces, there are "
-        f"{(room + held) / MEGABYTE:.0f}; raise --memory or close other programs"
-    )
-
-
-def _plan(
-    package: Package,
-    lr_shape: tuple[int, int],
-    center_shape: tuple[int, int],
-    result_bytes: int,
-    region_px: int,
-    tile_px: int,
-) -> PortablePlan:
-    """What these sides take."""
-    reaches = package.manifest.reaches
-    num_px, num_center_px = lr_shape[0] * lr_shape[1], center_shape[0] * center_shape[1]
-    center_px = min(max(center_shape), max(tile_px, region_px // SCALE // CELL * CELL))
-    region = min(num_px, (region_px + 2 * (reaches.encoder_px + reaches.tile_px)) ** 2)
-    tile = min(num_px, (tile_px + 2 * reaches.tile_px) ** 2) * SCALE**2
-    part = min(num_center_px, center_px**2) * SCALE**2
-    bank = num_center_px * SCALE**2 * (reaches.dim + 5)
-    stages = (
-        ENCODER_MAPS * reaches.dim * region,
-        reaches.dim * region + FUSION_MAPS * reaches.wide_dim * tile,
-        ALIGNMENT_MAPS * reaches.dim * part,
-    )
-    num_bytes = result_bytes + FLOAT_BYTES * (bank + max(stages))
-    return PortablePlan(region_px, tile_px, center_px, num_bytes)

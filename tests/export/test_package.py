@@ -16,8 +16,8 @@ from sddusr.export.package import GraphReport, check_parity, export_package
 from sddusr.imaging.images import read_picture, write_png
 from sddusr.inference import super_resolve
 from sddusr.inference.memory import Plan
+from sddusr.portable.memory import PortablePlan
 from sddusr.portable.package import MANIFEST, Package
-from sddusr.portable.upscale import PortablePlan
 from sddusr.portable.upscale import super_resolve as run_package
 from tests.export.exporting import ROOT, least, seeded, small, whole_network, write_package
 from tests.portable.pictures import BOX, LR, REF, check_agreement, decibel

@@ -7,7 +7,7 @@ import torch
 from sddusr.geometry.box import Box
 from sddusr.inference import super_resolve
 from sddusr.inference.memory import Plan
-from sddusr.portable.upscale import PortablePlan, plan_memory
+from sddusr.portable.memory import PortablePlan, plan_memory
 from sddusr.portable.upscale import super_resolve as run_package
 from tests.conftest import textured
 from tests.export.exporting import seeded, small
