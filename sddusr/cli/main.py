@@ -140,6 +140,7 @@ def export(options: ExportCommand) -> None:
     from sddusr.photos.jobs import hash_checkpoint
     from sddusr.photos.options import find_checkpoint
 
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it warns of what it does not fold
     place = find_checkpoint(options.checkpoint)
     config = read_checkpoint(place).config.model
     print(HEADER)
