@@ -126,7 +126,7 @@ def joined_deform_conv2d(
     offset: Float[Tensor, "b _ h w"],
     mask: Float[Tensor, "b _ h w"],
     weight: Float[Tensor, "c_out c 3 3"],
-    bias: Float[Tensor, "c_out"],
+    bias: Float[Tensor, "c_out"] | None,
     *,
     corner: tuple[int, int] = (0, 0),
 ) -> Float[Tensor, "b c_out h w"]:
@@ -150,4 +150,5 @@ def joined_deform_conv2d(
     seen = F.grid_sample(planes, grid, align_corners=False)
     seen = seen * mask.view(num * num_groups, 1, TAPS * height, width)
     summed = weight.flatten(1) @ seen.reshape(num, -1, height * width)
-    return (summed + bias.view(-1, 1)).view(num, -1, height, width)
+    summed = summed if bias is None else summed + bias.view(-1, 1)
+    return summed.view(num, -1, height, width)
