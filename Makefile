@@ -21,11 +21,11 @@ demo: setup
 
 # Those with Ray one by one: a cluster fills the cores by itself.
 test: lint
-	$(BIN)/pytest -m 'not ray' --numprocesses 2 --dist worksteal
+	$(BIN)/pytest -m 'not ray and not long' --numprocesses 2 --dist worksteal
 	$(BIN)/pytest -m ray tests/pipelines
 
-test-long: test  # clusters, kills, searches, studies: half an hour more
-	$(BIN)/pytest -m ray --ignore tests/pipelines
+test-long: test  # clusters, kills, searches, studies, exports: three quarters of an hour more
+	$(BIN)/pytest -m 'ray or long' --ignore tests/pipelines
 
 coverage: setup  # what runs within the process takes a third longer
 	$(BIN)/pytest --cov=sddusr --cov=pipelines --cov=tune --cov-report=term:skip-covered

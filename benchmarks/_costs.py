@@ -15,8 +15,9 @@ from _timing import Worker
 from sddusr.checkpoint import load_model
 from sddusr.data.dataset import ShardSet
 from sddusr.geometry.box import align_ref, crop, to_lr
+from sddusr.imaging.arrays import padded_to_even
 from sddusr.inference import super_resolve
-from sddusr.inference.precompute import Inputs, padded_to_even, search
+from sddusr.inference.precompute import Inputs, search
 from sddusr.model.precision import Precision
 from sddusr.model.sddusr import SDDuSR
 from sddusr.types import Triplet

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sddusr.config import PRESETS as PRESETS
     from sddusr.config import Config as Config
-    from sddusr.photos.api import Network as Network
     from sddusr.photos.api import UpscaleResult as UpscaleResult
-    from sddusr.photos.api import load as load
     from sddusr.photos.api import upscale as upscale
+    from sddusr.photos.network import Network as Network
+    from sddusr.photos.network import load as load
     from sddusr.photos.options import UpscaleOptions as UpscaleOptions
 
 __all__ = [
@@ -38,10 +38,10 @@ except metadata.PackageNotFoundError:  # a checkout that nobody installed
 _MODULES = {
     "PRESETS": "sddusr.config",
     "Config": "sddusr.config",
-    "Network": "sddusr.photos.api",
+    "Network": "sddusr.photos.network",
     "UpscaleOptions": "sddusr.photos.options",
     "UpscaleResult": "sddusr.photos.api",
-    "load": "sddusr.photos.api",
+    "load": "sddusr.photos.network",
     "upscale": "sddusr.photos.api",
 }
 """Public name -> module; imported at the first use, since PyTorch takes a second."""

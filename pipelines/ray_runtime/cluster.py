@@ -128,7 +128,7 @@ def use_token() -> None:
         os.environ.get("RAY_AUTH_TOKEN") or _token_file().is_file()
     ):
         os.environ["RAY_AUTH_MODE"] = "token"
-        from ray._raylet import Config
+        from ray._raylet import Config  # pyright: ignore[reportAttributeAccessIssue]
 
         Config.initialize("")  # Ray has read the variable before, when it was imported
 

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from pipelines.ray_runtime import cluster
 from pipelines.ray_runtime.tasks import map_actors
-from sddusr.checkpoint import load_model
 from sddusr.cli import command_line
 from sddusr.cli.progress_bar import ProgressBar
+from sddusr.photos.engines import check_weights
 from sddusr.photos.jobs import Device, Job, Settings
 from sddusr.photos.upscaler import Upscaler
 
@@ -92,7 +92,7 @@ def make_all(jobs: Sequence[Job], settings: Settings, num_actors: int) -> Iterat
     """
     import ray
 
-    load_model(settings.checkpoint)  # if it is damaged, one line says so; an actor's would be many
+    check_weights(settings)  # if it is damaged, one line says so; an actor's would be many
     cluster.init_ray()
     num_actors = min(num_actors, len(jobs))
     num_gpus = _num_gpus(settings.device, num_actors)

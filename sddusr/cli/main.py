@@ -1,10 +1,10 @@
-"""The command `sddusr`: upscale a pair of images, describe a network, print the config's schema."""
+"""The command `sddusr`: upscale images, describe or export a network, print a schema."""
 
 import json
 import logging
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -20,6 +20,8 @@ sddusr upscale wide.jpg tele.jpg --out sr.jpg
 sddusr upscale wide.heic tele.heic --out sr.png --memory 4GB --explain
 
 sddusr info compact
+
+sddusr export compact --out package
 """
 
 
@@ -34,6 +36,8 @@ class UpscaleCommand(UpscaleOptions):
     sddusr upscale wide.jpg tele.jpg --out sr.png --checkpoint runs/paper-1a2b3c4d
 
     sddusr upscale wide.tif tele.tif --out sr.tif --memory 4GB --explain
+
+    sddusr upscale wide.jpg tele.jpg --runtime onnx --model package
     """
 
     wide: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WIDE")]
@@ -59,6 +63,29 @@ class InfoCommand:
         "compact"
     )
     """A training run's folder, one checkpoint, or the name of a network that ships."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportCommand:
+    """Export a trained network as a package of graphs for other runtimes. Examples:
+
+    sddusr export compact --out package
+
+    sddusr export runs/paper-1a2b3c4d --to pt2 --out package
+
+    sddusr export compact --precision float16 --out package
+    """
+
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")] = (
+        "compact"
+    )
+    """A training run's folder, one checkpoint, or the name of a network that ships."""
+    to: Literal["onnx", "pt2"] = "onnx"
+    """Format of the graphs: ONNX, or programs of torch.export."""
+    precision: Literal["float32", "float16"] = "float32"
+    """Number format of convolutions and products, and of their weights."""
+    out: str
+    """Folder of the package; new, empty, or that of an earlier package."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,19 +132,49 @@ def info(options: InfoCommand) -> None:
         print(f"  {name} = {value}")
 
 
-def schema() -> None:
+def export(options: ExportCommand) -> None:
+    """Export a network, with a line for each graph."""
+    from sddusr.checkpoint import load_model, read_checkpoint
+    from sddusr.export.card import HEADER, table_row, write_card
+    from sddusr.export.package import export_package
+    from sddusr.photos.jobs import hash_checkpoint
+    from sddusr.photos.options import find_checkpoint
+
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it warns of what it does not fold
+    place = find_checkpoint(options.checkpoint)
+    config = read_checkpoint(place).config.model
+    print(HEADER)
+    reports = export_package(
+        load_model(place),
+        config,
+        options.out,
+        network=options.checkpoint,
+        checkpoint_sha256=hash_checkpoint(place),
+        to=options.to,
+        precision=options.precision,
+        report=lambda made: print(table_row(made), flush=True),
+    )
+    print(write_card(options.out, options.checkpoint, options.precision, reports))
+
+
+def schema(options: SchemaCommand) -> None:
     """Print the schema of config files."""
     from sddusr.config.schema import config_schema
 
     print(json.dumps(config_schema(), indent=1))
 
 
-def run(options: UpscaleCommand | InfoCommand | SchemaCommand) -> None:
+Command = UpscaleCommand | InfoCommand | ExportCommand | SchemaCommand
+
+
+def run(options: Command) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # the bar shows the progress
     if isinstance(options, InfoCommand):
         info(options)
+    elif isinstance(options, ExportCommand):
+        export(options)
     elif isinstance(options, SchemaCommand):
-        schema()
+        schema(options)
     else:
         upscale(options)
 
@@ -128,17 +185,28 @@ def main() -> None:
     if args == ["--version"]:
         print(f"sddusr {__version__}")
         return
-    commands = {"upscale": UpscaleCommand, "info": InfoCommand, "schema": SchemaCommand}
-    if args and not args[0].startswith("-") and args[0] not in commands:
-        command_line.refuse(f"no command is named {args[0]!r}, need one of {', '.join(commands)}")
+    if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+        command_line.refuse(f"no command is named {args[0]!r}, need one of {', '.join(COMMANDS)}")
     command_line.run(run, _subcommands(), args=args or ["--help"], description=DESCRIPTION)
 
 
+COMMANDS = {
+    "upscale": UpscaleCommand,
+    "info": InfoCommand,
+    "export": ExportCommand,
+    "schema": SchemaCommand,
+}
+
+
 def _subcommands() -> Any:
-    upscale_kind = Annotated[UpscaleCommand, tyro.conf.subcommand("upscale", prefix_name=False)]
-    info_kind = Annotated[InfoCommand, tyro.conf.subcommand("info", prefix_name=False)]
-    schema_kind = Annotated[SchemaCommand, tyro.conf.subcommand("schema", prefix_name=False)]
-    return upscale_kind | info_kind | schema_kind
+    first, *others = (
+        Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]
+        for name, kind in COMMANDS.items()
+    )
+    union: Any = first
+    for other in others:
+        union = union | other
+    return union
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from sddusr import storage
-from sddusr.data import sample_images
 from sddusr.data.manifest import SPLITS
 from sddusr.geometry.box import Box
 from sddusr.imaging.images import EXTENSIONS
@@ -87,6 +86,8 @@ def hold_out(sources: list[Source], num_scenes: int) -> list[Source]:
 
 
 def _samples(_: str) -> Found:
+    from sddusr.data import sample_images  # it imports PyTorch, which upscaling may not have
+
     sources = []
     for split in sample_images.PICTURES:
         box: BoxRule = "whole" if split == "train" else "center"

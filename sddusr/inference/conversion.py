@@ -4,14 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8, UInt16
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from sddusr.geometry.box import Box, crop
+from sddusr.imaging.arrays import Pixels, quantize
 from sddusr.imaging.resize import bicubic_up
-
-Pixels = UInt8[np.ndarray, "_ _ 3"] | UInt16[np.ndarray, "_ _ 3"]
-"""RGB of 8 or 16 bits a channel."""
 
 
 def to_tensor(picture: Pixels) -> Float[Tensor, "3 h w"]:
@@ -73,11 +71,6 @@ def download(*maps: Tensor) -> list[np.ndarray]:
 def to_array(picture: Float[Tensor, "3 h w"]) -> Float32[np.ndarray, "h w 3"]:
     """Channels last, in the processor's memory."""
     return np.ascontiguousarray(picture.float().permute(1, 2, 0).cpu().numpy())
-
-
-def quantize(picture: Float[np.ndarray, "h w 3"], dtype: Any) -> np.ndarray:
-    """The picture as saved: clamped to 0..1 and rounded to an integer type's range."""
-    return (picture.clip(0, 1) * np.iinfo(dtype).max).round().astype(dtype)
 
 
 def to_8bit(picture: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:

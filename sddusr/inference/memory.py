@@ -5,15 +5,12 @@ What the work keeps is counted; what it takes beside that was measured with the 
 """
 
 import math
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 import torch
 
 from sddusr.config import LR_PER_CELL, SCALE
-from sddusr.inference import sample
+from sddusr.inference import process_memory, sample
 from sddusr.inference.carried import NUM_MAPS
 from sddusr.inference.precompute import ALIGNMENT_HALO_PX, Inputs
 from sddusr.inference.regions import DECODER_TILES, gated_halo
@@ -257,25 +254,14 @@ def held_bytes(device: torch.device) -> int:
     """What this process holds now; of a GPU, what torch does."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    return psutil.Process().memory_info().rss
+    return process_memory.held_bytes()
 
 
 def peak_bytes(device: torch.device) -> int:
     """Most that this process held so far; of a GPU, that torch took there."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    try:
-        # Unlike getrusage, this does not begin at what the parent process held.
-        line = next(row for row in Path("/proc/self/status").read_text().splitlines()
-                    if row.startswith("VmHWM:"))  # fmt: skip
-    except (OSError, StopIteration):
-        if sys.platform == "win32":
-            return psutil.Process().memory_info().peak_wset
-        import resource  # which Windows does not have
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else 1024 * peak
-    return 1024 * int(line.split()[1])
+    return process_memory.peak_bytes()
 
 
 def free_bytes(device: torch.device) -> int:
@@ -286,18 +272,4 @@ def free_bytes(device: torch.device) -> int:
         cached = torch.cuda.memory_reserved(device) - allocated
         free = torch.cuda.mem_get_info(device)[0] + cached
         return min(free, card_bytes(device) - allocated)
-    free = psutil.virtual_memory().available
-    try:
-        limit, used = (_cgroup(name).strip() for name in ("memory.max", "memory.current"))
-        stat = dict(line.split() for line in _cgroup("memory.stat").splitlines())
-    except OSError:
-        return free
-    if not limit.isdigit():
-        return free
-    cache = int(stat.get("inactive_file", 0))  # given back when it is asked for
-    return max(0, min(free, int(limit) - int(used) + cache))
-
-
-def _cgroup(name: str) -> str:
-    """A file about this container."""
-    return Path("/sys/fs/cgroup", name).read_text()
+    return process_memory.free_bytes()

@@ -47,7 +47,7 @@ def measure_pools(model: nn.Module, margin: int) -> Iterator[Pools]:
         over = (0, 2, 3)
         value = inner.mean(over, True) if isinstance(module, FrameMean) else inner.amax(over, True)
         pools[module] = value
-        return value.expand(len(x), -1, -1, -1)
+        return value.expand(x.shape[0], -1, -1, -1)
 
     found = (m for m in model.modules() if isinstance(m, FrameMean | FrameMax))
     with override_forward({module: partial(pool, module) for module in found}):

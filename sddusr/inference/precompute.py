@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -194,8 +193,8 @@ def _aligned_pieces(
         )
         ref_feat = exact_planes(ref_feat)
         for core in tiles(region, sizes.alignment_side, CELL):
-            judged = grown(core, _trust_reach(model), frame)
-            window = grown(judged, _hint_reach(model), frame)
+            judged = grown(core, trust_reach(model), frame)
+            window = grown(judged, hint_reach(model), frame)
             place = within(window, near)
             aligned_feat = model.alignment.align(
                 cut(flow, window), cut(center_feat, place), ref_feat, (place.y0, place.x0)
@@ -234,25 +233,19 @@ def _alignment_regions(
 
 def _alignment_reach(model: SDDuSR, flow: Float[Tensor, "1 2 h w"], core: Box, frame: Box) -> int:
     """How far the alignment of a part reads Ref's feature: the flow there and the offsets on it."""
-    head, judged = _hint_reach(model), _trust_reach(model)
+    head, judged = hint_reach(model), trust_reach(model)
     furthest = cut(flow, grown(core, head + judged, frame)).abs().amax().item()
     tap_and_bilinear = 2
     furthest += judged + max(model.alignment.max_offset_px, head)
     return math.ceil(furthest) + tap_and_bilinear
 
 
-def _trust_reach(model: SDDuSR) -> int:
+def trust_reach(model: SDDuSR) -> int:
     """How far the trust in Ref's own frame looks at features and evidence."""
     learned = model.trust is not None and model.trust.learned
     return reach(model.trust.of_ref) if learned and model.trust is not None else 0
 
 
-def _hint_reach(model: SDDuSR) -> int:
+def hint_reach(model: SDDuSR) -> int:
     """How far the offsets look at what they are read from."""
     return reach(model.alignment.offset_head, model.alignment.offset_tail)
-
-
-def padded_to_even(lr: Pixels) -> np.ndarray:
-    """LR with its last row and column repeated where its sides are odd."""
-    odd = [(0, -side % LR_PER_CELL) for side in lr.shape[:2]]
-    return np.pad(lr, [*odd, (0, 0)], mode="edge") if any(pad for _, pad in odd) else lr

@@ -75,7 +75,7 @@ class SourceMaker:
         self.model, self.inputs, self.known, self.trust = model, inputs, known, trust
         self.halo = max(lr_reach(model.confidence_conv), reach(model.lr_encoder.up))
         """LR pixels that it looks around a rectangle."""
-        self.trust_halo = _trust_halo(model)
+        self.trust_halo = trust_halo(model)
         """The same for the trust in a match's detail."""
         self.encoder_halo = reach(model.lr_encoder.head, model.lr_encoder.body)
 
@@ -183,7 +183,7 @@ class SourceMaker:
         cut(warped_feat, scaled(within(area, cells), CELL)).copy_(own)
 
 
-def _trust_halo(model: SDDuSR) -> int:
+def trust_halo(model: SDDuSR) -> int:
     """LR pixels that the trust in the picture's frame looks around a rectangle."""
     if model.trust is None or not model.trust.learned:
         return 0

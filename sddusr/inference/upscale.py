@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Float32, Int
-from torch import Tensor, nn
+from torch import nn
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.geometry.box import Box, align_ref, check_box, crop, to_lr
+from sddusr.imaging.arrays import padded_to_even
 from sddusr.inference.allocator import keeping_freed_memory
 from sddusr.inference.carried import DetailInputs
 from sddusr.inference.conversion import Pixels, Uploads, download, to_pixels
@@ -22,62 +22,18 @@ from sddusr.inference.precompute import (
     FrameFeatures,
     Inputs,
     nothing_found,
-    padded_to_even,
     precompute_features,
     search,
 )
 from sddusr.inference.progress import WeightedProgress
 from sddusr.inference.regions import Reconstruction
-from sddusr.inference.sources import Sources
+from sddusr.inference.result import Matches, Upscaled
 from sddusr.inference.tiles import scaled
 from sddusr.inference.trust_map import TrustMap
 from sddusr.model.matching.fast_search import MatchingMode
 from sddusr.model.matching.matcher import Progress, Search
 from sddusr.model.precision import Precision, computing_in
 from sddusr.model.sddusr import SDDuSR
-
-
-class Matches(NamedTuple):
-    """Which cells of the wide picture were searched for, and what was found.
-
-    The grid has two LR pixels a cell and covers LR padded to even sides.
-    """
-
-    confidence: Float32[np.ndarray, "hq wq"]
-    query_mask: Bool[np.ndarray, "hq wq"] | None
-    """None: matching is dense."""
-    key_mask: Bool[np.ndarray, "hk wk"] | None
-    key_index: Int[np.ndarray, "hq wq"]
-    """Flat index into the centre's cells; 0 where a cell took no part."""
-    key_shape: tuple[int, int]
-    """Rows and columns of the centre's cells."""
-    is_fast: bool = False
-    """Whether the matches come from a fast search, which misses some keys."""
-    confidence_ratio: float | None = None
-    """Of a fast search, mean confidence over the exact one, on a sample; None: there was none."""
-
-
-class Upscaled(NamedTuple):
-    """A picture and how it came about."""
-
-    sr: np.ndarray
-    """RGB (2h, 2w, 3) of the type asked for. float32 is as the network gives it, around 0..1:
-    neither clamped nor rounded."""
-    matches: Matches
-    box: Box
-    """The centre box that was used: the given one, snapped to the matching grid."""
-    plan: Plan
-    """How the picture was cut; less memory can mean half precision and sampled pools."""
-    sources: Sources | None = None
-    """What the part that was asked for is made from."""
-    trust: Float32[np.ndarray, "hq wq"] | None = None
-    """The share of Ref's detail that was added, for each cell; None without a detail skip."""
-    detail_energy: Float32[np.ndarray, "hq wq"] | None = None
-    """Mean square of the detail of each cell: how much there was to be added."""
-    without_ref: bool = False
-    """Whether Ref was left out."""
-    tokens: tuple[Float[Tensor, "1 n c"], Float[Tensor, "1 n c"]] | None = None
-    """The dictionaries with this picture's centre written into them (Eqs. 8 and 9)."""
 
 
 def super_resolve(

@@ -18,6 +18,7 @@ from sddusr.model.deformable import (
     Tap,
     composed_deform_conv2d,
     exact_planes,
+    joined_deform_conv2d,
     operator_deform_conv2d,
     uses_operator,
 )
@@ -48,7 +49,7 @@ class SpyNet(nn.Module):
         """
         rows, cols = picture.shape[2:]
         step = 2 ** (len(self.levels) - 1)
-        size = (-(-rows // step) * step, -(-cols // step) * step)
+        size = ((rows + step - 1) // step * step, (cols + step - 1) // step * step)
         pyramids = [self._pyramid(self._normalised(x, size)) for x in (picture, other)]
         coarsest = pyramids[0][0]
         flow = coarsest.new_zeros(len(picture), 2, *coarsest.shape[2:])
@@ -57,7 +58,7 @@ class SpyNet(nn.Module):
                 flow = 2 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True)
             flow = flow + apply(level, torch.cat([fixed, warp_by_flow(moving, flow), flow], dim=1))
         flow = F.interpolate(flow, size=(rows, cols), mode="bilinear")
-        if size == (rows, cols):
+        if not torch.compiler.is_exporting() and size == (rows, cols):
             return flow
         x, y = flow.unbind(1)
         return torch.stack([x * (cols / size[1]), y * (rows / size[0])], dim=1)
@@ -175,6 +176,9 @@ class Alignment(nn.Module):
         hints = self.offset_head(torch.cat([warped, center_feat, flow.to(center_feat)], dim=1))
         with torch.autocast(flow.device.type, enabled=False):
             kernel = self.conv.weight, self.conv.bias
+            if torch.compiler.is_exporting():
+                taps = self._all_taps(hints.float(), flow)
+                return joined_deform_conv2d(ref_feat, *taps, *kernel, corner=corner)
             if uses_operator(ref_feat):
                 offset, mask = self._all_taps(hints.float(), flow)
                 return operator_deform_conv2d(ref_feat, offset, mask, *kernel, corner=corner)

@@ -40,6 +40,8 @@ class FrameMean(nn.Module):
             # A product with ones adds in float32 too, and in less than half the sum's time.
             ones = x.new_ones(len(x), 1, num_px)
             return (ones @ x.flatten(2).mT).view(*x.shape[:2], 1, 1) / num_px
+        if x.dtype == torch.float16:  # the sum of a photo is more than it holds
+            return (x.sum((2, 3), keepdim=True, dtype=torch.float32) / num_px).to(x.dtype)
         return x.sum((2, 3), keepdim=True) / num_px
 
 

@@ -18,8 +18,8 @@ COSINE_SCALE = 10.0
 """Start of the learned sharpness of cosine attention."""
 
 
-class _Running(NamedTuple):
-    """Attention over the pixels seen so far."""
+class Running(NamedTuple):
+    """Attention over the pixels seen so far, of one head."""
 
     peak: Float[Tensor, "b n 1"]
     """Largest logit."""
@@ -87,14 +87,33 @@ class TokenDictionary(Tokens):
         they are and projected afterwards, once a token. Without a norm in between, the same holds
         for the key.
         """
-        query, running = self._update_query(), None
-        for center_feat, aligned_feat in pieces:
-            with in_full(center_feat):
-                center, aligned = _exact_pixels(center_feat), _exact_pixels(aligned_feat)
-                for here in zip(split_pixels(center), split_pixels(aligned), strict=True):
-                    running = _added(running, query @ self._update_key(here[0]).mT, *here)
+        query, running = self.update_query_of_tokens(), None
+        for piece in pieces:
+            running = self.add_piece(query, running, *piece)
         if running is None:
             raise ValueError("no piece of the centre, need one or more")
+        return self.refined(running)
+
+    def add_piece(
+        self,
+        query: Float[Tensor, "n c"],
+        running: Running | None,
+        center_feat: Float[Tensor, "b c h w"],
+        aligned_feat: Float[Tensor, "b c h w"],
+    ) -> Running | None:
+        """The attention with one more piece of the centre in it.
+
+        Args:
+            query: from `update_query_of_tokens`.
+        """
+        with in_full(center_feat):
+            center, aligned = _exact_pixels(center_feat), _exact_pixels(aligned_feat)
+            for here in zip(split_pixels(center), split_pixels(aligned), strict=True):
+                running = _added(running, query @ self._update_key(here[0]).mT, *here)
+        return running
+
+    def refined(self, running: Running) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n c"]]:
+        """Both dictionaries, from the attention over all pixels (Eqs. 8 and 9)."""
         with in_full(running.center):
             center = self.update_center_value(running.center / running.weight)
             aligned = self.update_ref_value(running.aligned / running.weight)
@@ -110,7 +129,7 @@ class TokenDictionary(Tokens):
         """A_up of Eq. 6: what each token reads of the centre; rows add up to 1."""
         with in_full(center_feat):
             key = self._update_key(_exact_pixels(center_feat))
-            return (self._update_query() @ key.mT).softmax(-1).unsqueeze(1)
+            return (self.update_query_of_tokens() @ key.mT).softmax(-1).unsqueeze(1)
 
     def lookup_weights(
         self, lr_feat: Float[Tensor, "b c h w"], center_tokens: Float[Tensor, "b n c"]
@@ -121,7 +140,7 @@ class TokenDictionary(Tokens):
             key = self._scaled_key(self.lookup_key(center_tokens))
             return (query @ key.mT).softmax(-1).unsqueeze(1)
 
-    def _update_query(self) -> Float[Tensor, "n c"]:
+    def update_query_of_tokens(self) -> Float[Tensor, "n c"]:
         """Of Eq. 6, to be multiplied with `_update_key`."""
         with in_full(self.center_tokens):
             query = self._scaled_query(self.update_query(self.center_tokens))
@@ -192,11 +211,11 @@ class TokenDictionary(Tokens):
 
 
 def _added(
-    running: _Running | None,
+    running: Running | None,
     logits: Float[Tensor, "b n p"],
     center: Float[Tensor, "b p c"],
     aligned: Float[Tensor, "b p c"],
-) -> _Running:
+) -> Running:
     # Whatever is subtracted cancels, and has no gradient.
     peak = logits.detach().amax(dim=2, keepdim=True)
     if running is not None:
@@ -204,9 +223,9 @@ def _added(
     share = (logits - peak).exp_()
     sums = share.sum(dim=2, keepdim=True), share @ center, share @ aligned
     if running is None:
-        return _Running(peak, *sums)
+        return Running(peak, *sums)
     fade = (running.peak - peak).exp()
-    return _Running(peak, *(fade * old + new for old, new in zip(running[1:], sums, strict=True)))
+    return Running(peak, *(fade * old + new for old, new in zip(running[1:], sums, strict=True)))
 
 
 def _attention(
@@ -233,6 +252,9 @@ def in_full(like: Tensor) -> torch.autocast:
 
 
 def split_pixels(pixels: Float[Tensor, "b p c"]) -> tuple[Tensor, ...]:
+    """Pieces whose logits are made at once; an exported graph takes one of any size."""
+    if torch.compiler.is_exporting():
+        return (pixels,)
     return pixels.split(tuning(pixels.device).dictionary_px, 1)
 
 

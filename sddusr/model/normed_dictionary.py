@@ -30,7 +30,7 @@ SHARPNESS = 5.0
 """Start of the learned scale of a product of unit vectors, of each head."""
 
 
-class _Running(NamedTuple):
+class HeadsRunning(NamedTuple):
     """Attention of each head over the pixels seen so far."""
 
     peak: Float[Tensor, "b heads n 1"]
@@ -85,15 +85,42 @@ class NormedDictionary(Tokens):
 
         A centre may arrive in pieces: sums are rescaled when a larger logit turns up.
         """
-        query, running = self._update_query(), None
-        for center_feat, aligned_feat in pieces:
-            with in_full(center_feat):
-                center = self.center_norm(pixels_of(center_feat).float())
-                aligned = self.aligned_norm(pixels_of(aligned_feat).float())
-                for here in zip(split_pixels(center), split_pixels(aligned), strict=True):
-                    running = _added(running, query @ self._update_key(here[0]).mT, *here)
+        query, running = self.update_query_of_tokens(), None
+        for piece in pieces:
+            running = self.add_piece(query, running, *piece)
         if running is None:
             raise ValueError("no piece of the centre, need one or more")
+        return self.refined(running)
+
+    def update_query_of_tokens(self) -> Float[Tensor, "1 heads n d"]:
+        """Of Eq. 6."""
+        with in_full(self.center_tokens):
+            query = self._heads(self.update_query(self.token_norm(self.center_tokens))[None])
+            return F.normalize(query, dim=-1) * self.update_sharpness.exp()
+
+    def add_piece(
+        self,
+        query: Float[Tensor, "1 heads n d"],
+        running: HeadsRunning | None,
+        center_feat: Float[Tensor, "b c h w"],
+        aligned_feat: Float[Tensor, "b c h w"],
+    ) -> HeadsRunning | None:
+        """The attention with one more piece of the centre in it.
+
+        Args:
+            query: from `update_query_of_tokens`.
+        """
+        with in_full(center_feat):
+            center = self.center_norm(pixels_of(center_feat).float())
+            aligned = self.aligned_norm(pixels_of(aligned_feat).float())
+            for here in zip(split_pixels(center), split_pixels(aligned), strict=True):
+                running = _added(running, query @ self._update_key(here[0]).mT, *here)
+        return running
+
+    def refined(
+        self, running: HeadsRunning
+    ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n c"]]:
+        """Both dictionaries, from the attention over all pixels (Eqs. 8 and 9)."""
         with in_full(running.center):
             keep = self.keep_rate
             center = self._values(self.update_center_value, running.center / running.weight)
@@ -135,7 +162,7 @@ class NormedDictionary(Tokens):
         """A_up of Eq. 6: what each token reads of the centre; rows add up to 1."""
         with in_full(center_feat):
             key = self._update_key(self.center_norm(pixels_of(center_feat).float()))
-            return (self._update_query() @ key.mT).softmax(-1)
+            return (self.update_query_of_tokens() @ key.mT).softmax(-1)
 
     def lookup_weights(
         self, lr_feat: Float[Tensor, "b c h w"], center_tokens: Float[Tensor, "b n c"]
@@ -144,11 +171,6 @@ class NormedDictionary(Tokens):
         with in_full(lr_feat):
             query, key = self._lookup_sides(lr_feat, center_tokens)
             return (query @ key.mT).softmax(-1)
-
-    def _update_query(self) -> Float[Tensor, "1 heads n d"]:
-        with in_full(self.center_tokens):
-            query = self._heads(self.update_query(self.token_norm(self.center_tokens))[None])
-            return F.normalize(query, dim=-1) * self.update_sharpness.exp()
 
     def _update_key(self, center: Float[Tensor, "b p c"]) -> Float[Tensor, "b heads p d"]:
         return F.normalize(self._heads(self.update_key(center)), dim=-1)
@@ -219,11 +241,11 @@ def make_dictionary(dim: int, config: DictionaryConfig) -> Dictionary:
 
 
 def _added(
-    running: _Running | None,
+    running: HeadsRunning | None,
     logits: Float[Tensor, "b heads n p"],
     center: Float[Tensor, "b p c"],
     aligned: Float[Tensor, "b p c"],
-) -> _Running:
+) -> HeadsRunning:
     peak = logits.detach().amax(dim=3, keepdim=True)  # whatever is subtracted cancels
     if running is not None:
         peak = torch.maximum(peak, running.peak)
@@ -234,6 +256,8 @@ def _added(
         share @ aligned.unsqueeze(1),
     )
     if running is None:
-        return _Running(peak, *sums)
+        return HeadsRunning(peak, *sums)
     fade = (running.peak - peak).exp()
-    return _Running(peak, *(fade * old + new for old, new in zip(running[1:], sums, strict=True)))
+    return HeadsRunning(
+        peak, *(fade * old + new for old, new in zip(running[1:], sums, strict=True))
+    )

@@ -11,13 +11,13 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-log = logging.getLogger(__name__)
+from sddusr.config.choices import Precision
 
-Precision = Literal["float32", "tf32", "bfloat16"]
+log = logging.getLogger(__name__)
 
 
 def computes_bfloat16(device: torch.device) -> bool:

@@ -150,13 +150,17 @@ class SDDuSR(nn.Module):
         """Ref's detail in the picture's frame: at its own place, or moved by the matches."""
         assert self.trust is not None
         with torch.no_grad():
-            look = high_pass(luma(bicubic_up(lr.float())), self.detail_window_px)
+            look = self.look(lr.float())
             moved = transfer_patches(carried.maps, found.key_index, found.weight.float())
         maps = lay_in_place(moved, carried.maps, *twins)
         inside = to_pixels(twins[1])
         confidence = confidence_of_pixels(found.confidence.detach().float(), twins[1])
         trust = self.trust.in_picture(encoded, look, confidence, maps, inside)
         return DetailOutput(trust, maps[:, :3], inside)
+
+    def look(self, lr: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 2*h 2*w"]:
+        """High-pass of the enlarged picture's luma, which a match's own look is compared with."""
+        return high_pass(luma(bicubic_up(lr)), self.detail_window_px)
 
     def trusted_match(
         self,

@@ -12,12 +12,10 @@ import numpy as np
 from pyarrow.fs import FileType
 
 from sddusr import storage
-from sddusr.checkpoint import HASHES
+from sddusr.config.choices import MatchingMode, Precision, Runtime
 from sddusr.geometry.box import Box
 from sddusr.imaging import camera_raw
 from sddusr.imaging.images import MAX_PIXELS, check_output
-from sddusr.model.matching.fast_search import MatchingMode
-from sddusr.model.precision import Precision
 from sddusr.photos.find_pairs import PairFiles, bare
 from sddusr.registration.pairing import PairConfig
 from sddusr.registration.residual import RefRegistration
@@ -49,9 +47,10 @@ class Settings:
     """What holds for every picture."""
 
     checkpoint: str
-    """A checkpoint's own folder."""
+    """A checkpoint's own folder, or that of an exported package."""
     checkpoint_hash: str
-    """From `hash_checkpoint`."""
+    """From `hash_checkpoint` or `hash_package`."""
+    runtime: Runtime = "torch"
     device: Device = "auto"
     precision: Precision = "float32"
     matching: MatchingMode = "auto"
@@ -78,6 +77,8 @@ class Settings:
 
 def hash_checkpoint(place: str) -> str:
     """One hash for all files of a checkpoint's folder."""
+    from sddusr.checkpoint import HASHES
+
     return hashlib.sha256(storage.read_bytes(storage.join(place, HASHES))).hexdigest()
 
 

@@ -4,13 +4,12 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from sddusr import pretrained, storage
-from sddusr.checkpoint import resolve
+from sddusr import storage
+from sddusr.config.choices import MatchingMode, Precision, Runtime
 from sddusr.geometry.box import Box
 from sddusr.imaging.images import MAX_PIXELS, MOST_PIXELS
-from sddusr.model.matching.fast_search import MatchingMode
-from sddusr.model.precision import Precision
 from sddusr.photos.jobs import Device, Placement, Settings, hash_checkpoint
+from sddusr.portable.package import hash_package
 from sddusr.registration.color_match import ColorConfig
 from sddusr.registration.pairing import PairConfig
 from sddusr.registration.register import RegistrationConfig
@@ -24,6 +23,10 @@ class UpscaleOptions:
     checkpoint: str | None = None
     """Trained network: a training run's folder (its best checkpoint), one checkpoint, or the name
     of a network that ships. By default `compact`, the small network that ships."""
+    runtime: Runtime = "torch"
+    """What runs the network: torch, or onnx for a package of `sddusr export` (--model)."""
+    model: str | None = None
+    """With --runtime onnx: the folder of the package."""
     quality: int = 95
     """JPEG/WebP quality, 1 to 100."""
     strip_metadata: bool = False
@@ -68,6 +71,7 @@ class UpscaleOptions:
         Raises:
             ValueError: which one, and what fits.
         """
+        self._check_runtime()
         if self.centered and self.box is not None:
             raise ValueError("--centered and --box each say where Ref lies; give one of them")
         if not 1 <= self.quality <= 100:
@@ -80,17 +84,42 @@ class UpscaleOptions:
                 f"{MOST_PIXELS // 10**6}"
             )
 
+    def _check_runtime(self) -> None:
+        """Refuse flags that belong to the other runtime."""
+        if self.runtime == "torch":
+            if self.model is not None:
+                raise ValueError("--model goes with --runtime onnx; networks are --checkpoint")
+            return
+        if self.model is None:
+            raise ValueError("--runtime onnx needs --model, the folder of `sddusr export`")
+        if self.checkpoint is not None:
+            raise ValueError("--checkpoint goes with --runtime torch; a package is --model")
+        if self.matching == "fast":
+            raise ValueError("--matching is fast, --runtime onnx searches exactly; leave it out")
+        if self.precision != "float32":
+            raise ValueError(
+                f"--precision is {self.precision}, a package has its own; leave it out"
+            )
+        if self.device == "cuda":
+            raise ValueError("--device is cuda, --runtime onnx runs on the CPU; leave it out")
+
     def settings(self) -> Settings:
         """The same for the code that makes images.
 
         Raises:
             FileNotFoundError: the checkpoint is missing.
-            ValueError: the memory is no size.
+            ValueError: the memory is no size, or the model no package.
         """
-        place = find_checkpoint(self.checkpoint)
+        if self.model is None:
+            place = find_checkpoint(self.checkpoint)
+            content_hash = hash_checkpoint(place)
+        else:
+            place = storage.absolute(self.model)
+            content_hash = hash_package(place)
         return Settings(
+            runtime=self.runtime,
             checkpoint=place,
-            checkpoint_hash=hash_checkpoint(place),
+            checkpoint_hash=content_hash,
             device=self.device,
             precision=self.precision,
             matching=self.matching,
@@ -120,6 +149,9 @@ def find_checkpoint(path_or_name: str | None) -> str:
     Raises:
         FileNotFoundError: there is none.
     """
+    from sddusr import pretrained
+    from sddusr.checkpoint import resolve
+
     if path_or_name is None or path_or_name in pretrained.NAMES:
         return resolve(pretrained.NAMES[path_or_name or pretrained.DEFAULT])
     try:

@@ -15,7 +15,7 @@ import numpy as np
 from sddusr import storage
 from sddusr.geometry.box import HR_PER_CELL, Box, crop
 from sddusr.imaging.images import Picture
-from sddusr.inference import Upscaled
+from sddusr.inference.result import Upscaled
 from sddusr.photos.jobs import Job, Settings, explanation_place, record_place
 from sddusr.registration.pairing import PreparedPair
 from sddusr.registration.quality import RefQuality
@@ -62,6 +62,7 @@ def made_from(job: Job, settings: Settings, wide_sha256: str, tele_sha256: str) 
         "wide_sha256": wide_sha256,
         "tele_sha256": tele_sha256,
         "checkpoint_sha256": settings.checkpoint_hash,
+        **({} if settings.runtime == "torch" else {"runtime": settings.runtime}),
         "file": posixpath.basename(job.out),
         "placement": list(job.placement) if isinstance(job.placement, Box) else job.placement,
         "pair": asdict(settings.pair),

@@ -3,19 +3,17 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import UInt8, UInt16
 from numpy.typing import DTypeLike
 
 from sddusr import storage
-from sddusr.checkpoint import load_model
 from sddusr.config import SCALE
 from sddusr.geometry.box import Box, centered, check_box, whole
+from sddusr.imaging.arrays import enlarge_bicubic
 from sddusr.imaging.images import (
     NO_METADATA,
     Picture,
@@ -25,13 +23,9 @@ from sddusr.imaging.images import (
     read_picture,
     write_picture,
 )
-from sddusr.imaging.resize import bicubic_up
-from sddusr.inference import Upscaled, super_resolve
-from sddusr.inference.memory import peak_bytes
-from sddusr.model.device import gpu_problem
-from sddusr.model.precision import warn_if_emulated
-from sddusr.model.tuning import place_on
-from sddusr.photos.jobs import Device, Job, Settings, explanation_place, record_place
+from sddusr.inference.result import Upscaled
+from sddusr.photos.engines import open_engine
+from sddusr.photos.jobs import Job, Settings, explanation_place, record_place
 from sddusr.photos.sidecar import build_record, describe, warn_of_ref
 from sddusr.registration.pairing import PairConfig, PreparedPair, prepare_pair, zoom_guess
 from sddusr.registration.quality import RefQuality, measure_quality
@@ -61,10 +55,7 @@ class Upscaler:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.device = pick_device(settings.device)
-        device = torch.device(self.device)
-        warn_if_emulated(settings.precision, device)
-        self.model = place_on(load_model(settings.checkpoint), device)
+        self.engine = open_engine(settings)
 
     def make(self, job: Job, report: ReportProgress = lambda phase, share: None) -> dict[str, Any]:
         """Write the picture, its explanation if asked for, and last its record, which is returned.
@@ -89,10 +80,10 @@ class Upscaler:
         phases.begin("writing")
         self._write(job, wide, made)
         record = build_record(job, settings, (wide, tele), pair, made, quality) | {
-            "device": self.device,
+            "device": self.engine.device,
             "memory": {
                 "limit_bytes": settings.memory_bytes,
-                "peak_bytes": peak_bytes(torch.device(self.device)),
+                "peak_bytes": self.engine.peak_bytes(),
             },
             "seconds": phases.end(),
         }
@@ -110,7 +101,7 @@ class Upscaler:
         """How a tele picture on a given box is registered: as asked, or as the network needs."""
         if self.settings.register_ref is not None:
             return self.settings.register_ref
-        return "none" if self.model.trust is None else "auto"
+        return "auto" if self.engine.has_detail_skip else "none"
 
     def _check_metadata(self, job: Job, wide: Picture) -> None:
         """Refuse colours that the result's format cannot hold; log what else is lost."""
@@ -123,22 +114,14 @@ class Upscaler:
     def _super_resolve(
         self, wide: Picture, pair: PreparedPair, dtype: type, tell_share: Callable[[float], None]
     ) -> Upscaled:
-        settings = self.settings
-        with _told_when_memory_is_short():
-            return super_resolve(
-                self.model,
-                wide.pixels,
-                pair.ref,
-                pair.box,
-                settings.precision,
-                dtype=dtype,
-                memory_bytes=settings.memory_bytes,
-                memory_share=settings.memory_share,
-                progress=tell_share,
-                trust=settings.trust,
-                without_ref=settings.without_ref or bool(pair.record.get("left_out")),
-                matching=settings.matching,
-            )
+        return self.engine.super_resolve(
+            wide.pixels,
+            pair.ref,
+            pair.box,
+            dtype=dtype,
+            without_ref=self.settings.without_ref or bool(pair.record.get("left_out")),
+            progress=tell_share,
+        )
 
     def _write(self, job: Job, wide: Picture, made: Upscaled) -> None:
         for place in (record_place(job.out), explanation_place(job.out)):
@@ -150,19 +133,6 @@ class Upscaler:
             metadata=NO_METADATA if self.settings.strip_metadata else wide.metadata,
             quality=self.settings.quality,
         )
-
-
-def pick_device(device: Device) -> Literal["cpu", "cuda"]:
-    """The GPU where there is one, unless told otherwise.
-
-    Raises:
-        ValueError: `cuda` without a GPU.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"--device is cuda, but PyTorch finds no GPU ({gpu_problem()}); pass --device cpu"
-        )
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def place_ref(
@@ -217,8 +187,8 @@ def enlarge(
     alpha: UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"], dtype: DTypeLike
 ) -> UInt8[np.ndarray, "2*h 2*w"] | UInt16[np.ndarray, "2*h 2*w"]:
     """Twice as large, bicubic, in the depth of the result."""
-    share = torch.from_numpy(alpha.astype(np.float32) / np.iinfo(alpha.dtype).max)
-    enlarged = bicubic_up(share[None, None])[0, 0].clamp(0, 1).numpy()
+    share = alpha.astype(np.float32) / np.iinfo(alpha.dtype).max
+    enlarged = enlarge_bicubic(share).clip(0, 1)
     return (enlarged * np.iinfo(dtype).max).round().astype(dtype)
 
 
@@ -294,18 +264,3 @@ def _evidence(
 
 def _in_8_bits(pixels: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     return pixels if pixels.dtype == np.uint8 else ((pixels + 128.0) / 257).astype(np.uint8)
-
-
-@contextmanager
-def _told_when_memory_is_short() -> Iterator[None]:
-    """Memory that cannot be had as bad input: a limit is the remedy."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        short = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not short and "can't allocate memory" not in str(error):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise ValueError(
-            f"out of memory ({reason}); give a limit that this machine has, such as --memory 4GB"
-        ) from error

@@ -9,13 +9,12 @@ from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
-import torch
-from jaxtyping import Bool, Float32, UInt8, UInt16
+from jaxtyping import Bool, Float32
 
 from sddusr.config import SCALE
 from sddusr.geometry.box import Box, crop
 from sddusr.geometry.homography import Homography
-from sddusr.imaging.resize import bicubic_up
+from sddusr.imaging.arrays import Pixels, enlarge_bicubic
 from sddusr.registration.color_match import ColorConfig, ColorMap, fit_color
 from sddusr.registration.overlap import (
     Flow,
@@ -29,7 +28,6 @@ from sddusr.registration.parallax import Parallax, estimate_parallax
 from sddusr.registration.quality import measure_quality
 from sddusr.registration.visible import visible_mask
 
-Pixels = UInt8[np.ndarray, "_ _ 3"] | UInt16[np.ndarray, "_ _ 3"]
 RefRegistration = Literal["auto", "homography", "none"]
 """`auto`: a homography, then a smooth flow where it explains more; `homography`: the first alone;
 `none`: Ref as it is given, the protocol of the paper."""
@@ -114,8 +112,7 @@ def enlarged_center(lr: Pixels, box: Box) -> Pixels:
     y1, x1 = (
         min(-(-end // SCALE) + margin, side) for end, side in ((box.y1, height), (box.x1, width))
     )
-    part = torch.from_numpy(lr[y0:y1, x0:x1].transpose(2, 0, 1).astype(np.float32))
-    large = bicubic_up(part[None])[0].permute(1, 2, 0).numpy()
+    large = enlarge_bicubic(lr[y0:y1, x0:x1].astype(np.float32))
     inner = box.shifted(-SCALE * y0, -SCALE * x0)
     top = np.iinfo(lr.dtype).max
     return np.rint(crop(large, inner)).clip(0, top).astype(lr.dtype)

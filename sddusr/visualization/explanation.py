@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 
 from sddusr.config import SCALE
 from sddusr.geometry.box import Box, align_ref, crop, to_lr
-from sddusr.inference import Matches
+from sddusr.inference.result import Matches
 from sddusr.visualization.canvas import (
     BLUE,
     FONT,

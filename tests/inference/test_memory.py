@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sddusr.config import PAPER
-from sddusr.inference import memory
+from sddusr.inference import memory, process_memory
 from sddusr.inference.memory import MEGABYTE, held_bytes, plan_memory
 from sddusr.inference.precompute import FrameFeatures, Inputs
 from sddusr.inference.regions import Reconstruction
@@ -184,7 +184,7 @@ def test_a_containers_limit_is_free_memory(monkeypatch):
         "memory.current": "3000\n",
         "memory.stat": "anon 1\ninactive_file 400\n",
     }
-    monkeypatch.setattr(memory, "_cgroup", files.__getitem__)
+    monkeypatch.setattr(process_memory, "_cgroup", files.__getitem__)
     assert memory.free_bytes(CPU) == 5000 - 3000 + 400
     files["memory.max"] = "max\n"
     assert memory.free_bytes(CPU) > 10**6

@@ -7,6 +7,7 @@ from sddusr.model.deformable import (
     Tap,
     composed_deform_conv2d,
     exact_planes,
+    joined_deform_conv2d,
     operator_deform_conv2d,
 )
 from tests.tunings import tuned
@@ -60,6 +61,21 @@ def test_strips_of_a_picture_meet_without_a_seam():
             operator(picture, y, x, gate, weight, None) for operator in (composed, torchvisions)
         )
     torch.testing.assert_close(ours, operators)
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (2, 3)])
+def test_all_taps_at_once_are_the_taps_in_turn(corner):
+    torch.manual_seed(0)
+    picture = torch.randn(2, 4, 12, 14).double()
+    y, x, gate = (4 * torch.randn(9, 2, 2, 7, 9).double() for _ in range(3))
+    weight, bias = torch.randn(6, 4, 3, 3).double(), torch.randn(6).double()
+    look = looking(y, x, gate)
+    wanted = composed_deform_conv2d(
+        picture, look, weight, bias, num_groups=2, size=(7, 9), corner=corner
+    )
+    taps = operator_inputs(y, x, gate)
+    made = joined_deform_conv2d(picture, *taps, weight, bias, corner=corner)
+    torch.testing.assert_close(made, wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

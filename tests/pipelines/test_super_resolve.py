@@ -329,7 +329,7 @@ def test_a_machine_out_of_memory_is_told_to_set_a_limit(options, monkeypatch, er
     def fails(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(upscaler, "super_resolve", fails)
+    monkeypatch.setattr("sddusr.inference.upscale.super_resolve", fails)
     with pytest.raises(ValueError, match=r"out of memory .*--memory 4GB") as refused:
         command.main(options)
     assert "\n" not in str(refused.value)
@@ -431,7 +431,7 @@ def test_the_limit_reaches_the_engine(options, monkeypatch):
         given.update(kwargs)
         return super_resolve(*args, **kwargs)
 
-    monkeypatch.setattr(upscaler, "super_resolve", spy)
+    monkeypatch.setattr("sddusr.inference.upscale.super_resolve", spy)
     command.main(replace(options, memory="8 GiB"))
     assert given["memory_bytes"] == 8 * 2**30
     assert record_of(options.out)["memory"]["limit_bytes"] == 8 * 2**30

@@ -5,20 +5,17 @@ those that its four neighbours found, moved along, as in PatchMatch: a cluster t
 was often found by a neighbour. A guard answers some queries exactly too.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sddusr.config.choices import MatchingMode
 from sddusr.model.matching.clustered_keys import ClusteredKeys
 from sddusr.model.matching.nearest_key import Progress, multiplies_bfloat16, plain_search
 from sddusr.model.matching.patches import PatchTable
 from sddusr.model.matching.twins import Twins
-
-MatchingMode = Literal["exact", "fast", "auto"]
-"""How keys are searched. `exact` compares every query with every key, `fast` with a few clusters of
-keys. `auto` takes `fast` for large pictures, and `exact` where a check finds `fast` worse."""
 
 FAST_FROM = 2**15
 """Kept keys from which `auto` is fast on a CPU that multiplies in float32: an estimate from the

@@ -44,10 +44,19 @@ class MaskGenerator(nn.Module):
     def keep(self, features: Float[Tensor, "b d h w"]) -> Bool[Tensor, "b 1 h w"]:
         """The decision of inference: p ≥ 0.5, never sampled; in strips, the frame may be large."""
         strips = features.split(STRIP_CELLS, dim=2)
-        total = sum(self._halves(strip)[1].sum(dim=(1, 2), keepdim=True) for strip in strips)
-        mean = torch.as_tensor(total) / features[0, 0].numel()
-        decisions = (self._decide(self._halves(strip)[0], mean) for strip in strips)
-        return torch.cat([log_probs[:, KEEP:] >= log_probs[:, :KEEP] for log_probs in decisions], 2)
+        mean = torch.as_tensor(sum(map(self.shared_sum, strips))) / features[0, 0].numel()
+        return torch.cat([self.keep_cells(strip, mean) for strip in strips], 2)
+
+    def shared_sum(self, features: Float[Tensor, "b d h w"]) -> Float[Tensor, "b 1 1 half"]:
+        """What is read of the frame, summed over a part of it."""
+        return self._halves(features)[1].sum(dim=(1, 2), keepdim=True)
+
+    def keep_cells(
+        self, features: Float[Tensor, "b d h w"], mean: Float[Tensor, "b 1 1 half"]
+    ) -> Bool[Tensor, "b 1 h w"]:
+        """The decision for a part of the frame, given the frame's mean of `shared_sum`."""
+        log_probs = self._decide(self._halves(features)[0], mean)
+        return log_probs[:, KEEP:] >= log_probs[:, :KEEP]
 
     def _halves(self, features: Float[Tensor, "b d h w"]) -> tuple[Tensor, Tensor]:
         """What is read of each cell, and what is read of the frame; channels last."""

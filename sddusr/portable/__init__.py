@@ -1,0 +1,1 @@
+"""Runs an exported package with onnxruntime and NumPy alone; nothing here imports PyTorch."""

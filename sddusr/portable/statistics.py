@@ -1,0 +1,33 @@
+"""Statistics of a whole Ref in NumPy, as `model.evidence` has them; they have no parameters."""
+
+import numpy as np
+from jaxtyping import Float32
+
+BLOCK_PX = 8
+"""Side of the blocks in which noise is looked for."""
+FLAT_SHARE = 0.2
+"""Share of the blocks, the flattest ones of the centre, in which Ref's fine band is noise."""
+TINY = 1e-8
+
+
+def pool_blocks(maps: Float32[np.ndarray, "1 10 h w"]) -> Float32[np.ndarray, "1 10 n"]:
+    """Means over blocks of `BLOCK_PX`; pixels beyond the last whole block are left out."""
+    _, num, height, width = maps.shape
+    side = min(BLOCK_PX, height, width)
+    rows, cols = height // side, width // side
+    whole = maps[0, :, : rows * side, : cols * side].reshape(num, rows, side, cols, side)
+    return whole.mean(axis=(2, 4)).reshape(1, num, rows * cols)
+
+
+def statistics(blocks: Float32[np.ndarray, "1 10 n"]) -> Float32[np.ndarray, "1 8"]:
+    """Eight statistics of the whole Ref: sharpness, noise, similarity and alignment."""
+    means = blocks[0].mean(axis=1)
+    fine, own, shared, seen, known, both = means[:6]
+    sharpens = shared / np.sqrt(fine * own + TINY)
+    alike = both / np.sqrt(seen * known + TINY)
+    num_flat = max(1, int(blocks.shape[2] * FLAT_SHARE))
+    finest = blocks[0, 8:]
+    flattest = np.argsort(finest[1], kind="stable")[:num_flat]
+    energies = np.concatenate([means[6:], finest[:, flattest].mean(axis=1)])
+    both_lenses = np.stack([3 * sharpens, 4 * np.sqrt(np.maximum(1 - alike, 0))])
+    return np.concatenate([both_lenses, np.log(energies + 1e-4) + 4])[None].astype(np.float32)
