@@ -7,6 +7,7 @@ import pytest
 MEASURE = """
 import resource, psutil, torch
 from contextlib import nullcontext
+import sddusr.inference.upscale  # its heap is as where a picture is made
 from sddusr.inference.allocator import keeping_freed_memory
 
 def faults(context):

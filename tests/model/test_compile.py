@@ -37,15 +37,14 @@ def compare(root: str, backend: str) -> None:
     torch.set_num_threads(1)
     torch.compile = partial(torch.compile, backend=backend)
     assert losses(root, compiled=True) == pytest.approx(losses(root, compiled=False), rel=1e-4)
-    check_traced_once()
 
 
 def check_traced_once() -> None:
     """Two graphs, before and after the matching, which is not compiled, and none of a later step:
     shapes are fixed, and nothing else breaks a graph."""
-    assert counters["stats"]["unique_graphs"] == 2
-    (reason,) = counters["graph_break"]
-    assert "SparseMatching.forward" in reason
+    assert len(counters["graph_break"]) == 1, counters
+    assert "SparseMatching.forward" in next(iter(counters["graph_break"]))
+    assert counters["stats"]["unique_graphs"] == 2, counters
 
 
 def trace_for_a_gpu(root: str) -> None:

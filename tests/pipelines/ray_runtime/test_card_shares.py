@@ -40,7 +40,7 @@ def test_actors_that_score_share_a_card_only_with_those_on_it(monkeypatch, asked
 
 @pytest.mark.parametrize(("num_gpus", "share"), [(1.0, 1.0), (0.5, 0.5), (0.0, 0.25)])
 def test_actors_that_make_images_do_so_too(monkeypatch, asked, num_gpus, share):
-    for name in ("load_model", "_num_gpus"):
+    for name in ("check_weights", "_num_gpus"):
         monkeypatch.setattr(upscaling, name, lambda *_: num_gpus)
     attempts = SimpleNamespace(remote=lambda: None)
     monkeypatch.setattr(ray, "remote", lambda **_: lambda actor: attempts)
