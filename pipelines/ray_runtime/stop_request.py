@@ -18,6 +18,7 @@ T = TypeVar("T")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_S = 0.2
 POLL_EVERY_S = 1.0
+"""Between two questions of one process whether a stop was requested."""
 ANSWER_S = 10.0
 """How long a worker waits to learn whether a stop was requested."""
 

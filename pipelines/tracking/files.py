@@ -110,13 +110,15 @@ class FileMirror:
         """Try one file; False where it is to be tried again.
 
         Raises:
-            UnreachableError: MLflow does not answer at all.
+            UnreachableError: MLflow does not answer at all, or the run was deleted there.
         """
         try:
             translated(upload)
         except (RefusedError, UnreachableError) as error:
             if isinstance(error, UnreachableError) and not self.mirror.answers():
                 raise
+            if isinstance(error, RefusedError):
+                self.mirror.check_not_deleted()
             self._failures[name] = self._failures.get(name, 0) + 1
             most = MAX_REFUSALS if isinstance(error, RefusedError) else MAX_TRIES
             if self._failures[name] < most:
@@ -143,6 +145,9 @@ class FileMirror:
             paths = [item.path for item in self.client.list_artifacts(run_id, "images")]
             matches = [match for path in paths if (match := _SHOWN.fullmatch(path))]
             self._shown = {(match[1], int(match[2])) for match in matches}
+        if not self._is_tagged:
+            self.client.set_tag(run_id, MLFLOW_LOGGED_IMAGES, True)
+            self._is_tagged = True
         if (key, step) in self._shown:
             return
         time_ms = version.time_ns // 10**6
@@ -155,9 +160,6 @@ class FileMirror:
             for path in (whole, small):  # in this order: the small one says that both are there
                 self.client.log_artifact(run_id, str(path), "images")
         self._shown.add((key, step))
-        if not self._is_tagged:
-            self.client.set_tag(run_id, MLFLOW_LOGGED_IMAGES, True)
-            self._is_tagged = True
 
     def _upload_artifact(self, name: str, place: str) -> None:
         content = storage.read_bytes(place)

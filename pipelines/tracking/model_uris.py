@@ -35,7 +35,7 @@ def local_checkpoint(place: str, uri: str | None = None, cache: Path = CACHE) ->
         except (MlflowException, OSError, *WRONG_URI) as error:
             raise ValueError(
                 f"{place}: MLflow at {store} has no such model ({error!s:.200}); its page Models "
-                f"lists them; or give another --tracking-uri"
+                f"lists them; MLFLOW_TRACKING_URI names another store"
             ) from error
         found = [
             path.parent

@@ -142,4 +142,4 @@ class FakeClient:
         return [SimpleNamespace(path=path) for path in files if path.startswith(f"{folder}/")]
 
     def _set_tag(self, run_id: str, key: str, value: Any) -> None:
-        self._get_run(run_id).tags[key] = str(value)
+        self._active_run(run_id).tags[key] = str(value)

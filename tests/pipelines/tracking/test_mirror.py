@@ -442,6 +442,7 @@ def test_a_run_deleted_meanwhile_is_reported_once_and_sent_when_it_is_restored(
         fill(local_run, range(3))
         wait_until(lambda: len(server.points("loss")) == 3)
         server.only_run().info.lifecycle_stage = "deleted"
+        local_run.log_image(3, "sr", np.zeros((40, 40, 3), np.uint8))
         for step in range(3, 9):
             fill(local_run, range(step, step + 1))
             time.sleep(0.05)
@@ -449,6 +450,7 @@ def test_a_run_deleted_meanwhile_is_reported_once_and_sent_when_it_is_restored(
         assert len([line for line in caplog.messages if "was deleted there" in line]) == 1
         server.only_run().info.lifecycle_stage = "active"
     assert server.points("loss") == rows(range(9))
+    assert "mlflow.loggedImages" in server.only_run().tags
     assert not mirror.problems
 
 
