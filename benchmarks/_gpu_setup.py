@@ -64,12 +64,12 @@ class Setup:
             return None
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            with warnings.catch_warnings(record=True) as told:
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 work()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        return sum("synchroniz" in str(warning.message) for warning in told)
+        return sum("synchroniz" in str(warning.message) for warning in caught)
 
     @property
     def fastest(self) -> Precision:

@@ -1,4 +1,4 @@
-"""Enlarge a photo without its tele image, by three graphs of a package and its manifest alone.
+"""Enlarge a photo without its tele image, from only its manifest and three graphs of a package.
 
 python examples/run_exported.py PACKAGE wide.png sr.png
 

@@ -213,7 +213,7 @@ class PretendGpu(TorchDispatchMode):
         self.pinned: WeakSet[Any] = WeakSet()
 
     def reset(self) -> Counts:
-        """Begin to count anew; what was counted."""
+        """Reset the counts; the counts so far."""
         counts, self.counts = self.counts, Counts()
         return counts
 

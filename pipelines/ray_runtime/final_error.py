@@ -1,6 +1,6 @@
 """Errors that a restart would meet again, kept in the cluster's own store while a run lasts.
 
-Ray Train starts all workers anew for an exception in any of them. A rank that fails alone cannot
+Ray Train restarts all workers for an exception in any of them. A rank that fails alone cannot
 end the others, who wait for it; so it leaves its reason here and raises, and the workers that are
 started next hand the reason back at once.
 """

@@ -84,7 +84,7 @@ def _pictures(pictures: list[UInt8[np.ndarray, "rows cols 3"]], as_bytes: bool) 
     of OpenMP threads of its own, and with more threads than cores every small operation of the
     training step then sleeps at its barriers (half as fast again on two cores)."""
     # Samples that are all turned by 90 degrees would else give a batch of another layout, which a
-    # compiled step is compiled anew for.
+    # compiled step is retraced for.
     stacked = np.ascontiguousarray(np.stack(pictures))
     if not as_bytes:
         stacked = np.divide(stacked, np.float32(255), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The parts of the network as modules of tensors alone, each of which becomes one graph.
+"""The parts of the network as modules of tensors, each of which becomes one graph.
 
 They call the network's own methods and add no arithmetic. These are for the search and for what a
 photo needs once; `frame_graphs` has those that make the picture.

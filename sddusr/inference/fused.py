@@ -45,7 +45,7 @@ _CASTS: WeakKeyDictionary[nn.Module, tuple[Any, Tensor, Tensor | None]] = WeakKe
 def cast_weights(model: nn.Module) -> Iterator[None]:
     """Inside, under autocast on a GPU, layers use copies of their weights in its format.
 
-    Autocast itself casts weights that take no gradients anew for every call: a thousand launches
+    Autocast itself casts weights that take no gradients again for every call: a thousand launches
     an image. The copies are kept until the weights change. No gradients pass.
     """
     device = next(model.parameters()).device

@@ -193,23 +193,23 @@ def _aligned_pieces(
         )
         ref_feat = exact_planes(ref_feat)
         for core in tiles(region, sizes.alignment_side, CELL):
-            judged = grown(core, trust_reach(model), frame)
-            window = grown(judged, hint_reach(model), frame)
+            gated = grown(core, trust_reach(model), frame)
+            window = grown(gated, hint_reach(model), frame)
             place = within(window, near)
             aligned_feat = model.alignment.align(
                 cut(flow, window), cut(center_feat, place), ref_feat, (place.y0, place.x0)
             )
-            aligned_feat = cut(aligned_feat, within(judged, window))
+            aligned_feat = cut(aligned_feat, within(gated, window))
             if model.trust is not None and of_whole is not None and carried is not None:
                 share, logit = model.trust.in_ref(
-                    evidence_of(carried.inputs, judged, inputs.device, model.detail_window_px),
+                    evidence_of(carried.inputs, gated, inputs.device, model.detail_window_px),
                     of_whole,
-                    cut(center_feat, within(judged, near)),
+                    cut(center_feat, within(gated, near)),
                     aligned_feat,
                 )
                 aligned_feat = (trust * share).to(aligned_feat.dtype) * aligned_feat
-                carried.put_logit(cut(logit, within(core, judged)), core)
-            aligned_feat = cut(aligned_feat, within(core, judged))
+                carried.put_logit(cut(logit, within(core, gated)), core)
+            aligned_feat = cut(aligned_feat, within(core, gated))
             bank.put(aligned_feat, core.y0 // CELL, core.x0 // CELL)
             yield cut(center_feat, within(core, near)), aligned_feat
             done += core.height * core.width
@@ -233,10 +233,10 @@ def _alignment_regions(
 
 def _alignment_reach(model: SDDuSR, flow: Float[Tensor, "1 2 h w"], core: Box, frame: Box) -> int:
     """How far the alignment of a part reads Ref's feature: the flow there and the offsets on it."""
-    head, judged = hint_reach(model), trust_reach(model)
-    furthest = cut(flow, grown(core, head + judged, frame)).abs().amax().item()
+    head, gated = hint_reach(model), trust_reach(model)
+    furthest = cut(flow, grown(core, head + gated, frame)).abs().amax().item()
     tap_and_bilinear = 2
-    furthest += judged + max(model.alignment.max_offset_px, head)
+    furthest += gated + max(model.alignment.max_offset_px, head)
     return math.ceil(furthest) + tap_and_bilinear
 
 

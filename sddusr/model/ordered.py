@@ -87,7 +87,7 @@ def ordered_gradients(enabled: bool) -> Iterator[None]:
     memory: Any = torch.utils.deterministic
     fills = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    memory.fill_uninitialized_memory = False  # nothing reads what nobody wrote
+    memory.fill_uninitialized_memory = False  # nothing reads memory before it is written
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ class Tuning:
     warp_channels: int
     """Channels that are warped as a sample of their own; 0: all at once."""
     plane_px: int
-    """Pixels whose channels are laid out anew at once; 0: all of them."""
+    """Pixels whose channels are copied to planes at once; 0: all of them."""
     deform_rows: int
     """Rows of an image that a composed deformable convolution sums over at once."""
     deform_operator: bool
@@ -61,7 +61,7 @@ class Tuning:
     fused_adam: bool
     """Whether one kernel updates all weights."""
     channels_last: bool
-    """Whether convolutions are fastest so in every network; on a CPU the trained one alone is."""
+    """Whether convolutions are fastest so in every network; on a CPU only the trained one is."""
 
 
 CPU = Tuning(

@@ -17,7 +17,7 @@ class Engine(ABC):
 
     device: Literal["cpu", "cuda"]
     has_detail_skip: bool
-    """Whether the network lays the tele image's own detail on the result."""
+    """Whether the network adds the tele image's own detail to the result."""
 
     @abstractmethod
     def super_resolve(

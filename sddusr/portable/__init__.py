@@ -1,1 +1,1 @@
-"""Runs an exported package with onnxruntime and NumPy alone; nothing here imports PyTorch."""
+"""Runs an exported package with only onnxruntime and NumPy; nothing here imports PyTorch."""

@@ -1,4 +1,4 @@
-"""Ref's detail for a whole frame: measured tile by tile, kept in cells, laid where it belongs."""
+"""Ref's detail for a whole frame: measured tile by tile, kept in cells, placed where it belongs."""
 
 from fractions import Fraction
 

@@ -155,7 +155,7 @@ class Reconstruction:
         return inputs
 
     def _warped(self, cells: Box, all_cells: Box) -> Planes:
-        """Ref's feature moved by the matches, or laid at its own place inside the box."""
+        """Ref's feature moved by the matches, or put at its own place inside the box."""
         features, found = self.frame.features, self.frame.found
         if features is None:
             sides = (CELL * cells.height, CELL * cells.width)

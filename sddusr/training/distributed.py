@@ -33,7 +33,7 @@ def data_parallel(module: nn.Module, may_rebuild: bool = True) -> nn.Module:
     """The module, its gradients averaged over the ranks.
 
     Args:
-        may_rebuild: let DDP sort gradients into buckets anew after the first step; from three ranks
+        may_rebuild: let DDP rebuild its gradient buckets after the first step; from three ranks
             on they then add up in another order than in that step, as in the first after a resume.
     """
     if world_size() == 1:

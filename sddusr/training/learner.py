@@ -81,7 +81,7 @@ class Learner:
             NonFiniteError: before anything is changed.
             StepMemoryError: the GPU's memory does not hold the step.
         """
-        # Forward passes alone run under autocast, each with casts of its own.
+        # Only forward passes run under autocast, each with casts of its own.
         with (
             ordered_gradients(self.config.train.deterministic),
             multiplying_in(self.precision, self.device),
@@ -112,7 +112,7 @@ class Learner:
         return seen
 
     def _place_replica(self) -> None:
-        """Settle how a step runs, anew when other parameters learn."""
+        """Settle how a step runs, again when other parameters learn."""
         train = self.config.train
         self._replica: nn.Module = self.model
         if not train.cuda_graph:  # which averages gradients over the ranks after its end

@@ -38,7 +38,7 @@ def data(tiny_shards, monkeypatch):
 def test_no_output_of_a_run_holds_a_credential(data, tmp_path):
     command = [sys.executable, "pipelines/train.py", "demo", "--data", data, "--name", "run"]
     command += ["--storage", str(tmp_path), "--workers", "1", "--tracking-wait-s", "1"]
-    command += ["--tracking-uri", f"http://me:{SECRETS[2]}@127.0.0.1:9"]  # nobody listens
+    command += ["--tracking-uri", f"http://me:{SECRETS[2]}@127.0.0.1:9"]  # a closed port
     command += ["--data.register-ref", "none", "--data.crop-px", "16", "--data.shift-px", "2", "8"]
     command += ["--train.num-steps", "2", "--train.batch-size", "2", "--train.validate-every", "2"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("AWS")}

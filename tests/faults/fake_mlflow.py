@@ -22,7 +22,7 @@ class FakeServer:
         refused: metrics that are refused.
         breaking: metrics on which it answers with an internal error.
         artifact_status: HTTP code with which it refuses all files; 0 takes them.
-        deleted: names of experiments that somebody deleted.
+        deleted: names of experiments that were deleted.
         delay: called before each call.
     """
 

@@ -14,9 +14,9 @@ def test_an_old_driver_is_said_in_a_line(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "init", init)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    told = gpu_problem()
-    assert "is built for CUDA 13.0: The NVIDIA driver on your system is too old" in told
-    assert "\n" not in told
+    message = gpu_problem()
+    assert "is built for CUDA 13.0: The NVIDIA driver on your system is too old" in message
+    assert "\n" not in message
 
 
 def test_a_build_without_cuda_is_said(monkeypatch):

@@ -1,4 +1,4 @@
-"""A step recorded once computes what a step that is made anew each time does."""
+"""A step recorded once computes what a step that is computed each time does."""
 
 from dataclasses import replace
 
@@ -60,7 +60,7 @@ def check_equal(config, shards, **train):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_recorded_step_trains_as_a_plain_one(tiny_shards, pretend_graphs, accumulate):
-    """Flow and offsets begin to learn in the middle, for which it is recorded anew."""
+    """Flow and offsets begin to learn in the middle, so it is recorded again."""
     optim = replace(CONFIG.optim, align_from_step=WARM_UP_STEPS + 2)
     check_equal(replace(CONFIG, optim=optim), tiny_shards, accumulate=accumulate)
 
