@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sddusr.config import DataConfig
-from sddusr.data.crops import cut_sample, draw_span
+from sddusr.data.crops import Sample, cut_sample, draw_span
 from sddusr.data.dataset import ShardSet
 from sddusr.data.detail import mask_label
-from sddusr.data.stream import BatchStream, sample_at, seed_at, share
+from sddusr.data.stream import BatchStream, collate, sample_at, seed_at, share
 from sddusr.geometry.box import Box
-from sddusr.types import Batch
+from sddusr.types import IMAGES, Batch
 from tests.conftest import make_triplet
 
 CONFIG = DataConfig(crop_px=16, shift_px=(4, 12), read_ahead=2)
@@ -126,6 +126,18 @@ def test_tensors_are_what_the_network_takes(tiny_shards):
         assert picture.is_contiguous(memory_format=torch.channels_last)
         assert 0 <= picture.min() < 0.4 < 0.6 < picture.max() <= 1
     assert set(batch.mask_label.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_batch_has_one_layout_however_its_samples_are_turned(turned, as_bytes):
+    """A compiled step is traced for the strides that it sees."""
+    images = [np.zeros((side, side, 3), np.uint8) for side in (8, 8, 16, 16)]
+    images = [image.transpose(1, 0, 2) if turned else image for image in images]
+    sample = Sample(*images, mask_label=np.zeros((4, 4), np.float32))
+    batch = collate(["a", "b"], [sample, sample], [0, 1], as_bytes=as_bytes)
+    for name in IMAGES:
+        assert getattr(batch, name).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_damage_reaches_the_consumer(tmp_path, tiny_shards):
