@@ -49,9 +49,11 @@ def test_no_output_of_a_run_holds_a_credential(data, tmp_path):
         assert done.returncode == 0, done.stderr
         for secret in SECRETS:
             assert secret not in done.stdout + done.stderr
-        found = [path for path in tmp_path.rglob("*") if path.is_file()]
-        assert found
-        for path in found + [log for log in session.rglob("*.log") if log.is_file()]:
+        left = [path for path in tmp_path.rglob("*") if path.is_file()]
+        logs = [path for path in session.rglob("logs/**/*") if path.is_file()]
+        assert left
+        assert any(path.suffix == ".err" for path in logs)  # of the workers
+        for path in left + logs:
             is_private = not stat.S_IMODE(path.stat().st_mode) & 0o077
             held = [secret for secret in SECRETS if secret.encode() in path.read_bytes()]
             assert not held or is_private, f"{path}: {held}"
