@@ -17,15 +17,11 @@ if not __package__:  # a script of a checkout, in which only sddusr is installed
     import pipelines  # noqa: F401  # names what is not installed
 
 from pipelines.ray_runtime import cluster
-from pipelines.serving.options import ServeOptions
-from sddusr.cli import command_line
-from sddusr.cli.extras import require
-
-require("serve", "fastapi", "starlette", "uvicorn", "python_multipart", "mmh3", "grpc_reflection")
-
 from pipelines.serving.access import is_loopback, read_token
+from pipelines.serving.options import ServeOptions
 from pipelines.serving.scratch import remove_orphans
 from pipelines.tracking.model_uris import local_checkpoint
+from sddusr.cli import command_line
 from sddusr.photos.engines import check_weights
 
 NAME = "sddusr"

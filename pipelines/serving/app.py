@@ -23,6 +23,7 @@ PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
+    "/viewer.js": ("viewer.js", "text/javascript"),
     "/page.js": ("page.js", "text/javascript"),
 }
 PAGE_HEADERS = {

@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class Engine(ABC):
     def peak_bytes(self) -> int:
         """Most memory that was held so far."""
 
-    def with_settings(self, settings: Settings) -> Self:
+    def with_settings(self, settings: Settings) -> "Engine":
         """The same weights on the same device, for pictures with other settings."""
         other = copy.copy(self)
         other.settings = settings
