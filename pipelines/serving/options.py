@@ -15,7 +15,8 @@ class ServeOptions:
     """Serve a page and an API where two images, wide and tele, become one twice as large.
 
     The page is the address that is printed; the API is POST /upscale (docs/serving.md). Only this
-    machine can connect, unless --host says otherwise, which needs a token. Ctrl-C ends it. Examples:
+    machine can connect, unless --host says otherwise, which needs a token. Ctrl-C ends it.
+    Examples:
 
     python pipelines/serve.py
 
@@ -25,8 +26,8 @@ class ServeOptions:
     """
 
     checkpoint: str = "compact"
-    """Trained network: a training run's folder (its best checkpoint), one checkpoint, models:/NAME@best
-    or runs:/RUN/NAME of MLflow, or the name of a network that ships."""
+    """Trained network: a training run's folder (its best checkpoint), one checkpoint,
+    models:/NAME@best or runs:/RUN/NAME of MLflow, or the name of a network that ships."""
     replicas: int = 1
     """Processes that make images, each with the weights; they share cores and GPUs equally."""
     memory: str | None = None
