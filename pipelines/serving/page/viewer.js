@@ -24,7 +24,7 @@ function draw() {
   const canvas = byId("canvas");
   canvas.style.transform = `translate(${state.x}px, ${state.y}px) scale(${state.zoom})`;
   canvas.style.setProperty("--zoom", state.zoom);
-  canvas.classList.toggle("pixels", (width * state.zoom) / (byId("after").naturalWidth || 1) >= 2);
+  canvas.classList.toggle("pixels", (width * state.zoom) / (byId("after").naturalWidth || 1) >= 3);
   const seam = clamp((state.split * width - state.x) / (state.zoom * width), 0, 1);
   byId("before").style.clipPath = `inset(0 ${100 * (1 - seam)}% 0 0)`;
   byId("handle").style.left = `${100 * state.split}%`;
