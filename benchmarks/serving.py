@@ -30,7 +30,7 @@ from skimage import data
 from sddusr.imaging.encoding import encode_png
 
 ROOT = Path(__file__).resolve().parents[1]
-SHOWN = ("Upscaling", "Front", "ProxyActor", "ServeController")
+SHOWN = ("Upscaling", "Front", "Proxy", "Controller")
 """Parts of the names of processes whose memory is shown."""
 MARGIN = 0.25
 """Of the tele image's view, on each side."""
@@ -122,12 +122,12 @@ def memory() -> dict[str, float]:
     held = dict.fromkeys(SHOWN, 0.0)
     for process in psutil.Process().children(recursive=True):
         try:
-            name = " ".join(process.cmdline())
+            name = " ".join(process.cmdline()).rstrip("\0")
             info = process.memory_full_info()
         except psutil.Error:
             continue
-        for part in SHOWN:
-            if part in name:
+        for part in SHOWN if name.startswith("ray::") else ():
+            if part.lower() in name.lower():
                 held[part] += info.uss / 1e6
     return held
 

@@ -2,6 +2,7 @@
 """Serve a page and an API that upscale a wide image with the help of a tele image."""
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -27,6 +28,12 @@ from sddusr.photos.engines import check_weights
 NAME = "sddusr"
 """Of the application in Ray Serve."""
 
+PATIENCE = {
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+}
+"""Serve's own five seconds let a busy machine end its proxy and start it anew, again and again."""
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 log = logging.getLogger(__name__)
@@ -44,6 +51,8 @@ def main(options: ServeOptions) -> int:
     token_sha256 = read_token(options.token_file, is_needed=not is_loopback(options.host))
     check_weights(options.upscale_options(local_checkpoint(options.checkpoint)).settings())
     _check_port(options)
+    for name, seconds in PATIENCE.items():
+        os.environ.setdefault(name, seconds)
     cluster.init_ray()
     with _stopped_by_signals(), _serving(options, token_sha256):
         print(f"page    {options.address}")
