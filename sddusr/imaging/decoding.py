@@ -79,6 +79,10 @@ _XMP = 700
 _PREMULTIPLIED, _REDUCED = 1, (1, 3, 5, 7)
 
 
+class TooLargeError(ValueError):
+    """A picture has more pixels than the caller takes; its header said so."""
+
+
 class Decoded(NamedTuple):
     channels: Shown
     exif: bytes
@@ -217,13 +221,17 @@ def _descriptive(header: ImageFile.ImageFile, data: bytes) -> Descriptive:
 
 
 def check_size(place: str, height: int, width: int, max_pixels: int) -> None:
-    """Refuse, by what a header says, a picture that is too large to decode."""
+    """Refuse, by what a header says, a picture that is too large to decode.
+
+    Raises:
+        TooLargeError: it is.
+    """
     if height * width > MOST_PIXELS:
-        raise ValueError(
+        raise TooLargeError(
             f"{place}: {height}x{width} is more than {MOST_PIXELS / 1e6:.0f} megapixels; cut it up"
         )
     if height * width > max_pixels:
-        raise ValueError(
+        raise TooLargeError(
             f"{place}: {height}x{width} is {height * width / 1e6:.1f} megapixels, the limit is "
             f"{max_pixels / 1e6:.1f}; raise --max-megapixels if the file can be trusted"
         )
@@ -244,7 +252,7 @@ def _damaged(place: str, error: Exception) -> ValueError:
 
 def _too_large_for_pillow(place: str) -> ValueError:
     limit = f"{PILLOW_MAX_PIXELS / 1e6:.0f} megapixels as TIFF or WebP"
-    return ValueError(f"{place}: more than {limit}; convert it to PNG or JPEG")
+    return TooLargeError(f"{place}: more than {limit}; convert it to PNG or JPEG")
 
 
 def _open(data: bytes, place: str) -> ImageFile.ImageFile:
