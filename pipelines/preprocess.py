@@ -25,7 +25,7 @@ import tyro
 from pipelines.ray_runtime.persistent_paths import persistent_path
 from pipelines.ray_runtime.tasks import run_tasks
 from pipelines.reporting.preview import preview
-from sddusr import storage
+from sddusr import local_files, storage
 from sddusr.cli import command_line
 from sddusr.config import LR_PER_CELL, DataConfig
 from sddusr.data.degradation import Degradation
@@ -237,7 +237,7 @@ def _claim(out: str, plan: dict[str, Any], overwrite: bool) -> None:
             "--out or pass --overwrite"
         )
     storage.remove(storage.join(out, MANIFEST))
-    storage.remove_temporaries(out)
+    local_files.remove_temporaries(out)
     storage.write_atomic(place, json.dumps(plan, indent=1, sort_keys=True).encode())
 
 
@@ -291,7 +291,7 @@ def _manifest(options: PreprocessOptions, found: Found, reports: list[ShardRepor
 def _sweep(out: str, names: set[str]) -> None:
     """Remove what no reader sees but takes space: shards of an earlier plan, and what a worker
     that was killed left half written."""
-    storage.remove_temporaries(out)
+    local_files.remove_temporaries(out)
     for name, place in storage.list_files(out).items():
         if name not in names and SHARD_NAME.fullmatch(name):
             storage.remove(place)

@@ -18,7 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from pipelines.ray_runtime.persistent_paths import persistent_path
 from pipelines.ray_runtime.upscaling import make_all, make_here
 from pipelines.tracking.model_uris import local_checkpoint
-from sddusr import storage
+from sddusr import local_files, storage
 from sddusr.cli import command_line
 from sddusr.data.folder_lock import hold_lock
 from sddusr.data.layouts import read_boxes
@@ -130,7 +130,7 @@ def _plan(options: SuperResolveOptions, settings: Settings) -> Plan:
     out = persistent_path(options.out, "--out")
     outs = result_places(found.pairs, out, options.format, single, explain=options.explain)
     for folder in {place.rpartition("/")[0] for place in outs.values()}:
-        storage.remove_orphaned_temporaries(folder)
+        local_files.remove_orphaned_temporaries(folder)
     without = [pair.name for pair in found.pairs if boxes is not None and pair.name not in boxes]
     plan = Plan([], [], found.orphans | dict.fromkeys(without, f"no box in {options.boxes}"))
     for job in _jobs(options, found, boxes, outs):
