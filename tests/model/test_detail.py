@@ -16,6 +16,7 @@ from sddusr.model.evidence import (
     measure_evidence,
     pool_blocks,
     reach,
+    shows_something,
     split_bands,
     statistics,
 )
@@ -158,6 +159,26 @@ def test_evidence_of_a_window_is_that_of_the_whole():
     inner = slice(halo, halo + 48)
     for one, other in zip(whole, part, strict=True):
         assert torch.allclose(one[..., 24:72, 24:72], other[..., inner, inner], atol=1e-6)
+
+
+def test_where_ref_is_the_enlarged_centre_nothing_of_it_counts():
+    """As registration fills it where a bar, an edge or transparency leaves nothing to show."""
+    lr_center, ref = (0.2 + 0.6 * x for x in pictures(size=96, center=40)[2:])
+    center, rows = bicubic_up(lr_center), 32
+    filled = ref.clone()
+    filled[:, :, :rows] = (255 * center[:, :, :rows]).round() / 255
+    bands = split_bands(filled, center, 17)
+    found = measure_evidence(bands, 17)
+    empty = slice(0, rows - 4)  # windows of 5 and 7 pixels reach beyond the edge
+    assert found.detail[:, :, : rows - 2].abs().max() < 1 / 255  # not what lies beside it
+    shown = shows_something(found.evidence[:, 2:3])
+    assert not shown[:, :, empty].any()
+    assert shown[:, :, rows:].all()
+    feats = torch.rand(1, SMALL.dim, *ref.shape[2:]), torch.rand(1, SMALL.dim, *ref.shape[2:])
+    of_whole = statistics(pool_blocks(block_maps(bands)))
+    share, _ = network().trust.in_ref(found.evidence, of_whole, *feats)
+    assert not share[:, :, empty].any()
+    assert (share[:, :, rows:] > 0.9).all()
 
 
 def test_evidence_tells_soft_noisy_and_other_refs_from_good_ones():
