@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from sddusr.filters import SOFT_REACH_PX, box_mean, high_pass, luma, soften
+from sddusr.model.filters import SOFT_REACH_PX, box_mean, high_pass, luma, soften
 
 MEAN_PX = 7
 """Side of the windows that differences are averaged over."""

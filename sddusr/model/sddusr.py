@@ -8,7 +8,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sddusr.config import LR_PER_CELL, SCALE, ModelConfig
-from sddusr.filters import high_pass, luma
 from sddusr.imaging.resize import bicubic_up
 from sddusr.model.alignment import Alignment
 from sddusr.model.blocks import conv3x3, pass_through
@@ -21,6 +20,7 @@ from sddusr.model.evidence import (
     split_bands,
     statistics,
 )
+from sddusr.model.filters import high_pass, luma
 from sddusr.model.fusion import Fusion, picture_head
 from sddusr.model.matching.matcher import SparseMatching, Transfer
 from sddusr.model.matching.transfer import CELL, transfer_patches

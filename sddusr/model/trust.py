@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sddusr.config import SCALE, DetailConfig
-from sddusr.filters import box_mean
 from sddusr.model.blocks import activation, conv3x3, zero_start
 from sddusr.model.detail import to_pixels
 from sddusr.model.evidence import MEAN_PX, NUM_EVIDENCE, NUM_STATISTICS, shows_something
+from sddusr.model.filters import box_mean
 
 MATCH_SCALE, MATCH_CENTER = 30.0, 0.93
 """Start of the logistics of the confidence, of a match's feature and of its detail: a twin (1) gets

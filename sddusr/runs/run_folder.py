@@ -19,9 +19,9 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -36,6 +36,7 @@ from sddusr.runs.checked_json import (
     write_object,
     write_rows,
 )
+from sddusr.runs.entries import FINAL, ModelEntry, RunConfig, State, Status
 from sddusr.secrets import mask
 
 CONFIG, STATUS, LINKS, MODEL, MLFLOW = (
@@ -53,11 +54,6 @@ METRICS, IMAGES, ARTIFACTS, TRIALS = "metrics", "images", "artifacts", "trials"
 NAMES = (CONFIG, STATUS, LINKS, MODEL, MLFLOW, LOCK, METRICS, IMAGES, ARTIFACTS, TRIALS)
 """All that a run writes right below its folder, besides its checkpoints."""
 
-State = Literal["created", "running", "paused", "finished", "stopped", "failed"]
-"""`paused` is saved, to be resumed; `stopped` was ended early by a scheduler."""
-
-FINAL: tuple[State, ...] = ("finished", "stopped", "failed")
-
 log = logging.getLogger(__name__)
 
 
@@ -68,52 +64,12 @@ class Version(NamedTuple):
     time_ns: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """What a run is."""
-
-    name: str
-    key: str
-    """Finds the run again wherever it is mirrored."""
-    experiment: str
-    created_ms: int
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    source: dict[str, str] = field(default_factory=dict)
-    """Tags of a newly created MLflow run: who made it with which code."""
-    tracking_uri: str = ""
-    """Where the run was to be mirrored when it was started."""
-    joins: str = ""
-    """MLflow run that this one's metrics and files are added to; empty for a run of its own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Status:
-    """Where a run stands."""
-
-    state: State = "created"
-    reason: str = ""
-    step: int = 0
-    since_ms: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelEntry:
-    """A checkpoint to register as a version of a model."""
-
-    name: str
-    checkpoint: str
-    tags: dict[str, str]
-
-
 class RunFolder:
     """One run's folder."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self._step, self._rows = -1, []
-
-    # --- what the run is ---------------------------------------------------------------------
 
     def describe(
         self,
@@ -144,7 +100,7 @@ class RunFolder:
             tracking_uri=tracking_uri,
             joins=joins,
         )
-        self._write(CONFIG, asdict(config))
+        self.write(CONFIG, asdict(config))
         return config
 
     def config(self) -> RunConfig | None:
@@ -161,7 +117,7 @@ class RunFolder:
         config = self.config()
         if config is None:
             raise FileNotFoundError(f"{self.place(CONFIG)}: no such file; give a run's folder")
-        self._write(CONFIG, asdict(replace(config, tags={**config.tags, **_masked(tags)})))
+        self.write(CONFIG, asdict(replace(config, tags={**config.tags, **_masked(tags)})))
 
     def _mirrored_key(self) -> str:
         """The key of a run that was tracked before run folders had a config."""
@@ -171,11 +127,9 @@ class RunFolder:
         found = storage.read_json(place)
         return str(found.get("key", "")) if isinstance(found, dict) else ""
 
-    # --- how it goes -------------------------------------------------------------------------
-
     def set_state(self, state: State, reason: str = "", step: int = 0) -> None:
         status = Status(state=state, reason=mask(reason), step=step, since_ms=_now_ms())
-        self._write(STATUS, asdict(status))
+        self.write(STATUS, asdict(status))
 
     def end(self, state: State, reason: str = "", step: int = 0) -> None:
         """Set a final state; the first one stays."""
@@ -222,25 +176,24 @@ class RunFolder:
         Args:
             links: name among the run's artifacts -> path or URI.
         """
-        self._write(LINKS, {"links": dict(links)})
+        self.write(LINKS, {"links": dict(links)})
 
     def register_model(self, name: str, checkpoint: str, tags: Mapping[str, str]) -> None:
         """Ask for a checkpoint to become a version of a registered model."""
         entry = ModelEntry(name=name, checkpoint=checkpoint, tags=_masked(tags))
-        self._write(MODEL, asdict(entry))
-
-    # --- what was reported -------------------------------------------------------------------
+        self.write(MODEL, asdict(entry))
 
     def segments(self) -> dict[int, Version]:
         """Step -> version of its rows, by step."""
-        found = self.files(METRICS)
-        steps = {
-            int(name.removesuffix(".jsonl")): v for name, v in found.items() if _is_segment(name)
-        }
-        return dict(sorted(steps.items()))
+        found = {}
+        for name, version in self.files(METRICS).items():
+            stem, _, ending = name.partition(".")
+            if ending == "jsonl" and stem.isdigit():
+                found[int(stem)] = version
+        return dict(sorted(found.items()))
 
     def segment_place(self, step: int) -> str:
-        return self.place(METRICS, _segment(step))
+        return self.place(METRICS, f"{step:010d}.jsonl")
 
     def read_segment(self, step: int) -> list[Row]:
         """The rows of a step.
@@ -272,8 +225,6 @@ class RunFolder:
             return []
         return [RunFolder(place) for place in storage.list_folders(root).values()]
 
-    # --- files -------------------------------------------------------------------------------
-
     def place(self, *names: str) -> str:
         return storage.join(self.folder, *names)
 
@@ -287,8 +238,8 @@ class RunFolder:
         return read_object(place) if storage.exists(place) else None
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
-        """A JSON object of the folder, such as a trial's proposal."""
-        self._write(name, content)
+        """Write a JSON object of the folder, such as a trial's proposal."""
+        write_object(self.place(name), content)
 
     def version(self, name: str) -> Version | None:
         """The version of a file of the folder; None where there is none."""
@@ -306,20 +257,9 @@ class RunFolder:
         }
         return dict(sorted(found.items()))
 
-    def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        write_object(self.place(name), content)
-
 
 def _masked(entries: Mapping[str, Any]) -> dict[str, str]:
     return {key: mask(str(value)) for key, value in entries.items()}
-
-
-def _segment(step: int) -> str:
-    return f"{step:010d}.jsonl"
-
-
-def _is_segment(name: str) -> bool:
-    return name.endswith(".jsonl") and name.removesuffix(".jsonl").isdigit()
 
 
 def _version(info: fs.FileInfo) -> Version:

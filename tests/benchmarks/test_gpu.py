@@ -61,7 +61,7 @@ def test_rows_make_tables():
     )
 
 
-@pytest.mark.ray  # needs none, but takes as long as what does: see `make test-long`
+@pytest.mark.long
 def test_all_parts_are_rehearsed_on_a_cpu(tmp_path):
     found = rehearse(tmp_path, "--device", "cpu", "--quick")
     for part in PARTS:
@@ -73,6 +73,7 @@ def test_all_parts_are_rehearsed_on_a_cpu(tmp_path):
     assert all(row["bit_equal"] for row in found["determinism"][:-1])
 
 
+@pytest.mark.long
 def test_a_pretend_card_counts_what_a_card_would_be_asked(tmp_path):
     found = rehearse(tmp_path, "--device", "pretend", "--quick")
     assert found["step"][0]["waits"] <= 2

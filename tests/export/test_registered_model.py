@@ -51,6 +51,7 @@ def checkpoint(tmp_path) -> str:
     return place
 
 
+@pytest.mark.long
 def test_a_registered_model_gives_its_checkpoints_picture(tmp_path, checkpoint, monkeypatch):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     for _ in range(2):  # the second time, the version is there

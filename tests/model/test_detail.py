@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sddusr.config import DEMO, PAPER, PRESETS, DetailConfig, ModelConfig
-from sddusr.filters import box_mean, high_pass, soften
 from sddusr.imaging.resize import bicubic_up
 from sddusr.model.detail import lay_in_place, to_pixels, twin_cells
 from sddusr.model.evidence import (
@@ -21,6 +20,7 @@ from sddusr.model.evidence import (
     split_bands,
     statistics,
 )
+from sddusr.model.filters import box_mean, high_pass, soften
 from sddusr.model.sddusr import SDDuSR
 from sddusr.training.losses import trust_loss
 from sddusr.types import Batch, DetailOutput
