@@ -109,7 +109,7 @@ class InputSender:
     def _training_run(self, origin: Origin) -> str:
         """MLflow's id of the run that wrote the checkpoint; empty where it is not there."""
         client = self._target.client
-        if origin.run_id and _is_there(client, origin.run_id):
+        if origin.run_id and mlflow.is_active(client, origin.run_id):
             return origin.run_id
         experiment = client.get_experiment_by_name(origin.experiment) if origin.key else None
         if experiment is None:
@@ -197,12 +197,3 @@ def send_model_metrics(
     if points:
         client.log_batch(run_id, metrics=points)
     return missing
-
-
-def _is_there(client: Any, run_id: str) -> bool:
-    try:
-        return client.get_run(run_id).info.lifecycle_stage == "active"
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
-        raise

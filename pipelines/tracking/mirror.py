@@ -185,12 +185,7 @@ class Mirror:
         return run.info.run_id
 
     def _is_known(self, run_id: str) -> bool:
-        try:
-            return self.client.get_run(run_id).info.lifecycle_stage == "active"
-        except mlflow.MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
-            raise
+        return mlflow.is_active(self.client, run_id)
 
     def _experiment_id(self, name: str) -> str:
         """The experiment's id; with SQLite its files lie beside the database."""

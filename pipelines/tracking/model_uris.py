@@ -11,12 +11,10 @@ from mlflow import artifacts
 from pipelines.tracking.client import WRONG_URI, MlflowException, make_client
 from pipelines.tracking.links import tracking_uri
 from sddusr import storage
-from sddusr.checkpoint import HASHES
+from sddusr.checkpoint import HASHES, OF_MLFLOW
 from sddusr.runs.run_folder import MLFLOW
 
 CACHE = Path("~", ".cache", "sddusr", "models")
-
-SCHEMES = ("models:/", "runs:/")
 
 
 def local_checkpoint(place: str, uri: str | None = None, cache: Path = CACHE) -> str:
@@ -27,7 +25,7 @@ def local_checkpoint(place: str, uri: str | None = None, cache: Path = CACHE) ->
         ValueError: MLflow has no such model, or it is none of ours.
         OSError: the cache cannot be written.
     """
-    if not place.startswith(SCHEMES):
+    if not place.startswith(OF_MLFLOW):
         return place
     cache = cache.expanduser()
     cache.mkdir(parents=True, exist_ok=True)

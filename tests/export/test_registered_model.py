@@ -137,7 +137,9 @@ def test_a_registered_model_gives_its_checkpoints_picture(tmp_path, checkpoint, 
     assert np.abs(found.astype(int) - expected.sr).mean() < 3
 
 
-def test_commands_take_the_best_model_by_its_name_in_mlflow(tmp_path, checkpoint, monkeypatch):
+def test_commands_take_the_best_model_by_its_name_in_mlflow(tmp_path, checkpoint):
+    from mlflow import artifacts
+
     uri, data = f"sqlite:///{tmp_path}/mlflow.db", {DATA_TAG: "d"}
     scores = {"good": data | {SCORE_TAG: "30.5"}, "worse": data | {SCORE_TAG: "29.0"}}
     run_ids = {}
@@ -163,5 +165,11 @@ def test_commands_take_the_best_model_by_its_name_in_mlflow(tmp_path, checkpoint
     assert local_checkpoint(checkpoint, uri) == checkpoint
     with pytest.raises(ValueError, match=r"models:/nobody@best: MLflow at sqlite:.* no such model"):
         local_checkpoint("models:/nobody@best", uri, tmp_path / "cache")
-    with pytest.raises(ValueError, match=r"only the commands in pipelines/ ask MLflow"):
+    with pytest.raises(
+        ValueError, match=r"only the commands in pipelines/ ask MLflow.* --dst-path"
+    ):
         load_model("models:/sddusr-tiny@best")
+    model = client.get_model_version_download_uri("sddusr-tiny", best.version)
+    folder = artifacts.download_artifacts(model, dst_path=str(tmp_path / "DIR"), tracking_uri=uri)
+    loaded = load_model(f"{folder}/data/sddusr").state_dict()  # the folder that the message names
+    assert all(torch.equal(loaded[key], value) for key, value in expected.items())

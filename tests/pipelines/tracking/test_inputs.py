@@ -112,7 +112,7 @@ def test_an_evaluation_waits_for_its_training_run_and_is_then_shown_below_it(
     server.away = False
     assert main(MirrorOptions(runs=(evaluation.folder,))) == 1  # the training run is missing yet
     assert PARENT_TAG not in server.runs["run0"].tags
-    options = MirrorOptions(runs=(training.folder, evaluation.folder))
+    options = MirrorOptions(runs=(evaluation.folder, training.folder))  # in any order
     for _ in range(2):
         assert main(options) == 0
     child, parent = server.runs.values()
