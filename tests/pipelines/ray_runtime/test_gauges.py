@@ -2,13 +2,19 @@
 
 import json
 import re
+import sys
+import time
+import urllib.request
 
 import pytest
+import ray
 
 from pipelines.ray_runtime import gauges
 from pipelines.ray_runtime.gauges import DESCRIPTIONS, MEMORY, RunGauges, run_name
 from pipelines.ray_runtime.system_metrics import SystemMetrics
 from tests.cluster.manifests import CLUSTER
+
+PATIENCE_S = 120
 
 DASHBOARD = json.loads((CLUSTER / "grafana" / "sddusr.json").read_text())
 
@@ -54,6 +60,28 @@ def test_gauges_show_a_row_of_each_rank(monkeypatch):
     monkeypatch.setattr(gauges.torch.cuda, "memory_reserved", lambda: 2**30)
     RunGauges("demo", 0).set(row)
     assert shown[MEMORY, "demo", "0"] == 2**30
+
+
+def test_prometheus_reads_the_gauges_of_a_worker(ray_session):
+    @ray.remote(num_cpus=1)
+    class Rank:
+        def show(self) -> None:
+            self.gauges = RunGauges("scraped", 0)
+            self.gauges.set({metric: 0.25 for metric in gauges.OF_A_ROW.values()})
+
+    rank = Rank.remote()
+    ray.get(rank.show.remote())
+    address = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
+    until, lines = time.monotonic() + PATIENCE_S, []
+    while len(lines) < len(gauges.OF_A_ROW):
+        assert time.monotonic() < until, "Ray exports its metrics every few seconds"
+        time.sleep(1)
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            told = answer.read().decode().splitlines()
+        lines = [line for line in told if 'run="scraped"' in line]
+    assert {line.partition("{")[0] for line in lines} == {f"ray_{name}" for name in gauges.OF_A_ROW}
+    assert all('rank="0"' in line and float(line.split()[-1]) == 0.25 for line in lines)
+    ray.kill(rank)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +134,7 @@ class Driver:
 
 
 def test_a_gpu_is_measured_by_what_its_driver_tells(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pynvml", Driver())
+    monkeypatch.setitem(sys.modules, "pynvml", Driver())
     found = SystemMetrics().read()
     assert found["system/gpu_0_utilization_percentage"] == 93
     assert found["system/gpu_0_memory_usage_megabytes"] == 5000
