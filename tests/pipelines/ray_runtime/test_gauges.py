@@ -67,7 +67,7 @@ def test_prometheus_reads_the_gauges_of_a_worker(ray_session):
     class Rank:
         def show(self) -> None:
             self.gauges = RunGauges("scraped", 0)
-            self.gauges.set({metric: 0.25 for metric in gauges.OF_A_ROW.values()})
+            self.gauges.set(dict.fromkeys(gauges.OF_A_ROW.values(), 0.25))
 
     rank = Rank.remote()
     ray.get(rank.show.remote())
