@@ -1,5 +1,6 @@
 """A checkpoint as a logged model of its run, and as a version of a registered model."""
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from pipelines.tracking.client import BusyError
 from pipelines.tracking.inputs import CHECKPOINT_TAG, send_model_metrics
@@ -58,8 +60,9 @@ def register_model(
     _link(client, run_id, run, entry, logged, is_reported)
     _create_once(client, name)
     versions = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
-    if all(version.tags != version.tags | tags for version in versions):
-        client.create_model_version(
+    version = next((each for each in versions if each.tags == each.tags | tags), None)
+    if version is None:
+        version = client.create_model_version(
             name,
             logged.artifact_location,
             run_id,
@@ -67,7 +70,17 @@ def register_model(
             model_id=logged.model_id,
             description=card,
         )
+    _note_version(client, logged, name, version.version)
     _name_best(client, name, tags)
+
+
+def _note_version(client: MlflowClient, logged: LoggedModel, name: str, version: str) -> None:
+    """Name the version on the logged model's page; a server does so itself, a database does not."""
+    tags = client.get_logged_model(logged.model_id).tags
+    noted = json.loads(tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+    if all((each["name"], str(each["version"])) != (name, str(version)) for each in noted):
+        entries = json.dumps([*noted, {"name": name, "version": str(version)}])
+        client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: entries})
 
 
 def _name_best(client: MlflowClient, name: str, tags: Mapping[str, str]) -> None:

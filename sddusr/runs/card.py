@@ -22,8 +22,6 @@ def describe_model(run: RunFolder, entry: ModelEntry) -> str:
     params = config.params if config else {}
     step = entry.tags.get("sddusr.checkpoint", "")
     lines = [
-        f"# {entry.name}",
-        "",
         "Makes a wide-angle image twice as large with the help of a telephoto image of a part of "
         "it (SDDuSR). `wide` and `tele` are RGB, 8 bits; `box` says where `tele` lies in the "
         "result (y0, y1, x0, x1), and where it is left out, `tele` is found in `wide`.",

@@ -90,7 +90,9 @@ def assert_linked(client, run_id, logged, shards) -> None:
         ("val/full_psnr", 30.5, 4, f"{folder} val"),
     ]
     assert found.params == {"optim.lr": "0.001"}
-    assert "Makes a wide-angle image twice as large" in found.tags["mlflow.note.content"]
+    assert found.tags["mlflow.note.content"].startswith("Makes a wide-angle image twice as large")
+    noted = json.loads(found.tags["mlflow.modelVersions"])  # its page names the version
+    assert noted == [{"name": "sddusr-tiny", "version": "1"}]
     for key, number in (("train/total", 2), ("val/full_psnr", 1)):
         assert len(client.get_metric_history(run_id, key)) == number
 
