@@ -181,6 +181,23 @@ def test_mlflow_draws_the_pictures_of_each_validation(page: Page, mlflow_ui: str
     page.wait_for_function(f"(first) => {drawn}.some((src) => !first.includes(src))", arg=first)
 
 
+def test_a_run_opens_on_its_curves_and_not_on_points_of_the_test(
+    page: Page, mlflow_ui: str, logged_run
+):
+    page.goto(run_page(mlflow_ui, logged_run, "model-metrics"))
+    for name in ("step_s", "total"):
+        expect(page.get_by_text(name, exact=True).first).to_be_visible(timeout=PATIENCE_MS)
+    assert "png8" not in page.inner_text("body")
+
+
+def test_a_runs_overview_leads_to_its_data_its_model_and_its_evaluation(
+    page: Page, mlflow_ui: str, logged_run
+):
+    page.goto(run_page(mlflow_ui, logged_run, ""))
+    for text in ("evaluate step-00000006 test", "sddusr-tiny", "Training", "System metrics"):
+        expect(page.get_by_text(text).first).to_be_visible(timeout=PATIENCE_MS)
+
+
 def run_page(mlflow_ui: str, logged_run, tab: str, run_id: str = "") -> str:
     """What the commands tell a user, at the port of these tests."""
     told = links.run_page(logged_run.uri, run_id or logged_run.run_id, tab)
