@@ -23,8 +23,9 @@ import tyro
 from pipelines.reporting.page import Page, Pair, render
 from sddusr import storage
 from sddusr.cli import command_line
-from sddusr.evaluation.results import ImageScores, read_tables
+from sddusr.evaluation.results import ImageScores
 from sddusr.evaluation.scoring import BICUBIC
+from sddusr.evaluation.tables import read_tables
 from sddusr.visualization.web_view import REF, TRUTH, view_place
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,9 @@ import pytest
 from pipelines.report import ReportOptions, write_report
 from pipelines.tracking.background import describe, mirror
 from sddusr.data.dataset import ShardSet
-from sddusr.evaluation.results import gains, summarize, write_tables
+from sddusr.evaluation.results import gains, summarize
 from sddusr.evaluation.scoring import EvaluationConfig, Scorer
+from sddusr.evaluation.tables import write_tables
 from sddusr.runs.run_folder import RunFolder
 from tests.runs import CONFIG, Notebook, train_in
 

@@ -94,7 +94,7 @@ def test_a_file_gives_flags_and_flags_win(
         ("data: d\nprotocols: y\n", "field protocols is y, need a list"),
         ("data: d\nprecision: float8\n", "field precision is 'float8', need one of"),
         ("data: d\nlimit: 0\ncheckpoint: c\n", "--limit is 0"),
-        ("checkpoint: c\n", "missing: --data"),
+        ("checkpoint: c\n", "no --data; without it, need --sr-dir and --metrics"),
         ("model: {dim: 3}\n", "this command has no option model"),
         ("preset: paper\n", "names the preset paper, this command takes none"),
     ],

@@ -12,11 +12,10 @@ from sddusr.evaluation.results import (
     ImageScores,
     describe_flat_regions,
     gains,
-    read_tables,
     summarize,
     to_text,
-    write_tables,
 )
+from sddusr.evaluation.tables import read_tables, write_tables
 
 ABOUT = {"data": "shards", "split": "test"}
 

@@ -11,8 +11,9 @@ import pytest
 
 from pipelines.report import ReportOptions, write_report
 from pipelines.reporting.page import TEMPLATES
-from sddusr.evaluation.results import gains, summarize, write_tables
+from sddusr.evaluation.results import gains, summarize
 from sddusr.evaluation.scoring import score_triplet
+from sddusr.evaluation.tables import write_tables
 from sddusr.geometry.box import Box
 from sddusr.inference import bicubic, to_8bit
 from sddusr.visualization.web_view import build_web_view, view_place
