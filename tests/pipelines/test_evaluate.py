@@ -1,5 +1,6 @@
 """The evaluation command: what it measures, writes and refuses."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from sddusr.imaging.images import read_rgb, write_png
 from sddusr.inference import bicubic, super_resolve, to_8bit, to_tensor
 from sddusr.model.sddusr import SDDuSR
 from sddusr.runs.run_folder import RunFolder
+from sddusr.visualization.web_view import view_place
 from tests.conftest import make_triplet
 
 CONFIG = replace(
@@ -78,6 +80,30 @@ def test_pictures_equal_to_hr_score_inf_and_one(tiny_shards, truth_dir):
     for image in images:
         perfect = image.scores == (np.inf, 1) * 3
         assert perfect == (image.method == "truth")
+
+
+def test_several_folders_are_methods_of_one_evaluation(tiny_shards, truth_dir, tmp_path):
+    dim = tmp_path / "dim"
+    for triplet in tiny_shards.iterate("test"):
+        write_png(str(dim / f"{triplet.id}.png"), triplet.hr // 2)
+    out = str(tmp_path / "out")
+    config = EvaluationConfig(data=tiny_shards.root, sr_dir=(truth_dir, f"{dim}/"), out=out)
+    rows = pick_rows(config, tiny_shards)
+    scorer = Scorer(config, pair_others(config, [row.id for row in rows]), with_lpips=False)
+    images = [image for row in rows for image in scorer.evaluate(row)]
+    methods = [BICUBIC, UNSHARP, PASTE, "truth", "dim"]
+    assert list(dict.fromkeys(image.method for image in images)) == methods
+    view = json.loads(Path(view_place(out, rows[0].id)).read_text())
+    assert [crop["name"] for crop in view["crops"]] == [
+        "detail in the centre", "detail outside the centre"
+    ]  # fmt: skip
+    for crop in view["crops"]:
+        assert set(methods) < set(view["frames"][crop["frame"]]["layers"])
+        top, left, height, width = crop["share"]
+        assert min(top, left) >= 0
+        assert max(top + height, left + width) <= 1
+    with pytest.raises(ValueError, match="distinct names"):
+        EvaluationConfig(data="d", sr_dir=("a/x", "b/x"))
 
 
 @pytest.mark.usefixtures("without_bfloat16")

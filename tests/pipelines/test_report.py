@@ -105,6 +105,46 @@ def test_means_intervals_and_gains_stand_in_the_summary(results):
     assert "png8" in html
 
 
+def rows_of(html: str, protocol: str) -> list[tuple[str, bool]]:
+    """Methods of a protocol's table of means in their order, and whether their PSNR is marked."""
+    table = html.partition(f"Summary, {protocol}")[2].partition("</tbody>")[0]
+    found = re.findall(r'data-value="([^"]+)">[^<]+</th>\s*<td( class="best")?', table)
+    return [(name, bool(best)) for name, best in found]
+
+
+def test_the_methods_are_ranked_and_the_best_is_marked(results, tmp_path):
+    second = tmp_path / "second"
+    evaluate(second, sharpen=0.5, method="less")
+    html, _ = page(results, second)
+    for protocol in ("kedusr-float", "png8"):
+        assert rows_of(html, protocol) == [("ours", True), ("less", False), ("bicubic", False)]
+    head = html.partition('class="summary"')[2].partition("</thead>")[0]
+    assert head.count("<button") == 7
+    assert head.count('aria-sort="descending"') == 1
+
+
+def test_metrics_of_other_libraries_have_a_column_and_a_table(results, tmp_path):
+    folder = tmp_path / "others"
+    images = [
+        image._replace(others={"piq:gmsd": value, "piq:total_variation": value})
+        if image.protocol == "png8"
+        else image
+        for image in evaluate(folder)
+        for value in [0.1 if image.method == "ours" else 0.2]
+    ]
+    found = gains(images, "bicubic")
+    write_tables(str(folder), images, summarize(images), found, "", {"data": "d"})
+    html, _ = page(folder)
+    means = html.partition("Summary, png8")[2].partition("</table>")[0]
+    assert "piq:gmsd, full" in means
+    assert re.search(r'class="best" data-value="0\.1\d*">0\.1000', means)
+    assert re.search(r'class="better" data-value="-0\.1\d*">-0\.1000', means)
+    assert means.count('data-value="-0.1') == 2
+    assert means.count('class="better" data-value="-0.1') == 1  # neither way is better in the other
+    assert "piq:gmsd" not in html.partition("Summary, kedusr-float")[2].partition("</table>")[0]
+    assert "<option>piq:gmsd, png8</option>" in html
+
+
 def test_names_are_text_whatever_they_hold(tmp_path):
     method = EVIL.replace("/", "")
     folder = tmp_path / "<b>results"
