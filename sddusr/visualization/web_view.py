@@ -25,8 +25,8 @@ WHOLE_PX = 1200
 DETAIL_PX = 384
 """Side of a detail, which is shown pixel for pixel."""
 
-CROP_PX = 128
-"""Side of a crop of a picture that is shown whole."""
+CROP_PX, MIN_CROP_PX = 128, 16
+"""Sides of a crop of a picture that is shown whole: the largest, and the least outside the box."""
 
 DETAILS = {RED: "detail in the centre", GREEN: "detail outside the centre"}
 
@@ -121,10 +121,13 @@ def _crops(triplet: Triplet, frames: list[Frame]) -> list[dict[str, Any]]:
             {"name": each.name, "frame": number, "share": [0.25, 0.25, 0.5, 0.5]}
             for number, each in enumerate(frames[1:], start=1)
         ]
-    side = min(CROP_PX, min(triplet.hr.shape[:2]) // 3)
+    (height, width), box = triplet.hr.shape[:2], triplet.center_box
+    outside = max(box.y0, height - box.y1, box.x0, width - box.x1)
+    side = min(CROP_PX, max(1, min(height, width) // 3))
+    side = min(side, outside) if outside >= MIN_CROP_PX else side
     return [
         {"name": DETAILS[detail.color], "frame": 0, "share": _share(detail.box, frames[0].box)}
-        for detail in find_details(triplet.hr, triplet.center_box, side)
+        for detail in find_details(triplet.hr, box, side)
     ]
 
 
