@@ -113,7 +113,9 @@ def test_the_methods_sort_and_their_crops_are_shown(opened: Page):
     first = len(psnr) // 2  # one table for each protocol
     assert psnr[:first] == sorted(psnr[:first], reverse=True)
     opened.locator(".summary thead button").first.click()
-    assert opened.locator(names).all_inner_texts()[:first] == sorted(ranked[:first], reverse=True)
+    assert opened.locator(names).all_inner_texts()[:first] == sorted(
+        ranked[:first], key=str.casefold, reverse=True
+    )
     crops = opened.locator("#crops .strip figure")
     assert crops.count() >= 2 * 6
     crops.first.scroll_into_view_if_needed()

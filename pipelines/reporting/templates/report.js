@@ -268,7 +268,8 @@ function drawCrops() {
       const head = document.createElement("h3");
       head.textContent = `${id}, ${crop.name}`;
       const strip = Object.assign(document.createElement("div"), { className: "strip" });
-      const names = Object.keys(views[id].frames[crop.frame].layers);
+      const names = Object.keys(views[id].frames[crop.frame].layers)
+        .filter((name) => name !== "Ref (tele)" || !crop.name.includes("outside"));
       strip.append(...names.map((name) => cropOf(views[id], crop, name)));
       byId("crops").append(head, strip);
     }
