@@ -136,7 +136,10 @@ def summarize(images: Sequence[ImageScores]) -> list[Summary]:
 
 
 def gains(images: Sequence[ImageScores], over: str, seed: int = 0) -> list[Gain]:
-    """Each method's mean differences to `over`, with a paired bootstrap interval of 95 %."""
+    """Each method's mean differences to `over`, with a paired bootstrap interval of 95 %.
+
+    A metric that was not measured of both, as where two evaluations are compared, is left out.
+    """
     groups = _groups(drop_flat_regions(images))
     return [
         Gain(method, over, protocol, column, _interval(ours, theirs, column, seed))
@@ -144,7 +147,7 @@ def gains(images: Sequence[ImageScores], over: str, seed: int = 0) -> list[Gain]
         if method != over
         for theirs in [groups[protocol, over]]
         for column in (*Scores._fields, "full_lpips", *(ours[0].others or {}))
-        if ours[0].as_row()[column] is not None
+        if ours[0].as_row()[column] is not None and theirs[0].as_row().get(column) is not None
     ]
 
 

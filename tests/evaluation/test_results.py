@@ -53,6 +53,18 @@ def test_a_picture_without_a_corner_is_left_out_of_the_corners_mean():
     assert (summary.scores.full_psnr, summary.scores.corner_psnr) == (35, 20)
 
 
+def test_metrics_that_only_one_method_has_give_no_gain(images):
+    some = [
+        each._replace(full_lpips=None, others={"piq:gmsd": 0.5}) if each.method == "ours" else each
+        for each in images
+    ]
+    for given in (some, [each._replace(method={"ours": "bicubic", "bicubic": "ours"}[each.method])
+                         for each in some]):  # fmt: skip
+        columns = {gain.column for gain in gains(given, "bicubic")}
+        assert "full_psnr" in columns
+        assert not columns & {"full_lpips", "piq:gmsd"}
+
+
 def test_gains_pair_pictures_by_id_whatever_their_order(images):
     shuffled = images[::2] + images[::-2]
     for some in (images, shuffled):
