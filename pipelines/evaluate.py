@@ -31,6 +31,8 @@ from sddusr import storage
 from sddusr.checkpoint import Checkpoint, read_checkpoint
 from sddusr.cli import command_line
 from sddusr.data.dataset import Row, ShardSet
+from sddusr.evaluation.other_metrics import choose
+from sddusr.evaluation.ref_registration import check_registration
 from sddusr.evaluation.results import (
     Gain,
     ImageScores,
@@ -39,7 +41,6 @@ from sddusr.evaluation.results import (
     gains,
     summarize,
     to_text,
-    write_tables,
 )
 from sddusr.evaluation.scoring import (
     BICUBIC,
@@ -47,11 +48,12 @@ from sddusr.evaluation.scoring import (
     LPIPS_MEASURED,
     EvaluationConfig,
     Scorer,
-    check_registration,
     lpips_note,
     pair_others,
     pick_rows,
 )
+from sddusr.evaluation.tables import write_tables
+from sddusr.evaluation.without_truth import score_without_truth
 from sddusr.runs.run_folder import RunFolder
 from sddusr.secrets import mask
 
@@ -74,7 +76,9 @@ class EvaluateOptions(EvaluationConfig):
 
     python pipelines/evaluate.py --checkpoint runs/paper-1a2b3c4d --data shards
 
-    python pipelines/evaluate.py --sr-dir results/KeDuSR --data shards --out runs/kedusr
+    python pipelines/evaluate.py --sr-dir results/KeDuSR results/DCSR --data shards --out board
+
+    python pipelines/evaluate.py --sr-dir phone/ours phone/DCSR --metrics skimage:blur_effect
     """
 
     num_actors: int = 1
@@ -115,7 +119,7 @@ class ScorerActor:
         self,
         options: EvaluateOptions,
         rows: Sequence[Row],
-        others: Mapping[str, str],
+        others: Mapping[str, Mapping[str, str]],
         lpips: bool,
         memory_share: float,
     ) -> None:
@@ -146,7 +150,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     checkpoint = read_checkpoint(options.checkpoint) if options.checkpoint else None
     shards = ShardSet(options.data)
     trained_on = checkpoint.config.data.register_ref if checkpoint else None
-    registered = check_registration(options, shards, trained_on)
+    registered = check_registration(shards, options.register_ref, trained_on)
     rows = pick_rows(options, shards)
     others = pair_others(options, [row.id for row in rows])
     note = lpips_note(options)
@@ -155,7 +159,8 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     left_out = describe_flat_regions(images)
     if left_out:
         log.warning("%s", left_out)
-    table = f"Ref registered: {registered}\n\n{to_text(summaries, differences, note, left_out)}"
+    table = f"Ref registered: {registered}\n\n"
+    table += to_text(summaries, differences, note, left_out, choose(options.metrics).notes)
     about = (
         _about(options, checkpoint, note)
         | {"Ref registered": registered}
@@ -177,24 +182,28 @@ def _about(options: EvaluateOptions, checkpoint: Checkpoint | None, lpips: str) 
     if checkpoint is not None:
         step = checkpoint.progress.get("step", "?")
         about |= {options.name: f"{mask(checkpoint.place)}, step {step}, {options.precision}"}
-    if options.sr_dir:
-        about |= {options.other_name: mask(options.sr_dir)}
-    return about | {"code": links.code_version()}
+    for name, place in zip(options.other_names, options.sr_dir, strict=True):
+        about[name] = mask(place)
+    return about | choose(options.metrics).notes | {"code": links.code_version()}
 
 
 def _with_absolute_places(options: EvaluateOptions) -> EvaluateOptions:
     """Actors may run in another folder."""
-    given = {name: getattr(options, name) for name in ("data", "out", "checkpoint", "sr_dir")}
+    given = {name: getattr(options, name) for name in ("data", "out", "checkpoint")}
     absolute = {
         name: place and persistent_path(place, f"--{name}") for name, place in given.items()
     }
+    absolute["sr_dir"] = tuple(persistent_path(place, "--sr-dir") for place in options.sr_dir)
     if options.lpips_weights != "imagenet":
         absolute["lpips_weights"] = storage.absolute(options.lpips_weights)
     return replace(options, **absolute)
 
 
 def _scores(
-    options: EvaluateOptions, rows: Sequence[Row], others: Mapping[str, str], lpips: bool
+    options: EvaluateOptions,
+    rows: Sequence[Row],
+    others: Mapping[str, Mapping[str, str]],
+    lpips: bool,
 ) -> Iterator[ImageScores]:
     """Every picture's scores, in the order of the rows."""
     cluster.init_ray()
@@ -259,6 +268,7 @@ def _prefix(options: EvaluateOptions, summary: Summary) -> str:
 
 def _scores_of(summary: Summary) -> dict[str, float]:
     row = summary.scores._asdict() | {"full_lpips": summary.full_lpips}
+    row |= {name.replace(":", "-"): mean for name, mean in (summary.others or {}).items()}
     return {
         name: value
         for name, value in row.items()
@@ -267,6 +277,9 @@ def _scores_of(summary: Summary) -> dict[str, float]:
 
 
 def main(options: EvaluateOptions) -> None:
+    if not options.data:
+        print(f"{score_without_truth(options)}\nfiles   {options.out}")
+        return
     result = evaluate(options)
     print(f"\n{options.data}, split {options.split}\n\n{result.table}\n")
     print(f"page    {result.page}")

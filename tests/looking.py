@@ -23,8 +23,9 @@ from pipelines.tracking.links import DATA_TAG, SCORE_TAG
 from sddusr.checkpoint import read_checkpoint
 from sddusr.config import flatten, to_dict
 from sddusr.data.dataset import ShardSet
-from sddusr.evaluation.results import gains, summarize, write_tables
+from sddusr.evaluation.results import gains, summarize
 from sddusr.evaluation.scoring import EvaluationConfig, Scorer
+from sddusr.evaluation.tables import write_tables
 from sddusr.runs.inputs import RunInputs, datasets_of
 from sddusr.runs.run_folder import RunFolder
 from tests.runs import CONFIG, LAST, Notebook, train_in

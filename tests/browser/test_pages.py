@@ -104,6 +104,29 @@ def test_the_page_works_from_a_file_without_a_network(opened: Page):
     assert all(url.startswith(("file:", "data:")) for url in opened.asked)
 
 
+def test_the_methods_sort_and_their_crops_are_shown(opened: Page):
+    names = ".summary:first-of-type tbody:first-of-type tr > th"
+    ranked = opened.locator(names).all_inner_texts()
+    assert {"bicubic", "unsharp", "registered paste", "SDDuSR"} <= set(ranked)
+    values = f"{names} + td"
+    psnr = opened.eval_on_selector_all(values, "all => all.map((each) => +each.dataset.value)")
+    first = len(psnr) // 2  # one table for each protocol
+    assert psnr[:first] == sorted(psnr[:first], reverse=True)
+    opened.locator(".summary thead button").first.click()
+    assert opened.locator(names).all_inner_texts()[:first] == sorted(
+        ranked[:first], key=str.casefold, reverse=True
+    )
+    crops = opened.locator("#crops .strip figure")
+    assert crops.count() >= 2 * 6
+    crops.first.scroll_into_view_if_needed()
+    opened.wait_for_function("document.querySelector('#crops .strip img').naturalWidth > 0")
+    area = crops.first.locator("div").bounding_box()
+    assert area is not None
+    assert area["width"] == pytest.approx(area["height"], abs=1)
+    expect(crops.first.locator("figcaption")).to_contain_text("dB")
+    assert opened.errors == []
+
+
 def test_keys_reach_zoom_overlays_and_the_next_picture(opened: Page):
     stage = opened.locator("#stage")
     stage.press("+")
