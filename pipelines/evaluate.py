@@ -60,8 +60,8 @@ from sddusr.secrets import mask
 PAGE = "page.html"
 
 TRACKED = (
-    "name", "sr_dir", "split", "limit", "protocols", "precision", "matching", "register_ref",
-    "trust", "without_ref", "baselines", "seed",
+    "name", "sr_dir", "split", "limit", "protocols", "metrics", "precision", "matching",
+    "register_ref", "trust", "without_ref", "baselines", "seed",
 )  # fmt: skip
 """Options that are parameters of the evaluation's MLflow run."""
 
