@@ -2,7 +2,6 @@
 run above it and the logged model that it scores, with the scores."""
 
 import json
-import re
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -54,11 +53,10 @@ class InputSender:
         except DamagedError as error:
             self._target.report(error.place, str(error))
             return
+        origin = inputs.origin
         try:
             translated(lambda: self._send_datasets(inputs.datasets))
-            is_complete = inputs.origin is None or translated(
-                lambda: self._send_origin(inputs, inputs.origin)
-            )
+            is_complete = origin is None or translated(lambda: self._send_origin(inputs, origin))
         except RefusedError as error:
             self._target.check_not_deleted()
             self._target.report(f"{INPUTS} of {self._run.folder}", str(error))
@@ -146,7 +144,7 @@ def _source(place: str) -> tuple[str, str]:
             warnings.simplefilter("ignore", UserWarning)  # MLflow registers local folders twice
             source = resolve_dataset_source(place)
     except MlflowException:  # a kind of storage that MLflow does not read
-        return re.match(r"[\w+.-]*", place)[0] or "local", json.dumps({"uri": place})
+        return place.partition("://")[0], json.dumps({"uri": place})
     return source._get_source_type(), source.to_json()
 
 
