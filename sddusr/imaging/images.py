@@ -9,7 +9,8 @@ from jaxtyping import UInt8, UInt16
 from sddusr import storage
 from sddusr.imaging import exif
 from sddusr.imaging.color_profile import HDR_TRANSFERS
-from sddusr.imaging.decoding import EXTENSIONS, MOST_PIXELS, TooLargeError, decode
+from sddusr.imaging.common_formats import EXTENSIONS, TooLargeError
+from sddusr.imaging.decoding import MOST_PIXELS, decode
 from sddusr.imaging.descriptive import NOTHING, Descriptive
 from sddusr.imaging.encoding import check_output, encode, encode_png, holds_cicp, not_held
 

@@ -22,7 +22,9 @@ class Engine(ABC):
     has_detail_skip: bool
     """Whether the network adds the tele image's own detail to the result."""
 
-    @abstractmethod
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
     def super_resolve(
         self,
         lr: np.ndarray,
@@ -33,7 +35,23 @@ class Engine(ABC):
         without_ref: bool,
         progress: Callable[[float], None],
     ) -> Upscaled:
-        """As `inference.super_resolve`."""
+        """As `inference.super_resolve`, with what the settings say."""
+        with explained_memory_errors():
+            return self.run(
+                lr,
+                ref,
+                box,
+                dtype=dtype,
+                memory_bytes=self.settings.memory_bytes,
+                memory_share=self.settings.memory_share,
+                progress=progress,
+                trust=self.settings.trust,
+                without_ref=without_ref,
+            )
+
+    @abstractmethod
+    def run(self, *images: Any, **options: Any) -> Upscaled:
+        """The runtime's own `super_resolve`."""
 
     @abstractmethod
     def peak_bytes(self) -> int:
@@ -79,36 +97,15 @@ class OnnxEngine(Engine):
     def __init__(self, settings: Settings) -> None:
         from sddusr.portable.package import Package
 
-        self.settings = settings
+        super().__init__(settings)
         self.package = Package(settings.checkpoint)
         self.has_detail_skip = self.package.manifest.has_detail_skip
 
-    def super_resolve(
-        self,
-        lr: np.ndarray,
-        ref: np.ndarray,
-        box: Box,
-        *,
-        dtype: Any,
-        without_ref: bool,
-        progress: Callable[[float], None],
-    ) -> Upscaled:
-        """As `inference.super_resolve`, with an exact search."""
+    def run(self, *images: Any, **options: Any) -> Upscaled:
+        """With an exact search."""
         from sddusr.portable.upscale import super_resolve
 
-        with explained_memory_errors():
-            return super_resolve(
-                self.package,
-                lr,
-                ref,
-                box,
-                dtype=dtype,
-                memory_bytes=self.settings.memory_bytes,
-                memory_share=self.settings.memory_share,
-                progress=progress,
-                trust=self.settings.trust,
-                without_ref=without_ref,
-            )
+        return super_resolve(self.package, *images, **options)
 
     def peak_bytes(self) -> int:
         """Of this process."""
@@ -127,41 +124,18 @@ class TorchEngine(Engine):
         from sddusr.model.precision import warn_if_emulated
         from sddusr.model.tuning import place_on
 
-        self.settings = settings
+        super().__init__(settings)
         self.device: Literal["cpu", "cuda"] = pick_device(settings.device)
         warn_if_emulated(settings.precision, torch.device(self.device))
         self.model = place_on(load_model(settings.checkpoint), torch.device(self.device))
         self.has_detail_skip = self.model.trust is not None
 
-    def super_resolve(
-        self,
-        lr: np.ndarray,
-        ref: np.ndarray,
-        box: Box,
-        *,
-        dtype: Any,
-        without_ref: bool,
-        progress: Callable[[float], None],
-    ) -> Upscaled:
-        """As `inference.super_resolve`."""
+    def run(self, *images: Any, **options: Any) -> Upscaled:
+        """In the precision and with the search of the settings."""
         from sddusr.inference import super_resolve
 
-        settings = self.settings
-        with explained_memory_errors():
-            return super_resolve(
-                self.model,
-                lr,
-                ref,
-                box,
-                settings.precision,
-                dtype=dtype,
-                memory_bytes=settings.memory_bytes,
-                memory_share=settings.memory_share,
-                progress=progress,
-                trust=settings.trust,
-                without_ref=without_ref,
-                matching=settings.matching,
-            )
+        options |= {"precision": self.settings.precision, "matching": self.settings.matching}
+        return super_resolve(self.model, *images, **options)
 
     def peak_bytes(self) -> int:
         """Of this process; on a GPU, what torch took there."""
