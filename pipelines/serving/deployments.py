@@ -1,7 +1,7 @@
 """The two Ray Serve deployments: one that speaks HTTP, and the replicas that make the pictures.
 
-The first never loads PyTorch: it stays responsive while all cores compute, and it alone counts the
-queue, whatever the number of replicas.
+The first never loads PyTorch: it stays small, and responsive while all cores compute. It alone
+counts the queue, whatever the number of replicas.
 """
 
 import asyncio
@@ -17,12 +17,10 @@ from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
 from pipelines.serving.app import Service, build_app
-from pipelines.serving.messages import Answer, PairRequest, Refusal
+from pipelines.serving.messages import GRACE_S, Answer, PairRequest, Refusal, time_is_over
 from pipelines.serving.options import ServeOptions
 from pipelines.serving.queue import Queue
 from pipelines.serving.uploads import UploadLimits
-from pipelines.serving.worker import GRACE_S, Worker, time_is_over
-from pipelines.tracking.model_uris import local_checkpoint
 from sddusr.cli import command_line
 
 REPLICA_START_S = 180.0
@@ -45,6 +43,9 @@ class Upscaling:
     """A replica: the weights in a process of their own, one picture at a time."""
 
     def __init__(self, options: ServeOptions, memory_share: float) -> None:
+        from pipelines.serving.worker import Worker
+        from pipelines.tracking.model_uris import local_checkpoint
+
         command_line.mask_streams()
         chosen = options.upscale_options(local_checkpoint(options.checkpoint))
         settings = replace(chosen.settings(), memory_share=memory_share)

@@ -6,6 +6,10 @@ from typing import Any
 MEDIA_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "tif": "image/tiff"}
 """Format of a result, as requests name it, and its media type."""
 
+GRACE_S = 10.0
+"""What work that was told to stop gets to do so; it looks between its steps. Then its process is
+ended, and Serve starts another one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairRequest:
@@ -54,3 +58,11 @@ class RefusedError(Exception):
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.status, self.message, self.headers = status, message, headers or {}
+
+
+def time_is_over(timeout_s: float) -> Refusal:
+    """What a client hears whose picture took too long."""
+    return Refusal(
+        status=504,
+        message=f"the picture took more than {timeout_s:g} s and was stopped; send smaller images",
+    )

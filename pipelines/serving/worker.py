@@ -16,7 +16,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipelines.serving.messages import MEDIA_TYPES, Answer, PairRequest, Refusal
+from pipelines.serving.messages import (
+    GRACE_S,
+    MEDIA_TYPES,
+    Answer,
+    PairRequest,
+    Refusal,
+    time_is_over,
+)
 from pipelines.serving.scratch import Scratch
 from pipelines.serving.uploads import without_dashes
 from sddusr.imaging.images import Picture, TooLargeError, write_picture
@@ -26,9 +33,6 @@ from sddusr.photos.options import UpscaleOptions
 from sddusr.photos.upscaler import Made, Upscaler
 from sddusr.secrets import mask
 
-GRACE_S = 10.0
-"""What work that was told to stop gets to do so; it looks between its steps. Then its process is
-ended, and Serve starts another one."""
 PREVIEW_QUALITY = 85
 
 log = logging.getLogger(__name__)
@@ -156,14 +160,6 @@ class Worker:
             "checkpoint": self.shown_checkpoint,
         }
         return _finite(json.loads(mask(json.dumps(named))))
-
-
-def time_is_over(timeout_s: float) -> Refusal:
-    """What a client hears whose picture took too long."""
-    return Refusal(
-        status=504,
-        message=f"the picture took more than {timeout_s:g} s and was stopped; send smaller images",
-    )
 
 
 def _finite(value: Any) -> Any:

@@ -25,12 +25,6 @@ def endless(monkeypatch):
     """Work that looks between its steps whether it should stop, and notes when it did."""
     ended = []
 
-    def prepare(*_args, **_kwargs):
-        raise AssertionError("the work was not stopped")
-
-    def read(place, _max_pixels):
-        return place
-
     def run(_self, _job, report):
         try:
             while True:
@@ -138,3 +132,12 @@ def test_the_folder_of_a_killed_process_is_removed_and_that_of_a_live_one_stays(
     assert live.folder.is_dir()
     live.close()
     assert list(scratch_top.iterdir()) == []
+
+
+def test_the_side_that_speaks_http_loads_no_pytorch():
+    code = (
+        "import sys, pipelines.serving.deployments;"
+        "print([name for name in ('torch', 'mlflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
