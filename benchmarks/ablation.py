@@ -4,16 +4,15 @@
 same command: trainings resume, and scores that are known are read from disk.
 """
 
+import inspect
 import io
 import json
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
 import pandas as pd
 import torch
-import tyro
 from ablation_parts.costs import Costs, costs_table, measure_costs
 from ablation_parts.evidence import Gain, all_gains, as_rows, gains_figure, gains_table, means_table
 from ablation_parts.options import (
@@ -151,13 +150,9 @@ def command() -> None:
         for name, (_, config) in PRESETS.items()
         if config.model.mask.enabled and config.model.dictionary.enabled
     }
-    args = sys.argv[1:]
-    if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
-        args = ["demo", *args]
-    kind = tyro.extras.subcommand_type_from_defaults(
-        presets, {name: PRESETS[name][0] for name in presets}
-    )
-    command_line.run(main, kind, args=args, description=AblationOptions.__doc__)
+    described = {name: PRESETS[name][0] for name in presets}
+    description = inspect.cleandoc(str(AblationOptions.__doc__))
+    command_line.run_with_presets(main, presets, described, description)
 
 
 if __name__ == "__main__":

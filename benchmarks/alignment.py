@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
+from sddusr.config.arguments import parse_args
 from sddusr.model.deformable import TAPS, Tap, composed_deform_conv2d
 
 BATCH, DIM, GROUPS = 1, 64, 8
@@ -21,7 +22,7 @@ FULL, QUICK = 128, 48
 
 
 def main() -> None:
-    given = arguments(__doc__).parse_args()
+    given = parse_args(arguments(__doc__))
     side = QUICK if given.quick else FULL
     ours, plain = (partial(there_and_back, operator, side) for operator in (composed, torchvisions))
     finish([compare("deformable-convolution", ours, plain, given)], given)

@@ -21,6 +21,7 @@ import numpy as np
 
 from sddusr.checkpoint import load_model
 from sddusr.config import LR_PER_CELL, SCALE
+from sddusr.config.arguments import parse_args
 from sddusr.data.dataset import ShardSet
 from sddusr.data.degradation import rng_of, to_uint8
 from sddusr.geometry.box import Box, crop, snap_box
@@ -135,7 +136,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", required=True, help="folders of shards")
     parser.add_argument("--out", type=Path, help="JSON with every scene's figures")
     parser.add_argument("--limit", type=int, help="scenes of each folder")
-    given = parser.parse_args()
+    given = parse_args(parser)
     model = load_model(given.checkpoint)
     figures = {}
     for root in given.data:

@@ -25,11 +25,13 @@ import torch  # noqa: E402
 from _gpu_parts import PARTS  # noqa: E402
 from _gpu_setup import Setup  # noqa: E402
 
+from sddusr.config.arguments import parse_args  # noqa: E402
+
 FILE = "gpu.json"
 
 
 def main() -> int:
-    given = _arguments().parse_args()
+    given = parse_args(_arguments())
     if given.table:
         print(tables(json.loads(given.table.read_text())), end="")
         return 0

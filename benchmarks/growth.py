@@ -24,6 +24,7 @@ import torch
 from _network import network
 from _timing import Prepare, Worker, arguments
 
+from sddusr.config.arguments import parse_args
 from sddusr.inference import super_resolve
 from sddusr.model.matching.nearest_key import CERTAIN
 from sddusr.model.precision import native_precision
@@ -52,7 +53,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--megapixels", type=float, default=3.2)
     parser.add_argument("--matching-megapixels", type=float, default=1.6)
-    given = parser.parse_args()
+    given = parse_args(parser)
     if given.quick:
         given.megapixels = given.matching_megapixels = 0.2
     costs = [

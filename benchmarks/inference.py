@@ -13,6 +13,7 @@ import torch
 from _network import network, network_operations, textured
 from _timing import arguments, compare, finish, measured_rates
 
+from sddusr.config.arguments import parse_args
 from sddusr.geometry.box import centered, whole
 from sddusr.inference import super_resolve, to_tensor
 from sddusr.model.precision import Precision, computes_bfloat16
@@ -23,7 +24,7 @@ FULL, LARGE, QUICK = (448, 896), (1280, 1792), (96, 192)
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--large", action="store_true")
-    given = parser.parse_args()
+    given = parse_args(parser)
     size = QUICK if given.quick else LARGE if given.large else FULL
     rates = measured_rates(given.threads)
     num_px = size[0] * size[1]

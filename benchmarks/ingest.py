@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from sddusr.config import PAPER
+from sddusr.config.arguments import parse_args
 from sddusr.data.dataset import ShardSet
 from sddusr.data.detail import detail_map, detail_quantiles
 from sddusr.data.manifest import build_manifest, write_manifest
@@ -142,7 +143,7 @@ def main() -> None:
     parser.add_argument("--data", help="shards of preprocess.py; by default 64 made windows")
     parser.add_argument("--quick", action="store_true", help="one round of few steps")
     parser.add_argument("--json", type=Path, help="write the rows here")
-    args = parser.parse_args()
+    args = parse_args(parser)
     num_rounds, num_steps = (1, 20) if args.quick else (3, 100)
     with tempfile.TemporaryDirectory() as folder:
         if args.data is None:

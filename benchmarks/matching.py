@@ -15,6 +15,7 @@ from _network import network, textured
 from _timing import Row, arguments, compare, finish, measured_rates
 from torch import Tensor
 
+from sddusr.config.arguments import parse_args
 from sddusr.model.matching.matcher import sparse_match
 from sddusr.model.matching.nearest_key import CERTAIN, PROBABLE
 from sddusr.model.matching.transfer import transfer_patches
@@ -26,7 +27,7 @@ KEPT = (0.85, 0.5, 0.25)
 
 
 def main() -> None:
-    given = arguments(__doc__).parse_args()
+    given = parse_args(arguments(__doc__))
     rows = run(given, *(QUICK if given.quick else FULL))
     finish(rows, given)
 

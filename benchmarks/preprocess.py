@@ -22,6 +22,7 @@ from _timing import Measured, Row, Worker, arguments, compare, finish, row_of
 
 from pipelines.preprocess import PreprocessOptions, preprocess
 from pipelines.ray_runtime import cluster
+from sddusr.config.arguments import parse_args
 from sddusr.data.detail import detail_map, detail_quantiles
 from sddusr.data.layouts import find
 from sddusr.data.prepare import make_shard, plan_shards, triplets_of
@@ -38,7 +39,7 @@ PICTURES_PER_SHARD = 2
 
 
 def main() -> None:
-    given = arguments(__doc__).parse_args()
+    given = parse_args(arguments(__doc__))
     with tempfile.TemporaryDirectory() as folder:
         finish(run(given, Path(folder)), given)
 

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import skimage
 
+from sddusr.config.arguments import parse_args
 from sddusr.geometry.box import crop
 from sddusr.geometry.homography import corner_points, resizing, transform
 from sddusr.imaging.images import read_rgb
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=2, help="synthetic pairs of each photograph")
     parser.add_argument("--unrelated", type=int, default=0, help="unrelated pairs")
     parser.add_argument("--large", action="store_true", help="a pair of 12 megapixels")
-    given = parser.parse_args()
+    given = parse_args(parser)
     if given.pairs:
         real_pairs(given.pairs)
     photos = _photos(given.photos)

@@ -31,6 +31,7 @@ from torch import Tensor
 from sddusr import pretrained
 from sddusr.checkpoint import load_model
 from sddusr.config import SCALE
+from sddusr.config.arguments import parse_args
 from sddusr.geometry.box import HR_PER_CELL, Box, align_ref, centered, crop, to_lr, whole
 from sddusr.imaging.images import read_rgb
 from sddusr.inference import super_resolve
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--exact-megapixels", type=float, default=2.5)
     parser.add_argument("--no-output", action="store_true", help="searches alone, no pictures")
     parser.set_defaults(threads=1)
-    given = parser.parse_args()
+    given = parse_args(parser)
     torch.set_num_threads(given.threads)
     model = load_model(pretrained.COMPACT).eval()
     photos = read_photos(given.pictures)

@@ -18,6 +18,7 @@ from _timing import arguments, compare, finish, measured_rates
 from torch import Tensor
 
 from sddusr.config import PRESETS
+from sddusr.config.arguments import parse_args
 from sddusr.training.learner import Learner
 from sddusr.training.losses import charbonnier
 from sddusr.types import Batch
@@ -35,7 +36,7 @@ SEEDS = 0, 1, 2
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--curve", action="store_true")
-    given = parser.parse_args()
+    given = parse_args(parser)
     if given.curve:
         curve(given)
         return

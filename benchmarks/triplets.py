@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 
 from sddusr.config import RefsConfig
+from sddusr.config.arguments import parse_args
 from sddusr.data.degradation import Lens, rng_of, to_uint8
 from sddusr.data.ref_faults import apply_fault
 from sddusr.data.sample_images import Degraded, degrade, tele_view
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--side-px", type=int, default=1536)
     parser.add_argument("--draws", type=int, default=5)
-    given = parser.parse_args()
+    given = parse_args(parser)
     if given.out.exists():
         parser.error(f"--out {given.out} is there already; name another folder, or delete it")
     boxes: dict[str, dict[str, Box]] = {}

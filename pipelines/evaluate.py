@@ -24,13 +24,15 @@ from pipelines.ray_runtime.persistent_paths import persistent_path
 from pipelines.ray_runtime.tasks import map_actors
 from pipelines.report import ReportOptions, write_report
 from pipelines.tracking import links
-from pipelines.tracking.background import describe, mirror
-from pipelines.tracking.mirror import noted_run
+from pipelines.tracking.background import mirror
+from pipelines.tracking.evaluations import describe_evaluation
 from pipelines.tracking.model_uris import local_checkpoint
 from sddusr import storage
 from sddusr.checkpoint import Checkpoint, read_checkpoint
 from sddusr.cli import command_line
 from sddusr.data.dataset import Row, ShardSet
+from sddusr.evaluation.other_metrics import choose
+from sddusr.evaluation.ref_registration import check_registration
 from sddusr.evaluation.results import (
     Gain,
     ImageScores,
@@ -39,7 +41,6 @@ from sddusr.evaluation.results import (
     gains,
     summarize,
     to_text,
-    write_tables,
 )
 from sddusr.evaluation.scoring import (
     BICUBIC,
@@ -47,15 +48,22 @@ from sddusr.evaluation.scoring import (
     LPIPS_MEASURED,
     EvaluationConfig,
     Scorer,
-    check_registration,
     lpips_note,
     pair_others,
     pick_rows,
 )
+from sddusr.evaluation.tables import write_tables
+from sddusr.evaluation.without_truth import score_without_truth
 from sddusr.runs.run_folder import RunFolder
 from sddusr.secrets import mask
 
 PAGE = "page.html"
+
+TRACKED = (
+    "name", "sr_dir", "split", "limit", "protocols", "precision", "matching", "register_ref",
+    "trust", "without_ref", "baselines", "seed",
+)  # fmt: skip
+"""Options that are parameters of the evaluation's MLflow run."""
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +76,9 @@ class EvaluateOptions(EvaluationConfig):
 
     python pipelines/evaluate.py --checkpoint runs/paper-1a2b3c4d --data shards
 
-    python pipelines/evaluate.py --sr-dir results/KeDuSR --data shards --out runs/kedusr
+    python pipelines/evaluate.py --sr-dir results/KeDuSR results/DCSR --data shards --out board
+
+    python pipelines/evaluate.py --sr-dir phone/ours phone/DCSR --metrics skimage:blur_effect
     """
 
     num_actors: int = 1
@@ -77,7 +87,7 @@ class EvaluateOptions(EvaluationConfig):
     """Of the bootstrap intervals."""
     tracking_uri: str | None = None
     """MLflow; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db. A checkpoint's evaluation
-    goes into its training run."""
+    is a run below its training run."""
     experiment: str = links.EXPERIMENT
     """MLflow's experiment, for an evaluation that belongs to no training run."""
 
@@ -109,7 +119,7 @@ class ScorerActor:
         self,
         options: EvaluateOptions,
         rows: Sequence[Row],
-        others: Mapping[str, str],
+        others: Mapping[str, Mapping[str, str]],
         lpips: bool,
         memory_share: float,
     ) -> None:
@@ -140,7 +150,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     checkpoint = read_checkpoint(options.checkpoint) if options.checkpoint else None
     shards = ShardSet(options.data)
     trained_on = checkpoint.config.data.register_ref if checkpoint else None
-    registered = check_registration(options, shards, trained_on)
+    registered = check_registration(shards, options.register_ref, trained_on)
     rows = pick_rows(options, shards)
     others = pair_others(options, [row.id for row in rows])
     note = lpips_note(options)
@@ -149,7 +159,8 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     left_out = describe_flat_regions(images)
     if left_out:
         log.warning("%s", left_out)
-    table = f"Ref registered: {registered}\n\n{to_text(summaries, differences, note, left_out)}"
+    table = f"Ref registered: {registered}\n\n"
+    table += to_text(summaries, differences, note, left_out, choose(options.metrics).notes)
     about = (
         _about(options, checkpoint, note)
         | {"Ref registered": registered}
@@ -161,7 +172,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
             results=(options.out,), out=storage.join(options.out, PAGE), seed=options.seed
         )
     )
-    run_id = _track(options, summaries, [*files, page], checkpoint, shards.content_hash)
+    run_id = _track(options, summaries, [*files, page], checkpoint, shards)
     return EvaluationResult(images, summaries, differences, table, options.out, page, run_id)
 
 
@@ -171,24 +182,28 @@ def _about(options: EvaluateOptions, checkpoint: Checkpoint | None, lpips: str) 
     if checkpoint is not None:
         step = checkpoint.progress.get("step", "?")
         about |= {options.name: f"{mask(checkpoint.place)}, step {step}, {options.precision}"}
-    if options.sr_dir:
-        about |= {options.other_name: mask(options.sr_dir)}
-    return about | {"code": links.code_version()}
+    for name, place in zip(options.other_names, options.sr_dir, strict=True):
+        about[name] = mask(place)
+    return about | choose(options.metrics).notes | {"code": links.code_version()}
 
 
 def _with_absolute_places(options: EvaluateOptions) -> EvaluateOptions:
     """Actors may run in another folder."""
-    given = {name: getattr(options, name) for name in ("data", "out", "checkpoint", "sr_dir")}
+    given = {name: getattr(options, name) for name in ("data", "out", "checkpoint")}
     absolute = {
         name: place and persistent_path(place, f"--{name}") for name, place in given.items()
     }
+    absolute["sr_dir"] = tuple(persistent_path(place, "--sr-dir") for place in options.sr_dir)
     if options.lpips_weights != "imagenet":
         absolute["lpips_weights"] = storage.absolute(options.lpips_weights)
     return replace(options, **absolute)
 
 
 def _scores(
-    options: EvaluateOptions, rows: Sequence[Row], others: Mapping[str, str], lpips: bool
+    options: EvaluateOptions,
+    rows: Sequence[Row],
+    others: Mapping[str, Mapping[str, str]],
+    lpips: bool,
 ) -> Iterator[ImageScores]:
     """Every picture's scores, in the order of the rows."""
     cluster.init_ray()
@@ -219,28 +234,25 @@ def _track(
     summaries: Sequence[Summary],
     files: Sequence[str],
     checkpoint: Checkpoint | None,
-    data_hash: str,
+    shards: ShardSet,
 ) -> str:
-    """Log to the checkpoint's own run, or to a new one; the run's id."""
-    progress = checkpoint.progress if checkpoint else {}
+    """Log to a run of its own, below the checkpoint's; its id."""
     uri, run = links.tracking_uri(options.tracking_uri), RunFolder(options.out)
-    describe(
+    rows = {_prefix(options, summary): _scores_of(summary) for summary in summaries}
+    own = {_prefix(options, s) for s in summaries if checkpoint and s.method == options.name}
+    describe_evaluation(
         run,
         uri,
-        name=f"evaluate-{options.split}",
         experiment=options.experiment,
-        tags={f"evaluation.{options.split}.data_hash": data_hash},
-        joins=progress.get("tracking_run", "") or _run_of(checkpoint),
+        shards=shards,
+        split=options.split,
+        checkpoint=checkpoint,
+        params={name: getattr(options, name) for name in TRACKED},
+        metrics=[f"{prefix}/{name}" for prefix in own for name in rows[prefix]],
     )
-    for summary in summaries:
-        row = summary.scores._asdict() | {"full_lpips": summary.full_lpips}
-        prefix = f"{options.split}/{summary.protocol}/{summary.method}"
-        known = {
-            f"{prefix}/{name}": value
-            for name, value in row.items()
-            if value is not None and math.isfinite(value)  # MLflow makes 1.8e308 of inf
-        }
-        run.log_metrics(progress.get("step", 0), known)
+    step = checkpoint.progress.get("step", 0) if checkpoint else 0
+    for prefix, scores in rows.items():
+        run.log_metrics(step, {f"{prefix}/{name}": value for name, value in scores.items()})
     folder = f"evaluation/{options.split}"
     linked = {f"{folder}/{place.rpartition('/')[2]}": place for place in files}
     if options.save_pictures and options.num_comparisons:
@@ -250,14 +262,24 @@ def _track(
     return mirror(run.folder, uri)
 
 
-def _run_of(checkpoint: Checkpoint | None) -> str:
-    """The MLflow run of a checkpoint that was written before it could be created."""
-    if checkpoint is None:
-        return ""
-    return noted_run(checkpoint.place.rpartition("/checkpoints/")[0] or checkpoint.place)
+def _prefix(options: EvaluateOptions, summary: Summary) -> str:
+    return f"{options.split}/{summary.protocol}/{summary.method}"
+
+
+def _scores_of(summary: Summary) -> dict[str, float]:
+    row = summary.scores._asdict() | {"full_lpips": summary.full_lpips}
+    row |= {name.replace(":", "-"): mean for name, mean in (summary.others or {}).items()}
+    return {
+        name: value
+        for name, value in row.items()
+        if value is not None and math.isfinite(value)  # MLflow makes 1.8e308 of inf
+    }
 
 
 def main(options: EvaluateOptions) -> None:
+    if not options.data:
+        print(f"{score_without_truth(options)}\nfiles   {options.out}")
+        return
     result = evaluate(options)
     print(f"\n{options.data}, split {options.split}\n\n{result.table}\n")
     print(f"page    {result.page}")

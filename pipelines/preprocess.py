@@ -27,10 +27,11 @@ from sddusr.cli import command_line
 from sddusr.config import LR_PER_CELL, DataConfig
 from sddusr.data.degradation import Degradation
 from sddusr.data.folder_lock import hold_lock
-from sddusr.data.layouts import REGISTERED, Found, Layout, find, hold_out
+from sddusr.data.layouts import REGISTERED, Layout, find, hold_out
 from sddusr.data.loading import Job, Pairing
 from sddusr.data.manifest import Manifest, build_manifest, write_manifest
 from sddusr.data.prepare import Recipe, ShardReport, plan_shards
+from sddusr.data.source_files import Found
 from sddusr.imaging.images import MAX_PIXELS, MOST_PIXELS
 from sddusr.registration.pairing import PairConfig
 from sddusr.registration.residual import RefRegistration
@@ -47,7 +48,9 @@ class PreprocessOptions:
     `folders` (LR, Ref and HR, below train/ and test/ if there are any), `samples` (photographs
     that ship with scikit-image and scikit-learn; needs no --root), `pairs` (wide and tele pictures
     as a phone gives them, below train/ and test/ if there are any; the wide picture is HR, its half
-    is LR, and the tele picture is found in it) or `camerafusion` (the same from DCSR's folders)."""
+    is LR, and the tele picture is found in it), `camerafusion`, `hzsr` and `cufed5` (the same from
+    the folders of DCSR, of HZSR and of CUFED5), or `selfdzsr-nikon` and `selfdzsr-iphone`
+    (SelfDZSR's, at twice LR's density)."""
     out: str | None = None
     """Folder or URI for the shards and the manifest."""
     preview: str | None = None
@@ -63,14 +66,14 @@ class PreprocessOptions:
     """LR pixels between two windows, even; half a window when left out, so that every crop of up
     to half a window can be drawn. A whole window takes a quarter of the space."""
     margin_px: int | None = None
-    """LR pixels around Ref's box that training windows reach, even. When left out: 96 for pairs and
-    camerafusion, the reach of --data.shift-px, since a crop further out has no stand-in as near as
-    that; all of the picture for the others."""
+    """LR pixels around Ref's box that training windows reach, even. When left out: 96 where Ref is
+    found in the wide picture, the reach of --data.shift-px, since a crop further out has no
+    stand-in as near as that; all of the picture for the others."""
     degradation: Degradation = "bicubic"
-    """How pairs and camerafusion make LR of the wide picture: bicubic, or as a camera would (blur,
-    2x2 means, noise, JPEG)."""
+    """How layouts of wide and tele pictures make LR of the wide one: bicubic, or as a camera would
+    (blur, 2x2 means, noise, JPEG)."""
     pair: PairConfig = field(default_factory=PairConfig)
-    """How pairs and camerafusion find the tele picture in the wide one. `min_box_px` of twice the
+    """How the same layouts find the tele picture in the wide one. `min_box_px` of twice the
     crop refuses pairs whose Ref is too small for a training crop."""
     register_ref: RefRegistration = "auto"
     """How Ref is registered to the centre of LR before it is stored. auto: the homography that is

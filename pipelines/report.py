@@ -23,8 +23,10 @@ from pipelines.reporting.page import Page, Pair, render
 from pipelines.reporting.views import Evaluation, collect_views
 from sddusr import storage
 from sddusr.cli import command_line
-from sddusr.evaluation.results import ImageScores, read_tables
+from sddusr.evaluation.baselines import PASTE, UNSHARP
+from sddusr.evaluation.results import ImageScores
 from sddusr.evaluation.scoring import BICUBIC
+from sddusr.evaluation.tables import read_tables
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ def write_report(options: ReportOptions) -> str:
     images = list(_merged(evaluations))
     reference = evaluations[0]
     others = [name for name in dict.fromkeys(image.method for image in images) if name != BICUBIC]
+    others.sort(key=lambda name: name in (UNSHARP, PASTE))  # the others are what is looked at
     pairs = [Pair(name, BICUBIC) for name in others]
     pairs += [Pair(name, others[0]) for name in others[1:]]
     ranked = _ranked(images, pairs[0])

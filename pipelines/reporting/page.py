@@ -1,7 +1,7 @@
 """From scores and views to HTML: the numbers of the tables, and the template that holds them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from pipelines.reporting import plots as report_plots
 from sddusr.evaluation.bootstrap import Interval, paired_bootstrap
+from sddusr.evaluation.other_metrics import METRICS, is_worse_higher
 from sddusr.evaluation.results import (
     PROTOCOL_NOTES,
     ImageScores,
@@ -65,7 +66,7 @@ class Cell(NamedTuple):
     interval: str = ""
     value: float = math.nan
     tone: str = ""
-    """`better` or `worse` where the interval leaves 0 out."""
+    """`better` or `worse` where the interval leaves 0 out; `best` of a column's means."""
 
 
 def render(page: Page) -> str:
@@ -114,7 +115,11 @@ def _source(name: str) -> Markup:
 def _summary(page: Page, protocol: str, methods: Sequence[str]) -> dict[str, Any]:
     """Means and differences of one protocol, each with its interval."""
     images = [image for image in drop_flat_regions(page.images) if image.protocol == protocol]
-    columns, left_out = _measured(images), describe_flat_regions(page.images)
+    columns, left_out = measured(images), describe_flat_regions(page.images)
+    means = {
+        method: [_mean(images, method, column, page.seed) for column in columns]
+        for method in methods
+    }
     differences = []
     for over in dict.fromkeys(pair.over for pair in page.pairs):
         wanted = [pair.method for pair in page.pairs if pair.over == over]
@@ -126,28 +131,38 @@ def _summary(page: Page, protocol: str, methods: Sequence[str]) -> dict[str, Any
     return {
         "protocol": protocol,
         "note": PROTOCOL_NOTES[protocol] + (f"; {left_out}" if left_out else ""),
-        "columns": [COLUMNS[column] for column in columns],
-        "means": [
-            (method, [_mean(images, method, column, page.seed) for column in columns])
-            for method in methods
-        ],
+        "columns": [_label(column) for column in columns],
+        "means": _board(means, columns),
         "differences": differences,
     }
+
+
+def _board(means: Mapping[str, list[Cell]], columns: Sequence[str]) -> list[tuple[str, list[Cell]]]:
+    """The methods, highest in the first column first, with the best value of each column marked."""
+    for number, column in enumerate(columns):
+        sign = -1 if is_worse_higher(column) else 1
+        values = [sign * cells[number].value for cells in means.values()]
+        best = max((value for value in values if not math.isnan(value)), default=math.nan)
+        for cells, value in zip(means.values(), values, strict=True):
+            if value == best and len(means) > 1 and _has_best(column):
+                cells[number] = cells[number]._replace(tone="best")
+    return sorted(means.items(), key=lambda row: -_or_least(row[1][0].value))
+
+
+def _or_least(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
 
 
 def _tables(page: Page, protocol: str, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A table of all pictures for each metric: every method's regions, and what is gained."""
     images = [image for image in page.images if image.protocol == protocol]
     rows = {(image.id, image.method): image.as_row() for image in images}
-    for metric in ("psnr", "ssim", "lpips"):
-        columns = [column for column in _measured(images) if column.endswith(metric)]
-        if not columns:
-            continue
+    for metric, columns in _by_metric(measured(images)).items():
         yield {
-            "name": f"{metric.upper()}, {protocol}",
+            "name": f"{metric}, {protocol}",
             "groups": [(method, len(columns)) for method in methods]
             + [(f"{pair.method} − {pair.over}", len(columns)) for pair in page.pairs],
-            "columns": [COLUMNS[column].split(", ")[1] for column in columns]
+            "columns": [_label(column).split(", ")[1] for column in columns]
             * (len(methods) + len(page.pairs)),
             "rows": [
                 (id, [_number(column, rows[id, method][column])
@@ -160,10 +175,28 @@ def _tables(page: Page, protocol: str, methods: Sequence[str]) -> Iterator[dict[
         }  # fmt: skip
 
 
-def _measured(images: Sequence[ImageScores]) -> list[str]:
+def measured(images: Sequence[ImageScores]) -> list[str]:
     """The columns that every picture has."""
     rows = [image.as_row() for image in images]
-    return [column for column in COLUMNS if all(row[column] is not None for row in rows)]
+    columns = [*COLUMNS, *(name for name in rows[0] if ":" in name)]
+    return [column for column in columns if all(row.get(column) is not None for row in rows)]
+
+
+def _by_metric(columns: Sequence[str]) -> dict[str, list[str]]:
+    """Name of a metric -> its columns, one for each region."""
+    found: dict[str, list[str]] = {}
+    for column in columns:
+        found.setdefault(_label(column).split(", ")[0], []).append(column)
+    return found
+
+
+def _label(column: str) -> str:
+    return COLUMNS.get(column, f"{column}, full")
+
+
+def _has_best(column: str) -> bool:
+    library, colon, name = column.partition(":")
+    return not colon or METRICS[library][name].better != "neither"
 
 
 def _mean(images: Sequence[ImageScores], method: str, column: str, seed: int) -> Cell:
@@ -178,9 +211,10 @@ def _mean(images: Sequence[ImageScores], method: str, column: str, seed: int) ->
 def _difference(column: str, interval: Interval | None) -> Cell:
     if interval is None:
         return Cell("–")
-    sign = -1 if column.endswith("lpips") else 1  # a distance is better where it is less
+    sign = -1 if is_worse_higher(column) else 1  # a distance is better where it is less
     low, high = sorted((sign * interval.low, sign * interval.high))
     tone = "better" if low > 0 else "worse" if high < 0 else ""
+    tone = tone if _has_best(column) else ""
     return _with_interval(column, interval, "+")._replace(tone=tone)
 
 

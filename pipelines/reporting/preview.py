@@ -6,8 +6,8 @@ import logging
 from contextlib import closing
 
 from pipelines.ray_runtime.tasks import run_tasks
-from sddusr.data.layouts import Found, Source
 from sddusr.data.loading import Job
+from sddusr.data.source_files import Found, Source
 from sddusr.registration.pairing import PairConfig
 from sddusr.visualization.contact_sheet import write_contact_sheet
 

@@ -1,18 +1,19 @@
 """What every command shares: typed flags, one clear line for bad input, exit codes, log lines."""
 
+import inspect
 import io
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
-from dataclasses import replace
+from dataclasses import is_dataclass
 from typing import Any, NoReturn, TypeVar
 
 import tyro
 
 from sddusr.cli.flags import OPTIONALS, one_line
-from sddusr.config.files import ConfigFile, read_config
+from sddusr.cli.option_files import HELP, OPTIONS_HELP, chosen_preset, filled, take_config
 from sddusr.secrets import has_credentials, mask
 
 T = TypeVar("T")
@@ -42,14 +43,19 @@ def run(
     """Parse the command line into `options`, call `main`, and exit.
 
     Exit codes: 0, `main`'s own, 2 with one line on stderr for bad input, or 128 and the signal's
-    number where a signal ended it; docs/exit-codes.md has them all.
+    number where a signal ended it; docs/exit-codes.md has them all. `--config FILE` reads flags
+    from a file, where `options` is a dataclass; flags on the command line win.
 
     Args:
         description: what `--help` begins with; by default the docstring of `options`.
     """
     mask_streams()
     log_lines()
-    parsed = parse(options, args, description)
+    default = None
+    if isinstance(options, type) and is_dataclass(options):
+        args, default = with_file(options, sys.argv[1:] if args is None else args)
+        description = f"{description or inspect.cleandoc(options.__doc__ or '')}\n{OPTIONS_HELP}"
+    parsed = parse(options, args, description, default)
     _warn_of_credentials()
     try:
         sys.exit(main(parsed) or 0)
@@ -78,61 +84,30 @@ def run_with_presets(
 
     `--config FILE` changes the presets' configs first, so flags win over the file.
     """
-    args, file = _take_config(sys.argv[1:])
-    if file is not None:
-        presets, args = _with_file(presets, args, file)
+    try:
+        args, file = take_config(sys.argv[1:])
+        if file is not None:
+            presets, args = chosen_preset(presets, args, file)
+    except USER_ERRORS as error:
+        refuse(str(error))
     if args and not args[0].startswith("-") and args[0] not in presets:
         refuse(f"no preset is named {args[0]!r}, need one of {', '.join(presets)}")
     if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help", *COMPLETION)):
         args = ["demo", *args]
     kind = tyro.extras.subcommand_type_from_defaults(presets, described)
-    run(main, kind, args=args, description=f"{description or ''}{CONFIG_HELP}")
+    run(main, kind, args=args, description=f"{description or ''}{HELP}")
 
 
-CONFIG_HELP = """
---config FILE reads a part of the config from a YAML or JSON file, or all of it from a run's or a
-checkpoint's own config.json; flags win over it. `sddusr schema` prints the schema for editors.
-"""
+def with_file(options: Any, args: Sequence[str]) -> tuple[list[str], Any]:
+    """The words without `--config FILE`, and the dataclass `options` with the file's values.
 
-
-def _take_config(args: list[str]) -> tuple[list[str], ConfigFile | None]:
-    """The words without `--config FILE`, and that file."""
-    rest, path = [], None
-    words = iter(args)
-    for word in words:
-        flag, equals, value = word.partition("=")
-        if flag != "--config":
-            rest.append(word)
-            continue
-        if path is not None:
-            refuse("--config is given twice; merge the files")
-        path = value if equals else next(words, None)
-        if not path:
-            refuse("--config needs a file, such as --config run.yaml")
+    Without a file, no values: None. What is wrong with the file ends the process.
+    """
     try:
-        return rest, None if path is None else read_config(path)
+        rest, file = take_config(args)
+        return rest, None if file is None else filled(options, file)
     except USER_ERRORS as error:
         refuse(str(error))
-
-
-def _with_file(
-    presets: dict[str, Any], args: list[str], file: ConfigFile
-) -> tuple[dict[str, Any], list[str]]:
-    """The presets with the file's values in their configs; the file's preset where none is named.
-
-    Another preset than the file's is refused.
-    """
-    named = args[0] if args and not args[0].startswith("-") else None
-    preset = named or file.preset or "demo"
-    if preset not in presets:
-        refuse(f"no preset is named {preset!r}, need one of {', '.join(presets)}")
-    if named is not None and file.preset not in (None, named):
-        refuse(f"{file.path} is for the preset {file.preset}, the command names {named}")
-    try:
-        changed = replace(presets[preset], config=file.applied(presets[preset].config))
-    except ValueError as error:
-        refuse(str(error))
-    return presets | {preset: changed}, args if named else [preset, *args]
 
 
 def refuse(problem: str) -> NoReturn:
@@ -141,12 +116,24 @@ def refuse(problem: str) -> NoReturn:
     sys.exit(2)
 
 
-def parse(options: Any, args: Sequence[str] | None = None, description: str | None = None) -> Any:
-    """The command line as `options`; what is wrong with it ends the process, as `run` says."""
+def parse(
+    options: Any,
+    args: Sequence[str] | None = None,
+    description: str | None = None,
+    default: Any = None,
+) -> Any:
+    """The command line as `options`; what is wrong with it ends the process, as `run` says.
+
+    Args:
+        default: an instance of `options` whose values the flags change.
+    """
     message = io.StringIO()
+    given = {"default": default} if default is not None else {}
     try:
         with redirect_stderr(message):
-            return tyro.cli(options, args=args, description=description, registry=OPTIONALS)
+            return tyro.cli(
+                options, args=args, description=description, registry=OPTIONALS, **given
+            )
     except SystemExit as end:
         if end.code:
             print(f"error: {one_line(message.getvalue())}", file=sys.stderr)

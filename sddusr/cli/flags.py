@@ -60,7 +60,8 @@ def one_line(box: str) -> str:
     """The box that tyro draws around an error, as a line: what is wrong, and where help is."""
     *problems, remedy = _parts(box)
     said = [_said(part) for part in problems if part[0] != "Argument helptext:"]
-    return "; ".join([*said, re.sub(".*?(run|see):? +", "see ", " ".join(remedy))])
+    see = " ".join(" ".join(remedy).split())
+    return "; ".join([*said, re.sub(".*?(run|see):? +", "see ", see)])
 
 
 def _parts(box: str) -> Iterator[list[str]]:

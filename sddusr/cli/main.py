@@ -22,6 +22,8 @@ sddusr upscale wide.heic tele.heic --out sr.png --memory 4GB --explain
 sddusr info compact
 
 sddusr export compact --out package
+
+--config FILE, after the command, reads its flags from a YAML or JSON file; flags win over it.
 """
 
 
@@ -185,9 +187,12 @@ def main() -> None:
     if args == ["--version"]:
         print(f"sddusr {__version__}")
         return
+    named = next((word for word in args if word in COMMANDS), "upscale")
+    args, filled = command_line.with_file(COMMANDS[named], args)
     if args and not args[0].startswith("-") and args[0] not in COMMANDS:
         command_line.refuse(f"no command is named {args[0]!r}, need one of {', '.join(COMMANDS)}")
-    command_line.run(run, _subcommands(), args=args or ["--help"], description=DESCRIPTION)
+    kind = _subcommands({named: filled})
+    command_line.run(run, kind, args=args or ["--help"], description=DESCRIPTION)
 
 
 COMMANDS = {
@@ -198,9 +203,15 @@ COMMANDS = {
 }
 
 
-def _subcommands() -> Any:
+def _subcommands(filled: dict[str, Any]) -> Any:
+    """The commands as one type.
+
+    Args:
+        filled: name -> instance whose values are the defaults of its flags, or None.
+    """
+    defaults = {name: {"default": each} for name, each in filled.items() if each is not None}
     first, *others = (
-        Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]
+        Annotated[kind, tyro.conf.subcommand(name, prefix_name=False, **defaults.get(name, {}))]
         for name, kind in COMMANDS.items()
     )
     union: Any = first

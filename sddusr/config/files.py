@@ -1,8 +1,8 @@
-"""A training config in a YAML or JSON file, or in a run's own config.json."""
+"""A config or a command's options in a YAML or JSON file, or a config in a run's config.json."""
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,15 +23,21 @@ class ConfigFile(NamedTuple):
     """The preset that its values change; None: it names none."""
     values: dict[str, Any]
     """Nested, names with underscores; any part of a config."""
+    options: dict[str, Any]
+    """Names at the top that hold no mapping, such as a command's flags."""
 
-    def applied(self, config: Config) -> Config:
+    def applied(self, config: Config, options: Collection[str] = ()) -> Config:
         """The config with the file's values.
+
+        Args:
+            options: names of `options` that are no part of the config.
 
         Raises:
             ValueError: a field that is not there, or a value that it does not take.
         """
+        others = {name: value for name, value in self.options.items() if name not in options}
         try:
-            return from_dict(Config, _merged(to_dict(config), self.values))
+            return from_dict(Config, merged(to_dict(config), others | self.values))
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from error
 
@@ -40,7 +46,8 @@ def read_config(path: str | Path) -> ConfigFile:
     """Read a config file.
 
     It holds any part of a config, nested (`model: {dim: 32}`) or dotted (`model.dim: 32`), and may
-    name a `preset` to start from. A checkpoint's config.json and a run's are such files, too.
+    name a `preset` to start from, and flags of the command (`steps: 7`). A checkpoint's config.json
+    and a run's are such files, too.
 
     Raises:
         FileNotFoundError: there is none.
@@ -56,13 +63,17 @@ def read_config(path: str | Path) -> ConfigFile:
         raise ValueError(f"{path}: holds no mapping, need lines such as model.dim: 32")
     content = dict(content)
     if isinstance(content.get("params"), Mapping) and "key" in content:
-        return ConfigFile(path, None, _of_run(content["params"]))
+        return ConfigFile(path, None, _of_run(content["params"]), {})
     if isinstance(content.get("config"), Mapping) and "format" in content:
-        return ConfigFile(path, None, _nested(content["config"], path))
+        return ConfigFile(path, None, _nested(content["config"], path), {})
     preset = content.pop("preset", None)
     if preset is not None and not isinstance(preset, str):
         raise ValueError(f"{path}: preset is {str(preset)[:40]!r}, need a name such as paper")
-    return ConfigFile(path, preset, _nested(content, path))
+    options: dict[str, Any] = {}
+    for given in [name for name in content if "." not in str(name)]:
+        if not isinstance(content[given], Mapping):
+            _add(options, {str(given).replace("-", "_"): content.pop(given)}, path)
+    return ConfigFile(path, preset, _nested(content, path), options)
 
 
 def load_file(path: Path) -> Any:
@@ -122,15 +133,15 @@ def _add(tree: dict[str, Any], more: dict[str, Any], path: Path) -> None:
             raise ValueError(f"{path}: {name} is given twice")
 
 
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`base` with some values changed, however deep they lie."""
-    merged = dict(base)
+    result = dict(base)
     for name, value in changes.items():
-        below = merged.get(name)
+        below = result.get(name)
         if isinstance(below, dict) and isinstance(value, dict):
-            value = _merged(below, value)
-        merged[name] = value
-    return merged
+            value = merged(below, value)
+        result[name] = value
+    return result
 
 
 def _of_run(params: Mapping[str, str]) -> dict[str, Any]:

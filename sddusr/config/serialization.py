@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 import typing
 from typing import Any, TypeVar
 
@@ -44,19 +45,24 @@ def from_dict(kind: type[T], tree: Any, path: str = "") -> T:
         if dataclasses.is_dataclass(hint):
             values[name] = from_dict(typing.cast(type, hint), value, below)
         else:
-            values[name] = _value(hint, value, below)
+            values[name] = typed_value(hint, value, below)
     return kind(**values)
 
 
-def _value(hint: Any, value: Any, path: str) -> Any:
-    """A field's value, a list where JSON made one of a tuple; other types than ours pass as is."""
+def typed_value(hint: Any, value: Any, path: str) -> Any:
+    """A field's value, a list where JSON made one of a tuple; other types than ours pass as is.
+
+    Raises:
+        ValueError: a value of another type.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return _value(args[0], value, path)
+        return typed_value(args[0], value, path)
+    if origin in (types.UnionType, typing.Union) and types.NoneType in args:
+        kinds = [kind for kind in args if kind is not types.NoneType]
+        return value if value is None or len(kinds) > 1 else typed_value(kinds[0], value, path)
     if origin is tuple:
-        if not isinstance(value, list | tuple) or len(value) != len(args):
-            raise ValueError(f"config field {path} is {str(value)[:40]}, need {len(args)} values")
-        return tuple(_value(arg, item, path) for arg, item in zip(args, value, strict=True))
+        return _tuple(args, value, path)
     if origin is typing.Literal:
         good, wanted = value in args, f"one of {', '.join(map(str, args))}"
     elif hint is int:
@@ -64,9 +70,19 @@ def _value(hint: Any, value: Any, path: str) -> Any:
     elif hint is float:
         good, wanted = type(value) in (int, float) and math.isfinite(value), "a finite number"
     elif hint in (bool, str):
-        good, wanted = type(value) is hint, {bool: "true or false", str: "a text"}[hint]
+        good, wanted = type(value) is hint, {bool: "true or false", str: "a text (in quotes)"}[hint]
     else:
         return value
     if not good:
         raise ValueError(f"config field {path} is {str(value)[:40]!r}, need {wanted}")
     return value
+
+
+def _tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    any_length = kinds[1:] == (...,)
+    is_list = isinstance(value, list | tuple)
+    if not is_list or not (any_length or len(value) == len(kinds)):
+        wanted = "a list" if any_length else f"{len(kinds)} values"
+        raise ValueError(f"config field {path} is {str(value)[:40]}, need {wanted}")
+    kinds = kinds[:1] * len(value) if any_length else kinds
+    return tuple(typed_value(kind, item, path) for kind, item in zip(kinds, value, strict=True))

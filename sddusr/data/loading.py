@@ -4,6 +4,7 @@ import posixpath
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 
@@ -11,9 +12,9 @@ from sddusr.config import SCALE
 from sddusr.data import sample_images
 from sddusr.data.degradation import Degradation, halve
 from sddusr.data.detail import detail_map, detail_quantiles
-from sddusr.data.layouts import Source
 from sddusr.data.plausibility import check_belongs_together
 from sddusr.data.schema import check_sizes
+from sddusr.data.source_files import Source
 from sddusr.geometry.box import HR_PER_CELL, Box, centered, check_box, crop, snap_box, whole
 from sddusr.imaging.images import Picture, read_rgb
 from sddusr.registration.pairing import PairConfig, PreparedPair, prepare_pair, zoom_guess
@@ -68,7 +69,8 @@ def load_triplet(
     """Read one whole triplet, or make it, register its Ref and measure its detail.
 
     A `val` triplet whose Ref covers the whole picture keeps its centre half along each axis, so
-    that validation asks what a phone will ask; a test triplet stays as the dataset gives it.
+    that validation asks what a phone will ask; a test triplet stays as the dataset gives it, unless
+    its box is `half`.
 
     Raises:
         FileNotFoundError, ValueError: see `images.read_rgb` and `pairs.prepare_pair`; or sizes
@@ -93,7 +95,7 @@ def load_triplet(
         provenance=members.provenance,
     )
     check_sizes(triplet)
-    return _narrowed(triplet) if source.split == "val" else triplet
+    return _narrowed(triplet) if source.split == "val" or source.box == "half" else triplet
 
 
 class LoadedPair(NamedTuple):
@@ -163,14 +165,28 @@ def _registered(members: _Members, method: RefRegistration, id: str) -> _Members
 
 def _read(source: Source, job: Job) -> _Members:
     pictures = {name: read_rgb(place, job.max_pixels) for name, place in files_of(source).items()}
+    if source.halved:
+        pictures = {name: picture if name == "lr" else _halved(picture, files_of(source)[name])
+                    for name, picture in pictures.items()}  # fmt: skip
     lr, hr, ref = (pictures[member].pixels for member in ("lr", "hr", "ref"))
-    provenance = _files_record(source, job, pictures)
+    provenance = _files_record(source, job, pictures) | (
+        {"halved": ["hr", "ref"]} if source.halved else {}
+    )
     members = _Members(lr, ref, hr, _box(source, hr.shape, ref.shape), provenance)
     if job.checked and hr.shape[:2] == (SCALE * lr.shape[0], SCALE * lr.shape[1]):
         names = files_of(source)
         is_test = source.split == "test"
         check_belongs_together(names, lr, ref, hr, members.box, allow_flat=is_test)
     return members
+
+
+def _halved(picture: Picture, place: str) -> Picture:
+    """The means of each 2x2 pixels, as a sensor of half the density sees them."""
+    rows, cols = picture.pixels.shape[:2]
+    if rows % 2 or cols % 2:
+        raise ValueError(f"{place}: {rows}x{cols}, need even sides to halve")
+    size = (cols // 2, rows // 2)
+    return picture._replace(pixels=cv2.resize(picture.pixels, size, interpolation=cv2.INTER_AREA))
 
 
 def _synthesize(source: Source, job: Job) -> _Members:
@@ -195,7 +211,7 @@ def _box(source: Source, hr_shape: tuple[int, ...], ref_shape: tuple[int, ...]) 
         return source.box
     everything = whole(*hr_shape[:2])
     rows, cols = ref_shape[:2]
-    return everything if source.box == "whole" else centered(rows, cols, everything)
+    return everything if source.box in ("whole", "half") else centered(rows, cols, everything)
 
 
 def _narrowed(triplet: Triplet) -> Triplet:

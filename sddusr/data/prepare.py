@@ -8,10 +8,10 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 
 from sddusr import storage
-from sddusr.data.layouts import Source
 from sddusr.data.loading import Job, Pairing, files_of, load_triplet
 from sddusr.data.manifest import SCHEMA_VERSION, SPLITS, ShardEntry
 from sddusr.data.shard import Shard, write_shard
+from sddusr.data.source_files import Source
 from sddusr.data.windows import cut_windows
 from sddusr.registration.residual import RefRegistration
 from sddusr.types import Triplet
@@ -56,7 +56,9 @@ class ShardPlan:
             for found in [storage.info(place)]
         ]
         plan = asdict(self)
-        plan["sources"] = [[s.id, s.scene, s.split, s.box] for s in self.sources]
+        plan["sources"] = [
+            [s.id, s.scene, s.split, s.box, *(["halved"] if s.halved else [])] for s in self.sources
+        ]
         text = json.dumps([SCHEMA_VERSION, plan, inputs], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

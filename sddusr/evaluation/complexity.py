@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sddusr.checkpoint import load_model
 from sddusr.config import LR_PER_CELL, PRESETS, SCALE
+from sddusr.config.arguments import parse_args
 from sddusr.data.dataset import ShardSet
 from sddusr.geometry.box import centered, snap_box, whole
 from sddusr.inference import Matches, super_resolve
@@ -267,7 +268,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), default=(448, 896),
                         help="LR picture to time (default: DuSR-Real's)")  # fmt: skip
     parser.add_argument("--no-latency", action="store_true", help="count only, time nothing")
-    args = parser.parse_args()
+    args = parse_args(parser)
     if (args.data is None) != (args.checkpoint is None):
         parser.error("--checkpoint and --data go together: masks need pictures and pictures a mask")
     try:

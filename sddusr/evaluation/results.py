@@ -1,7 +1,5 @@
 """An evaluation's numbers: one row a picture, method and protocol; their means, gains and table."""
 
-import io
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,12 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
-from sddusr import storage
 from sddusr.evaluation.bootstrap import Interval, paired_bootstrap
-from sddusr.evaluation.metrics import PROTOCOLS, Protocol, Scores
+from sddusr.evaluation.metrics import Protocol, Scores
 
 PROTOCOL_NOTES: dict[str, str] = {
     "kedusr-float": "RGB, neither clamped nor rounded, no border cut",
@@ -32,17 +27,22 @@ class ImageScores(NamedTuple):
     scores: Scores
     full_lpips: float | None
     """None where it was not measured; LPIPS belongs to the protocol `png8`."""
+    others: dict[str, float] | None = None
+    """Metrics of other libraries, as `piq:gmsd`, which belong to `png8` too."""
 
     def as_row(self) -> dict[str, Any]:
         """Flat, by the column names of `SCHEMA`."""
         head = {"id": self.id, "method": self.method, "protocol": self.protocol}
-        return head | self.scores._asdict() | {"full_lpips": self.full_lpips}
+        known = head | self.scores._asdict() | {"full_lpips": self.full_lpips}
+        return known | (self.others or {})
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "ImageScores":
         """Undo `as_row`."""
         scores = Scores(*(row[name] for name in Scores._fields))
-        return cls(row["id"], row["method"], row["protocol"], scores, row["full_lpips"])
+        others = {name: row[name] for name in row if ":" in name and row[name] is not None}
+        lpips = row["full_lpips"]
+        return cls(row["id"], row["method"], row["protocol"], scores, lpips, others or None)
 
 
 BICUBIC = "bicubic"
@@ -60,6 +60,13 @@ class Summary(NamedTuple):
     num_pictures: int
     scores: Scores
     full_lpips: float | None
+    others: dict[str, float] | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """Flat, as `ImageScores.as_row`."""
+        head = {"method": self.method, "protocol": self.protocol, "num_pictures": self.num_pictures}
+        known = head | self.scores._asdict() | {"full_lpips": self.full_lpips}
+        return known | (self.others or {})
 
 
 class Gain(NamedTuple):
@@ -104,8 +111,11 @@ def drop_flat_regions(images: Sequence[ImageScores]) -> list[ImageScores]:
         lpips = image.full_lpips
         if lpips is not None and "full" in regions:
             lpips = math.nan
+        others = image.others
+        if others is not None and "full" in regions:
+            others = dict.fromkeys(others, math.nan)
         scores = image.scores._replace(**dict.fromkeys(names, math.nan))
-        return image._replace(scores=scores, full_lpips=lpips)
+        return image._replace(scores=scores, full_lpips=lpips, others=others)
 
     return [dropped(image) for image in images] if flat else list(images)
 
@@ -119,21 +129,25 @@ def summarize(images: Sequence[ImageScores]) -> list[Summary]:
             num_pictures=len(group),
             scores=Scores(*map(_mean, zip(*(image.scores for image in group), strict=True))),
             full_lpips=_mean_lpips(group),
+            others=_mean_others(group),
         )
         for (protocol, method), group in _groups(drop_flat_regions(images)).items()
     ]
 
 
 def gains(images: Sequence[ImageScores], over: str, seed: int = 0) -> list[Gain]:
-    """Each method's mean differences to `over`, with a paired bootstrap interval of 95 %."""
+    """Each method's mean differences to `over`, with a paired bootstrap interval of 95 %.
+
+    A metric that was not measured of both, as where two evaluations are compared, is left out.
+    """
     groups = _groups(drop_flat_regions(images))
     return [
         Gain(method, over, protocol, column, _interval(ours, theirs, column, seed))
         for (protocol, method), ours in groups.items()
         if method != over
         for theirs in [groups[protocol, over]]
-        for column in (*Scores._fields, "full_lpips")
-        if ours[0].as_row()[column] is not None
+        for column in (*Scores._fields, "full_lpips", *(ours[0].others or {}))
+        if ours[0].as_row()[column] is not None and theirs[0].as_row().get(column) is not None
     ]
 
 
@@ -147,12 +161,17 @@ def describe_flat_regions(images: Iterable[ImageScores]) -> str:
 
 
 def to_text(
-    summaries: Sequence[Summary], differences: Sequence[Gain], lpips_note: str, left_out: str = ""
+    summaries: Sequence[Summary],
+    differences: Sequence[Gain],
+    lpips_note: str,
+    left_out: str = "",
+    notes: Mapping[str, str] | None = None,
 ) -> str:
     """The means as the paper's tables print them, and the gains; a block for each protocol.
 
     Args:
         left_out: from `describe_flat_regions`.
+        notes: metrics of other libraries that were not measured, and why.
     """
     lines: list[str] = []
     for protocol in dict.fromkeys(summary.protocol for summary in summaries):
@@ -163,82 +182,12 @@ def to_text(
             f"{'':20}{'full':^26}{'center':^18}{'corner':^18}".rstrip(),
             f"{'method':20}{'PSNR':>8}{'SSIM':>9}{'LPIPS':>9}" + f"{'PSNR':>9}{'SSIM':>9}" * 2,
             *(_summary_line(summary) for summary in block),
+            *_other_lines(block),
             *_gain_lines(gained),
             "",
         ]
-    return "\n".join([*lines, f"LPIPS: {lpips_note}", *([left_out] if left_out else [])])
-
-
-def write_tables(
-    folder: str,
-    images: Sequence[ImageScores],
-    summaries: Sequence[Summary],
-    differences: Sequence[Gain],
-    text: str,
-    about: Mapping[str, str],
-) -> list[str]:
-    """Write per_image.parquet, per_image.csv (the same rows), summary.json and table.txt.
-
-    Args:
-        about: what was scored and how, in words; `read_tables` gives it back.
-
-    Returns:
-        Their places.
-    """
-    table = pa.Table.from_pylist([image.as_row() for image in images], SCHEMA)
-    parquet, comma_separated = io.BytesIO(), io.BytesIO()
-    pq.write_table(table, parquet, write_page_checksum=True)
-    pyarrow.csv.write_csv(table, comma_separated)
-    summary = {
-        "about": dict(about),
-        "means": [
-            {"method": s.method, "protocol": s.protocol, "num_pictures": s.num_pictures}
-            | {name: _json_number(value) for name, value in s.scores._asdict().items()}
-            | {"full_lpips": None if s.full_lpips is None else _json_number(s.full_lpips)}
-            for s in summaries
-        ],
-        "gains": [
-            gain._asdict() | {"interval": gain.interval and gain.interval._asdict()}
-            for gain in differences
-        ],
-    }
-    files = {
-        "per_image.parquet": parquet.getvalue(),
-        "per_image.csv": comma_separated.getvalue(),
-        "summary.json": json.dumps(summary, indent=1, allow_nan=False).encode(),
-        "table.txt": text.encode(),
-    }
-    for name, content in files.items():
-        storage.write_atomic(storage.join(folder, name), content)
-    return [storage.join(folder, name) for name in files]
-
-
-def read_tables(folder: str) -> tuple[list[ImageScores], dict[str, str]]:
-    """What `write_tables` was given: the scores of each picture, and what was scored.
-
-    Raises:
-        FileNotFoundError: the folder holds no evaluation.
-        ValueError: damaged files, or of another version.
-    """
-    place = storage.join(folder, "per_image.parquet")
-    if not storage.exists(place):
-        raise FileNotFoundError(
-            f"{folder}: no per_image.parquet there; give the --out of pipelines/evaluate.py"
-        )
-    try:
-        content = io.BytesIO(storage.read_bytes(place))
-        table = pq.read_table(content, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0][:160]
-        raise ValueError(f"{place}: damaged ({reason}); run pipelines/evaluate.py again") from error
-    summary = storage.read_json(storage.join(folder, "summary.json"))
-    if not table.schema.equals(SCHEMA) or "about" not in summary:
-        raise ValueError(f"{folder}: results of another version; run pipelines/evaluate.py again")
-    images = [ImageScores.from_row(row) for row in table.to_pylist()]
-    if unknown := {image.protocol for image in images} - set(PROTOCOLS):
-        raise ValueError(f"{place}: damaged (protocol {unknown.pop()!r}); run "
-                         f"pipelines/evaluate.py again")  # fmt: skip
-    return images, summary["about"]
+    others = [f"{name}: {why}" for name, why in (notes or {}).items()]
+    return "\n".join([*lines, f"LPIPS: {lpips_note}", *others, *([left_out] if left_out else [])])
 
 
 def _groups(images: Iterable[ImageScores]) -> dict[tuple[Protocol, str], list[ImageScores]]:
@@ -256,6 +205,14 @@ def _mean(values: Iterable[float]) -> float:
 def _mean_lpips(images: Iterable[ImageScores]) -> float | None:
     values = [image.full_lpips for image in images if image.full_lpips is not None]
     return _mean(values) if values else None
+
+
+def _mean_others(images: Sequence[ImageScores]) -> dict[str, float] | None:
+    names = images[0].others
+    return names and {
+        name: _mean([(image.others or {}).get(name, math.nan) for image in images])
+        for name in names
+    }
 
 
 def _interval(
@@ -278,14 +235,31 @@ def _summary_line(summary: Summary) -> str:
     return head + "".join(f"{value:9.{digits}f}" for value, digits in pairs)
 
 
+def _other_lines(block: Sequence[Summary]) -> list[str]:
+    """Means of the metrics of other libraries, a line for each method."""
+    names = block[0].others
+    if not names:
+        return []
+    lines = ["metrics of other libraries, whole pictures", f"{'method':20}{'  '.join(names)}"]
+    for summary in block:
+        values = summary.others or {}
+        cells = [f"{values[name]:{len(name)}.5f}" for name in names]
+        lines.append(f"{summary.method:20}{'  '.join(cells)}")
+    return lines
+
+
 def _gain_lines(differences: Sequence[Gain]) -> list[str]:
     """A line for each method and region."""
     if not differences:
         return []
     lines: dict[tuple[str, str], list[str]] = defaultdict(list)
     for gain in differences:
-        region, metric = gain.column.split("_")
-        lines[gain.method, region].append(f"{metric.upper()} {_interval_text(gain, metric)}")
+        if ":" in gain.column:
+            region, metric = "full", gain.column
+        else:
+            region, metric = gain.column.split("_")
+        name = metric if ":" in metric else metric.upper()
+        lines[gain.method, region].append(f"{name} {_interval_text(gain, metric)}")
     return [
         f"mean gain over {differences[0].over} [95 % interval, paired bootstrap over pictures]",
         *(f"{method:20}{region:8}{'   '.join(parts)}" for (method, region), parts in lines.items()),
@@ -298,7 +272,3 @@ def _interval_text(gain: Gain, metric: str) -> str:
     digits = 3 if metric == "psnr" else 5
     mean, low, high = (f"{value:+.{digits}f}" for value in gain.interval)
     return f"{mean} [{low}, {high}]"
-
-
-def _json_number(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)

@@ -11,9 +11,11 @@ from jaxtyping import Float32
 from sddusr import storage
 from sddusr.checkpoint import load_model
 from sddusr.data.dataset import Row, ShardSet
-from sddusr.data.layouts import pictures_by_stem
+from sddusr.data.source_files import pictures_by_stem
 from sddusr.evaluation.baselines import PASTE, UNSHARP, registered_paste, unsharp
 from sddusr.evaluation.metrics import DEFAULT_PROTOCOLS, PROTOCOLS, Lpips, Protocol, score
+from sddusr.evaluation.other_metrics import choose, measure_others
+from sddusr.evaluation.ref_registration import registration_of
 from sddusr.evaluation.results import BICUBIC, ImageScores
 from sddusr.imaging.images import read_rgb, write_png
 from sddusr.inference import (
@@ -41,12 +43,14 @@ LPIPS_MEASURED = "AlexNet v0.1 on whole pictures, protocol png8"
 class EvaluationConfig:
     """Which pictures of which methods are compared with the truth, and how."""
 
-    data: str
-    """Folder or URI that pipelines/preprocess.py wrote."""
+    data: str = ""
+    """Folder or URI that pipelines/preprocess.py wrote. Left out: pictures of --sr-dir without HR,
+    by those of --metrics that need none."""
     checkpoint: str | None = None
     """A checkpoint, or a training run's folder (its best checkpoint)."""
-    sr_dir: str | None = None
-    """Another method's pictures, named like the rows, with or without the split before it."""
+    sr_dir: tuple[str, ...] = ()
+    """Other methods' pictures, a folder for each, named like the rows, with or without the split
+    before it."""
     name: str = "SDDuSR"
     """What tables call the checkpoint; the pictures of sr_dir are called like their folder."""
     split: str = "test"
@@ -57,6 +61,9 @@ class EvaluationConfig:
     """Folder or URI for tables and pictures; on several machines, one that all of them reach."""
     protocols: tuple[Protocol, ...] = DEFAULT_PROTOCOLS
     """How pictures are compared; y is the luma that most papers print."""
+    metrics: tuple[str, ...] = ()
+    """Metrics of other libraries (extra `metrics`), such as piq:gmsd,fsim or skimage:blur_effect,
+    of whole pictures under png8."""
     lpips_weights: str = "imagenet"
     """AlexNet of LPIPS: `imagenet` (by name, needs internet once) or a path to a state dict of
     torchvision's alexnet."""
@@ -82,16 +89,21 @@ class EvaluationConfig:
     """How many rows are drawn beside LR, Ref and HR."""
 
     def __post_init__(self) -> None:
-        if self.checkpoint is None and self.sr_dir is None:
+        if self.checkpoint is None and not self.sr_dir:
             raise ValueError("nothing to score; give --checkpoint DIR, --sr-dir DIR or both")
+        if not self.data and (self.checkpoint or not self.metrics):
+            raise ValueError("no --data; without it, need --sr-dir and --metrics, no --checkpoint")
         fixed = [BICUBIC, UNSHARP, PASTE] if self.baselines else [BICUBIC]
-        names = [*fixed, self.name, self.blind_name, *([self.other_name] if self.sr_dir else [])]
+        names = [*fixed, self.name, self.blind_name, *self.other_names]
         if len(set(names)) < len(names):
             raise ValueError(f"methods are named {names}, need distinct names; give --name")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit is {self.limit}, need 1 or more")
         if not self.protocols:
             raise ValueError(f"--protocols is empty, need some of {', '.join(PROTOCOLS)}")
+        if self.metrics and "png8" not in self.protocols:
+            raise ValueError("--metrics belong to the protocol png8; add it to --protocols")
+        choose(self.metrics, with_truth=bool(self.data))
 
     @property
     def blind_name(self) -> str:
@@ -99,16 +111,16 @@ class EvaluationConfig:
         return f"{self.name} without Ref"
 
     @property
-    def other_name(self) -> str:
-        """What tables call the pictures of `sr_dir`: their folder's name."""
-        return str(self.sr_dir).rstrip("/").rsplit("/", 1)[-1]
+    def other_names(self) -> list[str]:
+        """What tables call the pictures of `sr_dir`: their folders' names."""
+        return [place.rstrip("/").rsplit("/", 1)[-1] for place in self.sr_dir]
 
 
 class Scorer:
     """Holds the weights and scores one row after the other.
 
     Args:
-        others: row's id -> picture in `sr_dir`, from `pair_others`.
+        others: method -> row's id -> picture in `sr_dir`, from `pair_others`.
         with_lpips: whether `lpips_note` said that it can be measured.
         memory_share: of what is free, where several processes score.
     """
@@ -116,12 +128,13 @@ class Scorer:
     def __init__(
         self,
         config: EvaluationConfig,
-        others: Mapping[str, str],
+        others: Mapping[str, Mapping[str, str]],
         with_lpips: bool,
         memory_share: float = 1.0,
     ) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.config, self.others, self.memory_share = config, others, memory_share
+        self.metrics = choose(config.metrics).names
         self.shards = ShardSet(config.data)
         self.model = None
         if config.checkpoint:
@@ -144,7 +157,9 @@ class Scorer:
                 panels = shown | {"HR": triplet.hr}
                 drawing = comparison(triplet.lr, triplet.ref, triplet.center_box, panels)
                 self._save(COMPARISONS, triplet.id, drawing)
-        return score_triplet(triplet, pictures, self.config.protocols, self.lpips, self.device)
+        return score_triplet(
+            triplet, pictures, self.config.protocols, self.lpips, self.device, self.metrics
+        )
 
     def _registered(self, triplet: Triplet) -> Triplet:
         """The same with its Ref registered now, where it was not when the shards were made."""
@@ -160,10 +175,10 @@ class Scorer:
         if self.config.baselines:
             pictures[UNSHARP] = unsharp(triplet.lr)
             pictures[PASTE] = registered_paste(triplet.lr, triplet.ref, triplet.center_box)
-        if self.config.sr_dir:
-            other = read_rgb(self.others[triplet.id]).pixels
-            _check_size(triplet, self.others[triplet.id], other)
-            pictures[self.config.other_name] = other.astype(np.float32) / 255
+        for method, places in self.others.items():
+            other = read_rgb(places[triplet.id]).pixels
+            _check_size(triplet, places[triplet.id], other)
+            pictures[method] = other.astype(np.float32) / 255
         if self.model is not None:
             if self.config.without_ref:
                 blind = self._super_resolve(triplet, without_ref=True)
@@ -199,52 +214,29 @@ class Scorer:
         write_png(storage.member(storage.join(self.config.out, kind), f"{id}.png"), picture)
 
 
-def registration_of(shards: ShardSet) -> str:
-    """How Ref was registered when the shards were made."""
-    return str(shards.manifest.parameters.get("register_ref", "none"))
-
-
-def check_registration(config: EvaluationConfig, shards: ShardSet, trained_on: str | None) -> str:
-    """How Ref is registered in this evaluation; every score names it.
-
-    Args:
-        trained_on: how the checkpoint's Refs were registered; None without a checkpoint.
-
-    Raises:
-        ValueError: the shards hold another kind than the checkpoint wants, or Refs that were
-            registered already are asked for as they were.
-    """
-    stored, wanted = registration_of(shards), config.register_ref
-    if wanted is None:
-        if trained_on is not None and (trained_on == "none") != (stored == "none"):
-            raise ValueError(
-                f"{config.data}: Ref was registered by {stored!r}, the checkpoint was trained with "
-                f"{trained_on!r}; say --register-ref {trained_on} or --register-ref {stored}"
-            )
-        return stored
-    if wanted != stored and stored != "none":
-        raise ValueError(
-            f"--register-ref is {wanted}, but {config.data} holds Refs registered by {stored!r}; "
-            f"preprocess again with --register-ref {wanted}"
-        )
-    return wanted
-
-
 def score_triplet(
     triplet: Triplet,
     pictures: Mapping[str, Float32[np.ndarray, "height width 3"]],
     protocols: Sequence[Protocol],
     lpips: Lpips | None = None,
     device: str = "cpu",
+    metrics: Sequence[str] = (),
 ) -> list[ImageScores]:
-    """Score every method's picture of one triplet under every protocol, on a device."""
+    """Score every method's picture of one triplet under every protocol, on a device.
+
+    Args:
+        metrics: of other libraries, from `choose`; too small a picture for one is a ValueError.
+    """
     hr, images = to_tensor(triplet.hr).to(device), []
     for method, picture in pictures.items():
         sr = torch.from_numpy(picture).permute(2, 0, 1).to(device)
         for protocol in protocols:
             scores = score(sr, hr, triplet.center_box, protocol)
-            distance = lpips(sr, hr) if lpips and protocol == "png8" else None
-            images.append(ImageScores(triplet.id, method, protocol, scores, distance))
+            png8 = protocol == "png8"
+            distance = lpips(sr, hr) if lpips and png8 else None
+            names, what = metrics if png8 else (), f"{triplet.id} of {method}"
+            found = measure_others(names, sr, hr, what) or None
+            images.append(ImageScores(triplet.id, method, protocol, scores, distance, found))
     return images
 
 
@@ -262,19 +254,22 @@ def pick_rows(config: EvaluationConfig, shards: ShardSet) -> list[Row]:
     )
 
 
-def pair_others(config: EvaluationConfig, ids: Sequence[str]) -> dict[str, str]:
-    """Row's id -> picture of `sr_dir`; empty without one.
+def pair_others(config: EvaluationConfig, ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Method -> row's id -> picture, of the folders of `sr_dir`.
 
     Raises:
         FileNotFoundError: no such folder, or a picture is missing.
     """
-    if config.sr_dir is None:
-        return {}
-    found, prefix = pictures_by_stem(config.sr_dir), f"{config.split}-"
+    places = zip(config.other_names, config.sr_dir, strict=True)
+    return {method: _pair(place, config.split, ids) for method, place in places}
+
+
+def _pair(place: str, split: str, ids: Sequence[str]) -> dict[str, str]:
+    found, prefix = pictures_by_stem(place), f"{split}-"
     stems = {id: id if id in found else id.removeprefix(prefix) for id in ids}
     if missing := [id for id, stem in stems.items() if stem not in found]:
         raise FileNotFoundError(
-            f"{config.sr_dir}: no picture for {len(missing)} of {len(ids)} rows: "
+            f"{place}: no picture for {len(missing)} of {len(ids)} rows: "
             f"{', '.join(missing[:5])}; name them like the rows, with or without {prefix}"
         )
     return {id: found[stem] for id, stem in stems.items()}

@@ -75,6 +75,10 @@ _XMP = 700
 _PREMULTIPLIED, _REDUCED = 1, (1, 3, 5, 7)
 
 
+class TooLargeError(ValueError):
+    """A picture has more pixels than the caller takes; its header said so."""
+
+
 def read_colors(header: ImageFile.ImageFile, data: bytes, place: str) -> Colors:
     """What the file says of its colours: code points before a profile before gamma, as PNG has it.
 
@@ -125,7 +129,7 @@ def read_descriptive(header: ImageFile.ImageFile, data: bytes) -> Descriptive:
 
 def too_large_for_pillow(place: str) -> ValueError:
     limit = f"{PILLOW_MAX_PIXELS / 1e6:.0f} megapixels as TIFF or WebP"
-    return ValueError(f"{place}: more than {limit}; convert it to PNG or JPEG")
+    return TooLargeError(f"{place}: more than {limit}; convert it to PNG or JPEG")
 
 
 def open_header(data: bytes, place: str) -> ImageFile.ImageFile:

@@ -12,6 +12,7 @@ from sddusr.imaging.color_profile import SRGB_COLORS, Colors, colors_of_cicp, rg
 from sddusr.imaging.common_formats import (
     UNREADABLE,
     Channels,
+    TooLargeError,
     check_kind,
     open_header,
     read_channels,
@@ -122,13 +123,17 @@ def _decode_raw(data: bytes, place: str, max_pixels: int) -> Decoded:
 
 
 def check_size(place: str, height: int, width: int, max_pixels: int) -> None:
-    """Refuse, by what a header says, a picture that is too large to decode."""
+    """Refuse, by what a header says, a picture that is too large to decode.
+
+    Raises:
+        TooLargeError: it is.
+    """
     if height * width > MOST_PIXELS:
-        raise ValueError(
+        raise TooLargeError(
             f"{place}: {height}x{width} is more than {MOST_PIXELS / 1e6:.0f} megapixels; cut it up"
         )
     if height * width > max_pixels:
-        raise ValueError(
+        raise TooLargeError(
             f"{place}: {height}x{width} is {height * width / 1e6:.1f} megapixels, the limit is "
             f"{max_pixels / 1e6:.1f}; raise --max-megapixels if the file can be trusted"
         )

@@ -1,5 +1,6 @@
 """What runs a network on a pair of images: PyTorch, or onnxruntime on an exported package."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sddusr.geometry.box import Box
+from sddusr.inference.process_memory import NotEnoughMemoryError
 from sddusr.inference.result import Upscaled
 from sddusr.photos.jobs import Device, Settings
 
@@ -15,6 +17,7 @@ from sddusr.photos.jobs import Device, Settings
 class Engine(ABC):
     """Holds the weights and super-resolves one pair after the other."""
 
+    settings: Settings
     device: Literal["cpu", "cuda"]
     has_detail_skip: bool
     """Whether the network adds the tele image's own detail to the result."""
@@ -53,6 +56,12 @@ class Engine(ABC):
     @abstractmethod
     def peak_bytes(self) -> int:
         """Most memory that was held so far."""
+
+    def with_settings(self, settings: Settings) -> "Engine":
+        """The same weights on the same device, for pictures with other settings."""
+        other = copy.copy(self)
+        other.settings = settings
+        return other
 
 
 def open_engine(settings: Settings) -> Engine:
@@ -165,6 +174,6 @@ def explained_memory_errors() -> Iterator[None]:
         if not is_short and not any(text in str(error) for text in texts):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise ValueError(
+        raise NotEnoughMemoryError(
             f"out of memory ({reason}); give a limit that this machine has, such as --memory 4GB"
         ) from error

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pyarrow.fs import FileType
 
 from sddusr import storage
-from sddusr.data.layouts import pictures_by_stem
+from sddusr.data.source_files import pictures_by_stem
 from sddusr.imaging import camera_raw
 from sddusr.imaging.images import EXTENSIONS
 

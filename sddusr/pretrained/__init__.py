@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sddusr.checkpoint import read_checkpoint, write_checkpoint
+from sddusr.config.arguments import parse_args
 
 COMPACT = str(Path(__file__).parent / "compact")
 """Preset `compact`; data, licences, command, scores and limits stand in its CARD.md."""
@@ -76,7 +77,7 @@ def main() -> None:
         help="confidence at which a match is half trusted, chosen on held-out images "
         "(default: as learned on crops)",
     )
-    given = parser.parse_args()
+    given = parse_args(parser)
     try:
         export(given.checkpoint, given.out, given.match_center)
     except (ValueError, OSError) as error:

@@ -24,8 +24,6 @@ class RunConfig:
     """Tags of a newly created MLflow run: who made it with which code."""
     tracking_uri: str = ""
     """Where the run was to be mirrored when it was started."""
-    joins: str = ""
-    """MLflow run that this one's metrics and files are added to; empty for a run of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,15 @@ OF_A_SEARCH = ("trials", "results", "done.json")
 EARLIER = ("metrics.jsonl", "tracking")
 """What earlier versions wrote."""
 
-CONTENT = frozenset({*MARKS, *OF_A_SEARCH, *run_folder.NAMES, "checkpoints", "ray", *EARLIER})
+OF_RAY = (
+    "ray",
+    "checkpoint_manager_snapshot.json",
+    ".validate_storage_marker",
+    "hang_detector",
+)
+"""What Ray Train and Tune write beside it; nothing is read back."""
+
+CONTENT = frozenset({*MARKS, *OF_A_SEARCH, *run_folder.NAMES, "checkpoints", *OF_RAY, *EARLIER})
 """All that a run or a search writes right below its folder."""
 
 

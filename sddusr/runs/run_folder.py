@@ -5,6 +5,7 @@ status.json         its state, the reason for it, the last step
 metrics/STEP.jsonl  the rows of one step; a resumed run overwrites the steps that it does again
 images/STEP/KEY.png
 artifacts/          files to keep; links.json names files to keep that lie elsewhere
+inputs.json         its data; of an evaluation, the checkpoint that it scores
 model.json          the checkpoint to register as a model
 mlflow.json         the MLflow run that mirrors the folder
 checkpoints/        of training
@@ -39,10 +40,11 @@ from sddusr.runs.checked_json import (
 from sddusr.runs.entries import FINAL, ModelEntry, RunConfig, State, Status
 from sddusr.secrets import mask
 
-CONFIG, STATUS, LINKS, MODEL, MLFLOW = (
+CONFIG, STATUS, LINKS, INPUTS, MODEL, MLFLOW = (
     "config.json",
     "status.json",
     "links.json",
+    "inputs.json",
     "model.json",
     "mlflow.json",
 )
@@ -51,8 +53,11 @@ LOCK = ".mirror.lock"
 
 METRICS, IMAGES, ARTIFACTS, TRIALS = "metrics", "images", "artifacts", "trials"
 
-NAMES = (CONFIG, STATUS, LINKS, MODEL, MLFLOW, LOCK, METRICS, IMAGES, ARTIFACTS, TRIALS)
+NAMES = (CONFIG, STATUS, LINKS, INPUTS, MODEL, MLFLOW, LOCK, METRICS, IMAGES, ARTIFACTS, TRIALS)
 """All that a run writes right below its folder, besides its checkpoints."""
+
+_EARLIER = "joins"
+"""A key that earlier versions wrote into config.json."""
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +85,6 @@ class RunFolder:
         tags: Mapping[str, str],
         source: Mapping[str, str] | None = None,
         tracking_uri: str = "",
-        joins: str = "",
     ) -> RunConfig:
         """Say what the run is, without the credentials of URIs in parameters and tags. A run that
         goes on in this folder keeps its key.
@@ -98,7 +102,6 @@ class RunFolder:
             tags={**(earlier.tags if earlier else {}), **_masked(tags)},
             source=_masked(source or {}),
             tracking_uri=tracking_uri,
-            joins=joins,
         )
         self.write(CONFIG, asdict(config))
         return config
@@ -106,7 +109,9 @@ class RunFolder:
     def config(self) -> RunConfig | None:
         """What the run is; None where nobody has said yet."""
         found = self.read(CONFIG)
-        return None if found is None else RunConfig(**found)
+        if found is None:
+            return None
+        return RunConfig(**{key: value for key, value in found.items() if key != _EARLIER})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Add tags, or change them.

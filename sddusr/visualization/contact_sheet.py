@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sddusr import storage
-from sddusr.data.layouts import Source
 from sddusr.data.loading import Job, LoadedPair, load_pair
+from sddusr.data.source_files import Source
 from sddusr.geometry.box import Box, crop
 from sddusr.geometry.homography import corner_points, transform
 from sddusr.imaging.images import write_picture

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from sddusr import storage
 from sddusr.checkpoint import load_model
 from sddusr.config import LR_PER_CELL, SCALE
+from sddusr.config.arguments import parse_args
 from sddusr.data.dataset import ShardSet
 from sddusr.geometry.box import Box, crop, snap_box
 from sddusr.imaging.images import write_png
@@ -184,7 +185,7 @@ def main() -> None:
     side_help = f"side of the drawn part in HR pixels (default: {WINDOW_PX})"
     parser.add_argument("--window-px", type=int, default=WINDOW_PX, help=side_help)
     parser.add_argument("--out", default="figures", help="folder or URI (default: figures)")
-    args = parser.parse_args()
+    args = parse_args(parser)
     try:
         for place in draw(args.checkpoint, args.pictures, args.split, args.id, args.window_px,
                           args.out):  # fmt: skip

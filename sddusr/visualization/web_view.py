@@ -25,6 +25,11 @@ WHOLE_PX = 1200
 DETAIL_PX = 384
 """Side of a detail, which is shown pixel for pixel."""
 
+CROP_PX, MIN_CROP_PX = 128, 16
+"""Sides of a crop of a picture that is shown whole: the largest, and the least outside the box."""
+
+DETAILS = {RED: "detail in the centre", GREEN: "detail outside the centre"}
+
 QUALITY = 90
 """Of WebP. At 90 the brightness of photographs is coded with 42 dB and more, far beyond what
 methods differ by, and the colours are smoothed; that takes 1.6 bits a pixel."""
@@ -72,6 +77,7 @@ def build_web_view(
     if trust is not None:
         drawn[TRUST] = _heat(trust, None)
     height, width = triplet.hr.shape[:2]
+    frames = _frames(triplet)
     return {
         "id": triplet.id,
         "height": height,
@@ -87,8 +93,9 @@ def build_web_view(
                     for name, each in drawn.items()
                 },
             }
-            for frame in _frames(triplet)
+            for frame in frames
         ],
+        "crops": _crops(triplet, frames),
     }
 
 
@@ -102,10 +109,26 @@ def _frames(triplet: Triplet) -> list[Frame]:
     scale = min(1.0, WHOLE_PX / max(hr.shape[:2]))
     frames = [Frame("whole picture", whole(*hr.shape[:2]), scale)]
     if scale < 1:
-        names = {RED: "detail in the centre", GREEN: "detail outside the centre"}
         for detail in find_details(hr, triplet.center_box, DETAIL_PX):
-            frames.append(Frame(names[detail.color], snap_box(detail.box), 1.0))
+            frames.append(Frame(DETAILS[detail.color], snap_box(detail.box), 1.0))
     return frames
+
+
+def _crops(triplet: Triplet, frames: list[Frame]) -> list[dict[str, Any]]:
+    """The squares that a row of crops shows: of which frame, and which shares of it."""
+    if len(frames) > 1:
+        return [
+            {"name": each.name, "frame": number, "share": [0.25, 0.25, 0.5, 0.5]}
+            for number, each in enumerate(frames[1:], start=1)
+        ]
+    (height, width), box = triplet.hr.shape[:2], triplet.center_box
+    outside = max(box.y0, height - box.y1, box.x0, width - box.x1)
+    side = min(CROP_PX, max(1, min(height, width) // 3))
+    side = min(side, outside) if outside >= MIN_CROP_PX else side
+    return [
+        {"name": DETAILS[detail.color], "frame": 0, "share": _share(detail.box, frames[0].box)}
+        for detail in find_details(triplet.hr, box, side)
+    ]
 
 
 def _on_canvas(triplet: Triplet) -> UInt8[np.ndarray, "height width 3"]:

@@ -104,6 +104,29 @@ def test_the_page_works_from_a_file_without_a_network(opened: Page):
     assert all(url.startswith(("file:", "data:")) for url in opened.asked)
 
 
+def test_the_methods_sort_and_their_crops_are_shown(opened: Page):
+    names = ".summary:first-of-type tbody:first-of-type tr > th"
+    ranked = opened.locator(names).all_inner_texts()
+    assert {"bicubic", "unsharp", "registered paste", "SDDuSR"} <= set(ranked)
+    values = f"{names} + td"
+    psnr = opened.eval_on_selector_all(values, "all => all.map((each) => +each.dataset.value)")
+    first = len(psnr) // 2  # one table for each protocol
+    assert psnr[:first] == sorted(psnr[:first], reverse=True)
+    opened.locator(".summary thead button").first.click()
+    assert opened.locator(names).all_inner_texts()[:first] == sorted(
+        ranked[:first], key=str.casefold, reverse=True
+    )
+    crops = opened.locator("#crops .strip figure")
+    assert crops.count() >= 2 * 6
+    crops.first.scroll_into_view_if_needed()
+    opened.wait_for_function("document.querySelector('#crops .strip img').naturalWidth > 0")
+    area = crops.first.locator("div").bounding_box()
+    assert area is not None
+    assert area["width"] == pytest.approx(area["height"], abs=1)
+    expect(crops.first.locator("figcaption")).to_contain_text("dB")
+    assert opened.errors == []
+
+
 def test_keys_reach_zoom_overlays_and_the_next_picture(opened: Page):
     stage = opened.locator("#stage")
     stage.press("+")
@@ -158,7 +181,11 @@ def test_a_telephone_shows_the_page_without_scrolling_sideways(opened: Page):
 
 
 def test_mlflow_shows_the_page_and_it_works_there(page: Page, mlflow_ui: str, logged_run):
-    page.goto(run_page(mlflow_ui, logged_run, "artifacts/evaluation/test/page.html"))
+    page.goto(
+        run_page(
+            mlflow_ui, logged_run, "artifacts/evaluation/test/page.html", logged_run.evaluation_id
+        )
+    )
     frame = page.wait_for_selector("iframe#html").content_frame()
     assert frame is not None
     try_everything(frame)
@@ -177,8 +204,25 @@ def test_mlflow_draws_the_pictures_of_each_validation(page: Page, mlflow_ui: str
     page.wait_for_function(f"(first) => {drawn}.some((src) => !first.includes(src))", arg=first)
 
 
-def run_page(mlflow_ui: str, logged_run, tab: str) -> str:
+def test_a_run_opens_on_its_curves_and_not_on_points_of_the_test(
+    page: Page, mlflow_ui: str, logged_run
+):
+    page.goto(run_page(mlflow_ui, logged_run, "model-metrics"))
+    for name in ("step_s", "total"):
+        expect(page.get_by_text(name, exact=True).first).to_be_visible(timeout=PATIENCE_MS)
+    assert "png8" not in page.inner_text("body")
+
+
+def test_a_runs_overview_leads_to_its_data_its_model_and_its_evaluation(
+    page: Page, mlflow_ui: str, logged_run
+):
+    page.goto(run_page(mlflow_ui, logged_run, ""))
+    for text in ("evaluate step-00000006 test", "sddusr-tiny", "Training", "System metrics"):
+        expect(page.get_by_text(text).first).to_be_visible(timeout=PATIENCE_MS)
+
+
+def run_page(mlflow_ui: str, logged_run, tab: str, run_id: str = "") -> str:
     """What the commands tell a user, at the port of these tests."""
-    told = links.run_page(logged_run.uri, logged_run.run_id, tab)
+    told = links.run_page(logged_run.uri, run_id or logged_run.run_id, tab)
     assert told.startswith(links.LOCAL_PAGE)
     return told.replace(links.LOCAL_PAGE, mlflow_ui)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from sddusr.data import sample_images
-from sddusr.data.layouts import Found, Source, find, hold_out
+from sddusr.data.layouts import find, hold_out
 from sddusr.data.loading import Job, load_triplet
 from sddusr.data.prepare import Recipe, ShardPlan, ShardReport, make_shard, plan_shards
 from sddusr.data.schema import check_sizes
+from sddusr.data.source_files import Found, Source
 from sddusr.geometry.box import Box
 from sddusr.imaging.images import read_rgb
 from tests.conftest import textured

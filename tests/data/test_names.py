@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from sddusr import local_files, storage
-from sddusr.data.layouts import find, pictures_by_stem, read_boxes
+from sddusr.data.layouts import find, read_boxes
 from sddusr.data.prepare import _in_one_line
+from sddusr.data.source_files import pictures_by_stem
 from sddusr.imaging.images import write_png
 from sddusr.photos.find_pairs import find_pairs
 from sddusr.photos.jobs import result_places

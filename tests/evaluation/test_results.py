@@ -12,11 +12,10 @@ from sddusr.evaluation.results import (
     ImageScores,
     describe_flat_regions,
     gains,
-    read_tables,
     summarize,
     to_text,
-    write_tables,
 )
+from sddusr.evaluation.tables import read_tables, write_tables
 
 ABOUT = {"data": "shards", "split": "test"}
 
@@ -52,6 +51,18 @@ def test_a_picture_without_a_corner_is_left_out_of_the_corners_mean():
     rows = [image("a", "ours", 30.0), image("b", "ours", 40.0, corner=math.nan)]
     summary = summarize(rows)[0]
     assert (summary.scores.full_psnr, summary.scores.corner_psnr) == (35, 20)
+
+
+def test_metrics_that_only_one_method_has_give_no_gain(images):
+    some = [
+        each._replace(full_lpips=None, others={"piq:gmsd": 0.5}) if each.method == "ours" else each
+        for each in images
+    ]
+    for given in (some, [each._replace(method={"ours": "bicubic", "bicubic": "ours"}[each.method])
+                         for each in some]):  # fmt: skip
+        columns = {gain.column for gain in gains(given, "bicubic")}
+        assert "full_psnr" in columns
+        assert not columns & {"full_lpips", "piq:gmsd"}
 
 
 def test_gains_pair_pictures_by_id_whatever_their_order(images):

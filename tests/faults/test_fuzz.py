@@ -31,11 +31,10 @@ from sddusr.evaluation.metrics import Scores
 from sddusr.evaluation.results import (
     ImageScores,
     gains,
-    read_tables,
     summarize,
     to_text,
-    write_tables,
 )
+from sddusr.evaluation.tables import read_tables, write_tables
 from sddusr.imaging.images import read_picture
 from sddusr.runs.own_folders import check_run_folder
 from tests.conftest import textured

@@ -1,5 +1,6 @@
 """The evaluation command: what it measures, writes and refuses."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +20,11 @@ from sddusr.data.manifest import build_manifest, write_manifest
 from sddusr.data.shard import write_shard
 from sddusr.evaluation.baselines import PASTE, UNSHARP
 from sddusr.evaluation.metrics import score
+from sddusr.evaluation.ref_registration import check_registration
 from sddusr.evaluation.scoring import (
     BICUBIC,
     EvaluationConfig,
     Scorer,
-    check_registration,
     lpips_note,
     pair_others,
     pick_rows,
@@ -32,6 +33,7 @@ from sddusr.imaging.images import read_rgb, write_png
 from sddusr.inference import bicubic, super_resolve, to_8bit, to_tensor
 from sddusr.model.sddusr import SDDuSR
 from sddusr.runs.run_folder import RunFolder
+from sddusr.visualization.web_view import view_place
 from tests.conftest import make_triplet
 
 CONFIG = replace(
@@ -69,7 +71,7 @@ def truth_dir(tiny_shards: ShardSet, tmp_path: Path) -> str:
 
 def test_pictures_equal_to_hr_score_inf_and_one(tiny_shards, truth_dir):
     config = EvaluationConfig(
-        data=tiny_shards.root, sr_dir=truth_dir, save_pictures=False, baselines=False
+        data=tiny_shards.root, sr_dir=(truth_dir,), save_pictures=False, baselines=False
     )
     rows = pick_rows(config, tiny_shards)
     scorer = Scorer(config, pair_others(config, [row.id for row in rows]), with_lpips=False)
@@ -80,23 +82,47 @@ def test_pictures_equal_to_hr_score_inf_and_one(tiny_shards, truth_dir):
         assert perfect == (image.method == "truth")
 
 
+def test_several_folders_are_methods_of_one_evaluation(tiny_shards, truth_dir, tmp_path):
+    dim = tmp_path / "dim"
+    for triplet in tiny_shards.iterate("test"):
+        write_png(str(dim / f"{triplet.id}.png"), triplet.hr // 2)
+    out = str(tmp_path / "out")
+    config = EvaluationConfig(data=tiny_shards.root, sr_dir=(truth_dir, f"{dim}/"), out=out)
+    rows = pick_rows(config, tiny_shards)
+    scorer = Scorer(config, pair_others(config, [row.id for row in rows]), with_lpips=False)
+    images = [image for row in rows for image in scorer.evaluate(row)]
+    methods = [BICUBIC, UNSHARP, PASTE, "truth", "dim"]
+    assert list(dict.fromkeys(image.method for image in images)) == methods
+    view = json.loads(Path(view_place(out, rows[0].id)).read_text())
+    assert [crop["name"] for crop in view["crops"]] == [
+        "detail in the centre", "detail outside the centre"
+    ]  # fmt: skip
+    for crop in view["crops"]:
+        assert set(methods) < set(view["frames"][crop["frame"]]["layers"])
+        top, left, height, width = crop["share"]
+        assert min(top, left) >= 0
+        assert max(top + height, left + width) <= 1
+    with pytest.raises(ValueError, match="distinct names"):
+        EvaluationConfig(data="d", sr_dir=("a/x", "b/x"))
+
+
 @pytest.mark.usefixtures("without_bfloat16")
 def test_without_a_network_nothing_is_said_of_its_format(tiny_shards, truth_dir, caplog):
-    config = EvaluationConfig(data=tiny_shards.root, sr_dir=truth_dir, precision="bfloat16")
+    config = EvaluationConfig(data=tiny_shards.root, sr_dir=(truth_dir,), precision="bfloat16")
     Scorer(config, {}, with_lpips=False)
     assert not caplog.text
 
 
 def test_rows_without_a_picture_are_named(tiny_shards, truth_dir):
     Path(truth_dir, "1.png").unlink()
-    config = EvaluationConfig(data=tiny_shards.root, sr_dir=truth_dir)
+    config = EvaluationConfig(data=tiny_shards.root, sr_dir=(truth_dir,))
     with pytest.raises(FileNotFoundError, match=r"1 of 2 rows: test-1"):
         pair_others(config, ["test-0", "test-1"])
 
 
 def test_a_picture_of_another_size_is_refused(tiny_shards, truth_dir):
     write_png(f"{truth_dir}/0.png", np.zeros((8, 8, 3), np.uint8))
-    config = EvaluationConfig(data=tiny_shards.root, sr_dir=truth_dir, save_pictures=False)
+    config = EvaluationConfig(data=tiny_shards.root, sr_dir=(truth_dir,), save_pictures=False)
     rows = pick_rows(config, tiny_shards)
     scorer = Scorer(config, pair_others(config, [row.id for row in rows]), with_lpips=False)
     with pytest.raises(ValueError, match=r"0\.png: 8x8, need 128x144"):
@@ -107,9 +133,9 @@ def test_a_picture_of_another_size_is_refused(tiny_shards, truth_dir):
     ("options", "message"),
     [
         ({}, "nothing to score"),
-        ({"sr_dir": "a/bicubic/"}, "distinct names"),
-        ({"sr_dir": "a", "limit": 0}, "--limit is 0"),
-        ({"sr_dir": "a", "protocols": ()}, "--protocols is empty"),
+        ({"sr_dir": ("a/bicubic/",)}, "distinct names"),
+        ({"sr_dir": ("a",), "limit": 0}, "--limit is 0"),
+        ({"sr_dir": ("a",), "protocols": ()}, "--protocols is empty"),
     ],
 )
 def test_options_that_make_no_evaluation_are_refused(options, message):
@@ -118,19 +144,17 @@ def test_options_that_make_no_evaluation_are_refused(options, message):
 
 
 def test_an_empty_split_is_refused(tiny_shards):
-    config = EvaluationConfig(data=tiny_shards.root, sr_dir="a", split="other")
+    config = EvaluationConfig(data=tiny_shards.root, sr_dir=("a",), split="other")
     with pytest.raises(ValueError, match="split 'other' has no rows"):
         pick_rows(config, tiny_shards)
 
 
 def test_refs_registered_otherwise_than_in_training_are_scored_only_when_told(tiny_shards):
-    config = EvaluationConfig(data=tiny_shards.root, checkpoint="run")
-    assert check_registration(config, tiny_shards, "none") == "none"
+    assert check_registration(tiny_shards, None, "none") == "none"
     with pytest.raises(ValueError, match=r"say --register-ref auto or --register-ref none"):
-        check_registration(config, tiny_shards, "auto")
-    told = replace(config, register_ref="auto")
-    assert check_registration(told, tiny_shards, "auto") == "auto"
-    assert check_registration(replace(config, register_ref="none"), tiny_shards, "auto") == "none"
+        check_registration(tiny_shards, None, "auto")
+    assert check_registration(tiny_shards, "auto", "auto") == "auto"
+    assert check_registration(tiny_shards, "none", "auto") == "none"
 
 
 def test_lpips_is_reported_missing_only_where_the_user_named_no_file(monkeypatch, tmp_path):
@@ -138,7 +162,7 @@ def test_lpips_is_reported_missing_only_where_the_user_named_no_file(monkeypatch
         raise OSError("no internet")
 
     monkeypatch.setattr("torchvision.models.AlexNet_Weights.get_state_dict", offline)
-    config = EvaluationConfig(data="data", sr_dir="a")
+    config = EvaluationConfig(data="data", sr_dir=("a",))
     assert lpips_note(config).startswith("not available: LPIPS's AlexNet weights")
     with pytest.raises(FileNotFoundError, match="no file"):
         lpips_note(replace(config, lpips_weights=str(tmp_path / "alexnet.pth")))

@@ -23,6 +23,7 @@ COMMANDS = {
     "pipelines/evaluate.py": ["--data", "/nowhere", "--checkpoint", "/nowhere"],
     "pipelines/super_resolve.py": ["/nowhere.png", "/nowhere.png"],
     "pipelines/report.py": ["/nowhere"],
+    "pipelines/serve.py": ["--checkpoint", "/nowhere"],
     "tune/search_tokens.py": ["demo", "--name", "../x"],
 }
 

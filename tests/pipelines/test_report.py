@@ -11,8 +11,9 @@ import pytest
 
 from pipelines.report import ReportOptions, write_report
 from pipelines.reporting.page import TEMPLATES
-from sddusr.evaluation.results import gains, summarize, write_tables
+from sddusr.evaluation.results import gains, summarize
 from sddusr.evaluation.scoring import score_triplet
+from sddusr.evaluation.tables import write_tables
 from sddusr.geometry.box import Box
 from sddusr.inference import bicubic, to_8bit
 from sddusr.visualization.web_view import build_web_view, view_place
@@ -102,6 +103,45 @@ def test_means_intervals_and_gains_stand_in_the_summary(results):
         assert f"{low} to {high}" in html
     assert "kedusr-float" in html
     assert "png8" in html
+
+
+def rows_of(html: str, protocol: str) -> list[tuple[str, bool]]:
+    """Methods of a protocol's table of means in their order, and whether their PSNR is marked."""
+    table = html.partition(f"Summary, {protocol}")[2].partition("</tbody>")[0]
+    found = re.findall(r'data-value="([^"]+)">[^<]+</th>\s*<td( class="best")?', table)
+    return [(name, bool(best)) for name, best in found]
+
+
+def test_the_methods_are_ranked_and_the_best_is_marked(results, tmp_path):
+    second = tmp_path / "second"
+    evaluate(second, sharpen=0.5, method="less")
+    html, _ = page(results, second)
+    for protocol in ("kedusr-float", "png8"):
+        assert rows_of(html, protocol) == [("ours", True), ("less", False), ("bicubic", False)]
+    head = html.partition('class="summary"')[2].partition("</thead>")[0]
+    assert head.count("<button") == 7
+    assert head.count('aria-sort="descending"') == 1
+
+
+def test_metrics_of_other_libraries_have_a_column_and_a_table(results, tmp_path):
+    folder = tmp_path / "others"
+    images = [
+        image._replace(others={"piq:gmsd": value, "piq:total_variation": value})
+        if image.protocol == "png8"
+        else image
+        for image in evaluate(folder)
+        for value in [0.25 if image.method == "ours" else 0.5]
+    ]
+    found = gains(images, "bicubic")
+    write_tables(str(folder), images, summarize(images), found, "", {"data": "d"})
+    html, _ = page(folder)
+    means = html.partition("Summary, png8")[2].partition("</table>")[0]
+    assert "piq:gmsd, full" in means
+    assert 'class="best" data-value="0.25">0.2500' in means
+    assert means.count('data-value="-0.25">-0.2500') == 2
+    assert means.count('class="better" data-value="-0.25"') == 1  # neither way in the other metric
+    assert "piq:gmsd" not in html.partition("Summary, kedusr-float")[2].partition("</table>")[0]
+    assert "<option>piq:gmsd, png8</option>" in html
 
 
 def test_names_are_text_whatever_they_hold(tmp_path):

@@ -47,7 +47,7 @@ function sortBy(head) {
 
 byId("metric").addEventListener("change", (event) => showTable(event.target.value));
 showTable(byId("metric").value);
-for (const button of document.querySelectorAll(".pictures thead button")) {
+for (const button of document.querySelectorAll(".pictures thead button, .summary thead button")) {
   button.addEventListener("click", () => sortBy(button.closest("th")));
 }
 
@@ -55,6 +55,7 @@ for (const button of document.querySelectorAll(".pictures thead button")) {
 
 const state = { id: ids[0], frame: 0, left: "", right: "", split: 0.5, zoom: 1, x: 0, y: 0 };
 const MAX_ZOOM = 16;
+const MAX_STRIPS = 8;
 
 function frame() {
   return views[state.id].frames[state.frame];
@@ -241,6 +242,40 @@ function onWheel(event) {
   event.preventDefault();
 }
 
+/** A square of a layer, cut out by the style, since a page holds each picture once. */
+function cropOf(view, crop, name) {
+  const [top, left, height, width] = crop.share;
+  const image = Object.assign(document.createElement("img"), {
+    src: view.frames[crop.frame].layers[name], alt: `${name}: ${crop.name}`, loading: "lazy",
+  });
+  Object.assign(image.style, {
+    width: `${100 / width}%`, height: `${100 / height}%`,
+    left: `${(-100 * left) / width}%`, top: `${(-100 * top) / height}%`,
+  });
+  const hole = document.createElement("div");
+  hole.append(image);
+  const told = document.createElement("figcaption");
+  told.textContent = [name, view.told[name]].filter(Boolean).join(", ");
+  const figure = document.createElement("figure");
+  figure.append(hole, told);
+  return figure;
+}
+
+function drawCrops() {
+  const ends = [...document.querySelectorAll("[data-thumbnail]")].map((each) => each.dataset.thumbnail);
+  for (const id of (ends.length ? ends : ids).slice(0, MAX_STRIPS)) {
+    for (const crop of views[id].crops || []) {
+      const head = document.createElement("h3");
+      head.textContent = `${id}, ${crop.name}`;
+      const strip = Object.assign(document.createElement("div"), { className: "strip" });
+      const names = Object.keys(views[id].frames[crop.frame].layers)
+        .filter((name) => name !== "Ref (tele)" || !crop.name.includes("outside"));
+      strip.append(...names.map((name) => cropOf(views[id], crop, name)));
+      byId("crops").append(head, strip);
+    }
+  }
+}
+
 function showFromElsewhere(id) {
   if (!(id in views)) return;
   choosePicture(id);
@@ -281,4 +316,7 @@ function startViewer() {
   choosePicture(state.id);
 }
 
-if (ids.length) startViewer();
+if (ids.length) {
+  startViewer();
+  drawCrops();
+}
