@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 import pyarrow.fs
+from ray.air.result import Result
 from ray.tune import ResultGrid
-from ray.tune.result_grid import Result
 
 from pipelines.ray_runtime.results import run_result
 from sddusr import storage
