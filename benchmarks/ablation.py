@@ -13,16 +13,16 @@ from dataclasses import asdict
 
 import pandas as pd
 import torch
-from _ablation_options import (
+from ablation_parts.costs import Costs, costs_table, measure_costs
+from ablation_parts.evidence import Gain, all_gains, as_rows, gains_figure, gains_table, means_table
+from ablation_parts.options import (
     AblationOptions,
     chosen_variants,
     seeds_of,
     with_absolute_places,
 )
-from _costs import Costs, costs_table, measure_costs
-from _evidence import Gain, all_gains, as_rows, gains_figure, gains_table, means_table
-from _trainings import list_jobs, run_all
-from _variants import Variant
+from ablation_parts.trainings import list_jobs, run_all
+from ablation_parts.variants import Variant
 
 from pipelines.ray_runtime import cluster
 from pipelines.tracking import links

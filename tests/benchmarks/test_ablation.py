@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from _ablation_options import AblationOptions
 from ablation import run_ablation
+from ablation_parts.options import AblationOptions
 
 from pipelines.tracking.client import MlflowClient
 from pipelines.tracking.links import PARENT_TAG

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from _evidence import all_gains, gain, gains_figure, gains_table, means_table
-from _variants import CONSTANT, variants
+from ablation_parts.evidence import all_gains, gain, gains_figure, gains_table, means_table
+from ablation_parts.variants import CONSTANT, variants
 
 from sddusr.config import PAPER
 from sddusr.evaluation.bootstrap import crossed_bootstrap

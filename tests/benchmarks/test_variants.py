@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from _variants import BASELINE, SFM, variants
+from ablation_parts.variants import BASELINE, SFM, variants
 
 from sddusr.config import DEMO, PAPER, flatten, to_dict
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import tyro
-from _variants import Study, Variant, variants
 
+from ablation_parts.variants import Study, Variant, variants
 from pipelines.ray_runtime.persistent_paths import persistent_path
 from pipelines.ray_runtime.preflight import samples_shards
 from pipelines.tracking import links

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from _variants import Variant
 from matplotlib.figure import Figure
 
+from ablation_parts.variants import Variant
 from sddusr.evaluation.bootstrap import Interval, crossed_bootstrap
 from sddusr.evaluation.scoring import BICUBIC
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import ray
-from _ablation_options import AblationOptions
-from _scoring import Scoring, name_of, score_run
-from _variants import Variant
 
+from ablation_parts.options import AblationOptions
+from ablation_parts.scoring import Scoring, name_of, score_run
+from ablation_parts.variants import Variant
 from pipelines.ray_runtime import cluster
 from pipelines.tracking.background import mirror
 from pipelines.train import TrainOptions, run_training

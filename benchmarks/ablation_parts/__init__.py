@@ -1,0 +1,1 @@
+"""What an ablation is made of: see `ablation.py`."""
