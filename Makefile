@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # pipelines/ and tune/ run from the checkout; only sddusr is installed.
 export PYTHONPATH := $(CURDIR)
 # Of benchmarks/, what answers other questions than how fast.
-NOT_TIMED := benchmarks/ablation.py benchmarks/triplets.py benchmarks/reference.py benchmarks/faulty_refs.py benchmarks/gpu.py
+NOT_TIMED := benchmarks/ablation.py benchmarks/triplets.py benchmarks/reference.py benchmarks/faulty_refs.py benchmarks/gpu.py benchmarks/serving.py
 
 .PHONY: setup demo test test-long coverage lint bench ablation docs clean
 
@@ -13,7 +13,8 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and f"error: $(PYTHON) is Python {v[0]}.{v[1]}, need 3.11 or newer; try make PYTHON=python3.11 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores; pip takes one, two minutes
 	touch $@
 
 demo: setup

@@ -11,8 +11,8 @@ import numpy as np
 import reference
 import torch
 import torch.nn.functional as F
+from _gpu_parity import parity
 from _gpu_setup import (
-    CLOSE,
     FORMATS,
     Row,
     Setup,
@@ -24,7 +24,7 @@ from _gpu_setup import (
     on_device,
     pretending,
 )
-from _network import model_config, network
+from _network import model_config, network, textured
 from torch import Tensor, nn
 
 from sddusr.model.matching.nearest_key import block_search, plain_search
@@ -36,6 +36,9 @@ from sddusr.training.learner import Learner
 from sddusr.training.losses import charbonnier
 from sddusr.training.step_graph import WARM_UP_STEPS
 from sddusr.types import Batch
+
+MEMORY_BYTES = 4 * 10**9
+"""What the largest image may take."""
 
 
 @needs_values
@@ -59,33 +62,6 @@ def ceilings(setup: Setup) -> Iterator[Row]:
     one = setup.random(1)
     spent = setup.seconds(lambda: [one.add_(1) for _ in range(1000)])
     yield {"what": "launch", "microseconds": 1e3 * spent}
-
-
-@needs_values
-def parity(setup: Setup) -> Iterator[Row]:
-    """Each part of the network against float64 on the CPU."""
-    crop = 16 if setup.is_quick else 64
-    batch = batch_of(1, crop)
-    exact = network("demo" if setup.is_quick else "paper").double().eval()
-    ours = place_on(network("demo" if setup.is_quick else "paper").eval(), setup.device)
-    images = batch.lr, batch.lr_center, batch.ref
-    with torch.no_grad():
-        truth = dict(_parts(exact, *(x.double() for x in images)))
-        for precision in FORMATS:
-            with computing_in(precision, setup.device):
-                found = dict(_parts(ours, *(x.to(setup.device) for x in images)))
-            for name, wanted in truth.items():
-                error = (found[name].cpu().double() - wanted).abs().max() / wanted.abs().max()
-                is_close = bool(error < CLOSE[precision])
-                yield {"what": name, "format": precision, "error": float(error),
-                       "passes": is_close}  # fmt: skip
-
-
-def _parts(model: SDDuSR, lr: Tensor, center: Tensor, ref: Tensor) -> Iterator[tuple[str, Tensor]]:
-    yield "lr encoder", model.lr_encoder(lr)
-    yield "ref encoder", model.ref_encoder(ref)
-    yield "matching features", model.matching.features(lr)
-    yield "flow", model.alignment.spynet(center, F.avg_pool2d(ref, 2)) + 1
 
 
 @needs_values
@@ -195,7 +171,15 @@ def matching(setup: Setup) -> Iterator[Row]:
             row[f"{name}_ms"] = 1e3 * setup.seconds(partial(way, query, key), 3)
         score = (found["blocks"].score - found["chosen"].score).abs().max()
         share = (found["blocks"].key_index == found["chosen"].key_index).float().mean()
+        row["floor_ms"] = 1e3 * _seconds_of_products(setup, query, key)
         yield row | {"same_index": float(share), "passes": bool(score < 1e-5)}
+
+
+def _seconds_of_products(setup: Setup, query: Tensor, key: Tensor) -> float:
+    """What the search's products alone take, in the format that keeps float32's choices."""
+    strip = query[: tuning(setup.device).search_queries]
+    with computing_in("float32", setup.device):
+        return setup.seconds(lambda: strip @ key.T, 3) * len(query) / len(strip)
 
 
 def picture(setup: Setup) -> Iterator[Row]:
@@ -220,8 +204,33 @@ def picture(setup: Setup) -> Iterator[Row]:
         error = ((first.sr - exact) ** 2).mean()
         psnr = float("inf") if error == 0 else 10 * np.log10(255**2 / error)
         same = first.plan == second.plan and bool((first.sr == second.sr).all())
-        yield {"size": size, "seconds": setup.seconds(work, 2), "psnr_to_float32": psnr,
+        row = {"size": size, "seconds": setup.seconds(work, 2), "psnr_to_float32": psnr,
                "same_twice": same, "passes": psnr > 50 and same}  # fmt: skip
+        if size == sizes[0]:
+            row["ratio"] = _plain_image_seconds(setup, size) / row["seconds"]
+        if size == sizes[-1] and setup.device.type == "cuda":
+            row |= _within(image_maker(model, size, "bfloat16", MEMORY_BYTES))
+        yield row
+
+
+def _plain_image_seconds(setup: Setup, size: tuple[int, int]) -> float:
+    """The plain formulas' time for the same image."""
+    model = network("baseline").eval().requires_grad_(False).to(setup.device)
+    lr = textured(*size)[None].to(setup.device)
+    ref = textured(size[0] // 2 * 2, size[1] // 2 * 2, 1)[None].to(setup.device)
+    center = F.avg_pool2d(ref, 2)
+    with torch.inference_mode(), computing_in("float32", setup.device):
+        return setup.seconds(partial(reference.super_resolve, model, lr, center, ref), 2)
+
+
+def _within(work: Callable[[], Any]) -> Row:
+    """What an image takes of the card that may take a limited part of it."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    peak = torch.cuda.max_memory_reserved()
+    return {"limit_mb": MEMORY_BYTES // 10**6, "peak_mb": peak // 10**6,
+            "passes": peak <= MEMORY_BYTES}  # fmt: skip
 
 
 @needs_values

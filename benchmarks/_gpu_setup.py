@@ -140,14 +140,18 @@ def learner_of(
     return Learner(config_of(preset, precision or setup.fastest, **train), setup.device)
 
 
-def image_maker(model: SDDuSR, size: tuple[int, int], precision: Precision) -> Callable[[], Any]:
+def image_maker(
+    model: SDDuSR, size: tuple[int, int], precision: Precision, memory_bytes: int | None = None
+) -> Callable[[], Any]:
     height, width = size
     lr = (255 * textured(height, width).permute(1, 2, 0).numpy()).astype(np.uint8)
     rows, cols = height // 2 * 2, width // 2 * 2
     ref = (255 * textured(rows, cols, 1).permute(1, 2, 0).numpy()).astype(np.uint8)
     y, x = height // 2, width // 2
     box = Box(y, y + rows, x, x + cols)
-    return lambda: super_resolve(model, lr, ref, box, precision, dtype=np.uint8)
+    return lambda: super_resolve(
+        model, lr, ref, box, precision, dtype=np.uint8, memory_bytes=memory_bytes
+    )
 
 
 @contextmanager

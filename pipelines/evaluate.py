@@ -24,8 +24,8 @@ from pipelines.ray_runtime.persistent_paths import persistent_path
 from pipelines.ray_runtime.tasks import map_actors
 from pipelines.report import ReportOptions, write_report
 from pipelines.tracking import links
-from pipelines.tracking.background import describe, mirror
-from pipelines.tracking.mirror import noted_run
+from pipelines.tracking.background import mirror
+from pipelines.tracking.evaluations import describe_evaluation
 from pipelines.tracking.model_uris import local_checkpoint
 from sddusr import storage
 from sddusr.checkpoint import Checkpoint, read_checkpoint
@@ -59,6 +59,12 @@ from sddusr.secrets import mask
 
 PAGE = "page.html"
 
+TRACKED = (
+    "name", "sr_dir", "split", "limit", "protocols", "precision", "matching", "register_ref",
+    "trust", "without_ref", "baselines", "seed",
+)  # fmt: skip
+"""Options that are parameters of the evaluation's MLflow run."""
+
 log = logging.getLogger(__name__)
 
 
@@ -81,7 +87,7 @@ class EvaluateOptions(EvaluationConfig):
     """Of the bootstrap intervals."""
     tracking_uri: str | None = None
     """MLflow; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db. A checkpoint's evaluation
-    goes into its training run."""
+    is a run below its training run."""
     experiment: str = links.EXPERIMENT
     """MLflow's experiment, for an evaluation that belongs to no training run."""
 
@@ -166,7 +172,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
             results=(options.out,), out=storage.join(options.out, PAGE), seed=options.seed
         )
     )
-    run_id = _track(options, summaries, [*files, page], checkpoint, shards.content_hash)
+    run_id = _track(options, summaries, [*files, page], checkpoint, shards)
     return EvaluationResult(images, summaries, differences, table, options.out, page, run_id)
 
 
@@ -228,29 +234,25 @@ def _track(
     summaries: Sequence[Summary],
     files: Sequence[str],
     checkpoint: Checkpoint | None,
-    data_hash: str,
+    shards: ShardSet,
 ) -> str:
-    """Log to the checkpoint's own run, or to a new one; the run's id."""
-    progress = checkpoint.progress if checkpoint else {}
+    """Log to a run of its own, below the checkpoint's; its id."""
     uri, run = links.tracking_uri(options.tracking_uri), RunFolder(options.out)
-    describe(
+    rows = {_prefix(options, summary): _scores_of(summary) for summary in summaries}
+    own = {_prefix(options, s) for s in summaries if checkpoint and s.method == options.name}
+    describe_evaluation(
         run,
         uri,
-        name=f"evaluate-{options.split}",
         experiment=options.experiment,
-        tags={f"evaluation.{options.split}.data_hash": data_hash},
-        joins=progress.get("tracking_run", "") or _run_of(checkpoint),
+        shards=shards,
+        split=options.split,
+        checkpoint=checkpoint,
+        params={name: getattr(options, name) for name in TRACKED},
+        metrics=[f"{prefix}/{name}" for prefix in own for name in rows[prefix]],
     )
-    for summary in summaries:
-        row = summary.scores._asdict() | {"full_lpips": summary.full_lpips}
-        row |= {name.replace(":", "-"): mean for name, mean in (summary.others or {}).items()}
-        prefix = f"{options.split}/{summary.protocol}/{summary.method}"
-        known = {
-            f"{prefix}/{name}": value
-            for name, value in row.items()
-            if isinstance(value, float) and math.isfinite(value)  # MLflow makes 1.8e308 of inf
-        }
-        run.log_metrics(progress.get("step", 0), known)
+    step = checkpoint.progress.get("step", 0) if checkpoint else 0
+    for prefix, scores in rows.items():
+        run.log_metrics(step, {f"{prefix}/{name}": value for name, value in scores.items()})
     folder = f"evaluation/{options.split}"
     linked = {f"{folder}/{place.rpartition('/')[2]}": place for place in files}
     if options.save_pictures and options.num_comparisons:
@@ -260,11 +262,18 @@ def _track(
     return mirror(run.folder, uri)
 
 
-def _run_of(checkpoint: Checkpoint | None) -> str:
-    """The MLflow run of a checkpoint that was written before it could be created."""
-    if checkpoint is None:
-        return ""
-    return noted_run(checkpoint.place.rpartition("/checkpoints/")[0] or checkpoint.place)
+def _prefix(options: EvaluateOptions, summary: Summary) -> str:
+    return f"{options.split}/{summary.protocol}/{summary.method}"
+
+
+def _scores_of(summary: Summary) -> dict[str, float]:
+    row = summary.scores._asdict() | {"full_lpips": summary.full_lpips}
+    row |= {name.replace(":", "-"): mean for name, mean in (summary.others or {}).items()}
+    return {
+        name: value
+        for name, value in row.items()
+        if value is not None and math.isfinite(value)  # MLflow makes 1.8e308 of inf
+    }
 
 
 def main(options: EvaluateOptions) -> None:

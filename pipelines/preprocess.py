@@ -6,12 +6,9 @@ and parameters, and verified. The manifest is written last, so a folder without 
 """
 
 import dataclasses
-import functools
-import json
 import logging
 import sys
 import time
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +20,7 @@ if not __package__:  # a script of a checkout, in which only sddusr is installed
 import tyro
 
 from pipelines.ray_runtime.persistent_paths import persistent_path
-from pipelines.ray_runtime.tasks import run_tasks
+from pipelines.ray_runtime.shard_tasks import LOCK, claim_folder, make_shards, sweep_folder
 from pipelines.reporting.preview import preview
 from sddusr import storage
 from sddusr.cli import command_line
@@ -32,30 +29,14 @@ from sddusr.data.degradation import Degradation
 from sddusr.data.folder_lock import hold_lock
 from sddusr.data.layouts import REGISTERED, Layout, find, hold_out
 from sddusr.data.loading import Job, Pairing
-from sddusr.data.manifest import MANIFEST, Manifest, build_manifest, write_manifest
-from sddusr.data.prepare import (
-    SHARD_NAME,
-    Recipe,
-    ShardPlan,
-    ShardReport,
-    make_shard,
-    plan_shards,
-)
+from sddusr.data.manifest import Manifest, build_manifest, write_manifest
+from sddusr.data.prepare import Recipe, ShardReport, plan_shards
 from sddusr.data.source_files import Found
 from sddusr.imaging.images import MAX_PIXELS, MOST_PIXELS
 from sddusr.registration.pairing import PairConfig
 from sddusr.registration.residual import RefRegistration
 
 logger = logging.getLogger(__name__)
-
-PLAN = "plan.json"
-"""What an out folder was begun with; guards it against shards of another run."""
-
-LOCK = ".preprocess.lock"
-"""Held while a run writes to its out folder."""
-
-OF_A_PLAN = frozenset({"root", "layout", "window_px"})
-"""Keys of every plan of ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,62 +200,12 @@ def preprocess(options: PreprocessOptions) -> dict[str, Any]:
     sources = hold_out(found.sources, options.hold_out)
     plans = plan_shards(sources, options.recipe, options.pictures_per_shard)
     with hold_lock(storage.join(job.out, LOCK), job.out):
-        _claim(job.out, {"root": job.root, **options.parameters}, options.overwrite)
-        manifest = _manifest(options, found, _run(plans, job))
-        _sweep(job.out, {plan.name for plan in plans})
+        claim_folder(job.out, {"root": job.root, **options.parameters}, options.overwrite)
+        manifest = _manifest(options, found, make_shards(plans, job))
+        sweep_folder(job.out, {plan.name for plan in plans})
         write_manifest(job.out, manifest)
     _log_summary(manifest, job.out, time.monotonic() - started)
     return dataclasses.asdict(manifest)
-
-
-def _claim(out: str, plan: dict[str, Any], overwrite: bool) -> None:
-    """Refuse a folder that another run began, and take back its manifest until we are done."""
-    place = storage.join(out, PLAN)
-    before = storage.read_json(place) if storage.exists(place) else {}
-    if not isinstance(before, dict) or not before.keys() >= OF_A_PLAN:
-        _check_holds_nothing_of_others(out)
-    elif before != plan and not overwrite:
-        differing = sorted(name for name in before | plan if before.get(name) != plan.get(name))
-        raise ValueError(
-            f"{out}: holds shards made with another {' and '.join(differing)}; choose another "
-            "--out or pass --overwrite"
-        )
-    storage.remove(storage.join(out, MANIFEST))
-    storage.remove_temporaries(out)
-    storage.write_atomic(place, json.dumps(plan, indent=1, sort_keys=True).encode())
-
-
-def _check_holds_nothing_of_others(out: str) -> None:
-    """What we would delete or replace is ours: a folder that we did not begin holds none of it.
-
-    Raises:
-        ValueError: it does.
-    """
-    names = storage.list_files(out) if storage.exists(out) else {}
-    for name in names:
-        if name in (PLAN, MANIFEST) or SHARD_NAME.fullmatch(name):
-            raise ValueError(
-                f"{out}: holds {name}, which no run of ours wrote and this one would replace; "
-                f"choose another --out"
-            )
-
-
-def _run(plans: list[ShardPlan], job: Job) -> list[ShardReport]:
-    """Make all shards, in any order; the first problem ends the work."""
-    reports: dict[str, ShardReport] = {}
-    with closing(run_tasks(functools.partial(_task, plans, job), len(plans))) as tasks:
-        for report in map(ShardReport.from_json, tasks):
-            if report.error or report.entry is None:
-                raise ValueError(report.error)
-            reports[report.name] = report
-            state = "was finished" if report.reused else "written"
-            shown = len(reports), len(plans), report.name, state, report.entry.num_rows
-            logger.info("%d/%d shards: %s %s, %d rows", *shown)
-    return [reports[plan.name] for plan in plans]
-
-
-def _task(plans: list[ShardPlan], job: Job, index: int) -> str:
-    return make_shard(plans[index], job).to_json()
 
 
 def _manifest(options: PreprocessOptions, found: Found, reports: list[ShardReport]) -> Manifest:
@@ -289,15 +220,6 @@ def _manifest(options: PreprocessOptions, found: Found, reports: list[ShardRepor
         )
     entries = [report.entry for report in reports if report.entry is not None]
     return build_manifest(entries, options.parameters, quarantined)
-
-
-def _sweep(out: str, names: set[str]) -> None:
-    """Remove what no reader sees but takes space: shards of an earlier plan, and what a worker
-    that was killed left half written."""
-    storage.remove_temporaries(out)
-    for name, place in storage.list_files(out).items():
-        if name not in names and SHARD_NAME.fullmatch(name):
-            storage.remove(place)
 
 
 def _log_summary(manifest: Manifest, out: str, seconds: float) -> None:

@@ -4,15 +4,14 @@
 python pipelines/report.py RESULTS [RESULTS ...] --out page.html
 """
 
-import json
 import logging
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
 if not __package__:  # a script of a checkout, in which only sddusr is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -21,18 +20,15 @@ if not __package__:  # a script of a checkout, in which only sddusr is installed
 import tyro
 
 from pipelines.reporting.page import Page, Pair, render
+from pipelines.reporting.views import Evaluation, collect_views
 from sddusr import storage
 from sddusr.cli import command_line
 from sddusr.evaluation.baselines import PASTE, UNSHARP
 from sddusr.evaluation.results import ImageScores
 from sddusr.evaluation.scoring import BICUBIC
 from sddusr.evaluation.tables import read_tables
-from sddusr.visualization.web_view import REF, TRUTH, view_place
 
 log = logging.getLogger(__name__)
-
-SHARED = (BICUBIC, REF, TRUTH)
-"""Layers that every evaluation of the same data has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +64,6 @@ class ReportOptions:
             )
 
 
-class Evaluation(NamedTuple):
-    """One folder of results."""
-
-    folder: str
-    images: list[ImageScores]
-    about: dict[str, str]
-    names: dict[str, str]
-    """Method -> what the page calls it."""
-    suffix: str = ""
-    """What tells this evaluation's overlays from another one's."""
-
-
 def write_report(options: ReportOptions) -> str:
     """Write the page; its place.
 
@@ -96,7 +80,8 @@ def write_report(options: ReportOptions) -> str:
     pairs = [Pair(name, BICUBIC) for name in others]
     pairs += [Pair(name, others[0]) for name in others[1:]]
     ranked = _ranked(images, pairs[0])
-    views = _views(evaluations, _most_telling(ranked), options)
+    shown = _most_telling(ranked)[: options.max_pictures]
+    views = collect_views(evaluations, shown, options.max_mb * 1e6)
     page = Page(
         images=images,
         pairs=pairs,
@@ -186,52 +171,6 @@ def _most_telling(ranked: Sequence[tuple[str, float]]) -> list[str]:
     middle = [id for id in ids if id not in ends]
     halves = sorted(range(len(middle)), key=lambda i: f"{i:016b}"[::-1])  # coarse to fine
     return list(dict.fromkeys([*ends, *(middle[i] for i in halves)]))
-
-
-def _views(
-    evaluations: Sequence[Evaluation], ids: Sequence[str], options: ReportOptions
-) -> dict[str, dict[str, Any]]:
-    """Id -> view, as many as the limits allow; none where pictures were not kept."""
-    views: dict[str, dict[str, Any]] = {}
-    room = options.max_mb * 1e6
-    for id in ids[: options.max_pictures]:
-        found = [view for each in evaluations if (view := _view(each, id)) is not None]
-        if not found:
-            continue
-        view = merge_views(found)
-        room -= len(json.dumps(view))
-        if room < 0:
-            break
-        views[id] = view
-    return {image.id: views[image.id] for image in evaluations[0].images if image.id in views}
-
-
-def _view(evaluation: Evaluation, id: str) -> dict[str, Any] | None:
-    """A picture's view under the page's names."""
-    place = view_place(evaluation.folder, id)
-    if not storage.exists(place):
-        return None
-    view = storage.read_json(place)
-    for frame in view["frames"]:
-        frame["layers"] = {
-            evaluation.names.get(name, name): uri for name, uri in frame["layers"].items()
-        }
-        frame["overlays"] = {
-            f"{name}{evaluation.suffix}": uri for name, uri in frame["overlays"].items()
-        }
-    return view
-
-
-def merge_views(views: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The first view with the layers and overlays of the others added; methods come first."""
-    merged = {**views[0], "frames": []}
-    for frames in zip(*(view["frames"] for view in views), strict=True):
-        layers = {name: uri for frame in frames for name, uri in frame["layers"].items()}
-        overlays = {name: uri for frame in frames for name, uri in frame["overlays"].items()}
-        methods = [name for name in layers if name not in SHARED]
-        ordered = {name: layers[name] for name in [*methods, *SHARED]}
-        merged["frames"].append({**frames[0], "layers": ordered, "overlays": overlays})
-    return merged
 
 
 def main(options: ReportOptions) -> None:

@@ -3,7 +3,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -18,12 +18,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from pipelines.ray_runtime.persistent_paths import persistent_path
 from pipelines.ray_runtime.upscaling import make_all, make_here
 from pipelines.tracking.model_uris import local_checkpoint
-from sddusr import storage
+from sddusr import local_files, storage
 from sddusr.cli import command_line
 from sddusr.data.folder_lock import hold_lock
 from sddusr.data.layouts import read_boxes
-from sddusr.geometry.box import Box
-from sddusr.photos.find_pairs import FoundPairs, are_files, find_pairs
+from sddusr.photos.find_pairs import are_files, find_pairs
 from sddusr.photos.jobs import Job, Settings, result_places
 from sddusr.photos.options import UpscaleOptions
 from sddusr.photos.sidecar import is_finished
@@ -130,10 +129,14 @@ def _plan(options: SuperResolveOptions, settings: Settings) -> Plan:
     out = persistent_path(options.out, "--out")
     outs = result_places(found.pairs, out, options.format, single, explain=options.explain)
     for folder in {place.rpartition("/")[0] for place in outs.values()}:
-        storage.remove_orphaned_temporaries(folder)
+        local_files.remove_orphaned_temporaries(folder)
     without = [pair.name for pair in found.pairs if boxes is not None and pair.name not in boxes]
     plan = Plan([], [], found.orphans | dict.fromkeys(without, f"no box in {options.boxes}"))
-    for job in _jobs(options, found, boxes, outs):
+    for pair in found.pairs:
+        if pair.name in without:
+            continue
+        placement = options.placement() if boxes is None else boxes[pair.name]
+        job = Job(*pair, outs[pair.name], placement)
         try:
             finished = is_finished(job, settings) and not options.overwrite
         except command_line.USER_ERRORS as error:
@@ -143,19 +146,6 @@ def _plan(options: SuperResolveOptions, settings: Settings) -> Plan:
         else:
             (plan.finished if finished else plan.todo).append(job)
     return plan
-
-
-def _jobs(
-    options: SuperResolveOptions,
-    found: FoundPairs,
-    boxes: Mapping[str, Box] | None,
-    outs: Mapping[str, str],
-) -> Iterator[Job]:
-    everywhere = options.placement()
-    for name, wide, tele in found.pairs:
-        if boxes is None or name in boxes:
-            placement = everywhere if boxes is None else boxes[name]
-            yield Job(name, wide, tele, outs[name], placement)
 
 
 def _make_one(todo: Sequence[Job], settings: Settings, raises: bool) -> dict[str, str]:

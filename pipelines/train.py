@@ -4,24 +4,21 @@
 import hashlib
 import json
 import logging
-import math
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 if not __package__:  # a script of a checkout, in which only sddusr is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import pipelines  # noqa: F401  # names what is not installed
 
 import tyro
-from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train import Result, ScalingConfig
 
 from pipelines.ray_runtime import cluster, persistent_paths
-from pipelines.ray_runtime.backend import PersistentGroup
 from pipelines.ray_runtime.capacity import WorkerOptions, scaling
-from pipelines.ray_runtime.final_error import clear_final_error
+from pipelines.ray_runtime.fit import NodesLostError, fit_workers
 from pipelines.ray_runtime.preflight import (
     check_data,
     check_shared,
@@ -29,8 +26,9 @@ from pipelines.ray_runtime.preflight import (
     samples_shards,
     with_absolute_weights,
 )
+from pipelines.ray_runtime.results import run_result
 from pipelines.ray_runtime.stop_request import StoppableWork
-from pipelines.ray_runtime.worker import Outcome, store_of, train_worker
+from pipelines.ray_runtime.worker import store_of
 from pipelines.tracking import links
 from pipelines.tracking.background import END_WAIT_S, describe, mirror, mirrored
 from pipelines.tracking.links import DATA_TAG, SCORE_TAG
@@ -40,19 +38,12 @@ from sddusr.cli import command_line
 from sddusr.config import DEMO, PRESETS, Config, flatten, to_dict
 from sddusr.data.dataset import ShardSet
 from sddusr.data.folder_lock import hold_lock
+from sddusr.runs.inputs import RunInputs, datasets_of
 from sddusr.runs.own_folders import check_run_folder, check_run_name, delete_run
 from sddusr.runs.run_folder import RunFolder
 from sddusr.training.loop import NonFiniteError, Progress, check_same_run
 
 log = logging.getLogger(__name__)
-
-
-LOST_TRY_S = 60.0
-"""How long Ray Train waits for workers before it counts a try (its own default)."""
-
-
-class NodesLostError(RuntimeError):
-    """The cluster no longer has room for the run, which can go on later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +95,22 @@ class TrainResult:
     folder: str
     progress: Progress
     run_id: str
+    """MLflow's; empty while MLflow is unreachable."""
+
+    @property
+    def ray_result(self) -> Result:
+        """Ray's own object: `checkpoint`, `best_checkpoints`, `metrics_dataframe` of the whole run,
+        whatever it was resumed from."""
+        return run_result(self.folder)
 
 
 def run_training(options: TrainOptions) -> TrainResult:
-    """Start or resume the run and wait for its end.
+    """Start or resume the run and wait for its end; a finished run starts nothing.
+
+    Joins the cluster of `ray.init` or RAY_ADDRESS, or starts one in this process.
+
+    Returns:
+        Where the run lies, how well it did, and as `.ray_result` Ray's own `Result`.
 
     Raises:
         ValueError, OSError: a name, options, data or weights that cannot be used.
@@ -191,72 +194,6 @@ def _workers(options: TrainOptions) -> ScalingConfig:
     return scaling(options, options.config.train.batch_size)
 
 
-def fit_workers(
-    options: TrainOptions,
-    workers: ScalingConfig,
-    data: str,
-    folder: str,
-    tracking_run: str,
-    stop_flag: Any = None,
-) -> Progress | None:
-    """Let Ray Train's workers train; how far they came, or None where `stop_flag` was set.
-
-    A node that dies while workers are started ends a fit whatever `max_failures` says, so that is
-    counted here; as ever, the next fit goes on from the newest checkpoint.
-    """
-    num_failures = 0
-    clear_final_error(folder)
-    while True:
-        trainer = _trainer(options, workers, data, folder, tracking_run, stop_flag)
-        try:
-            outcome = Outcome(**cast(Any, trainer.fit().return_value))
-        except ControllerError as error:
-            if type(error.controller_failure).__name__ == "WorkerGroupStartupTimeoutError":
-                raise NodesLostError(
-                    f"the cluster has no room for {options.counts[0]} workers any more, and none "
-                    f"came in {options.lost_nodes_s:.0f} s; the same command goes on when there is"
-                ) from error
-            num_failures += 1
-            if 0 <= options.max_failures < num_failures:
-                raise
-            log.warning("workers could not be started (%.200s); once more", error)
-        else:
-            outcome.raise_error()
-            if outcome.stopped:
-                return None
-            return Progress(**outcome.progress)
-
-
-def _trainer(
-    options: TrainOptions,
-    workers: ScalingConfig,
-    data: str,
-    folder: str,
-    tracking_run: str,
-    stop_flag: Any,
-) -> TorchTrainer:
-    return TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "config": to_dict(options.config),
-            "data": data,
-            "folder": folder,
-            "run_id": tracking_run,
-            "stop_flag": stop_flag,
-        },
-        torch_config=PersistentGroup(timeout_s=options.rank_timeout_s),
-        scaling_config=workers,
-        run_config=RunConfig(
-            name="ray",
-            storage_path=folder,
-            failure_config=FailureConfig(
-                max_failures=options.max_failures,
-                controller_failure_limit=math.ceil(options.lost_nodes_s / LOST_TRY_S),
-            ),
-        ),
-    )
-
-
 def _describe(run: RunFolder, options: TrainOptions, uri: str, name: str, shards: ShardSet) -> None:
     """Say what the run is; one that goes on keeps its MLflow run."""
     describe(
@@ -267,6 +204,7 @@ def _describe(run: RunFolder, options: TrainOptions, uri: str, name: str, shards
         params=flatten(to_dict(options.config)) | {"data_hash": shards.content_hash},
         tags={"sddusr.data": shards.root, "sddusr.preset": options.preset},
         parent=options.parent_run or "",
+        inputs=RunInputs(datasets=datasets_of(shards, ("train", "val"))),
     )
 
 

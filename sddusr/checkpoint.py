@@ -41,6 +41,9 @@ FORMAT = 2
 BEST = "best.json"
 FOLDER = re.compile(r"step-(\d{8})")
 
+OF_MLFLOW = ("models:/", "runs:/")
+"""How names begin that MLflow knows."""
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -163,11 +166,10 @@ def resolve(place: str) -> str:
         FileNotFoundError: none of these.
         ValueError: a model that MLflow names; or `best.json` is damaged.
     """
-    if place.startswith(("models:/", "runs:/")):
+    if place.startswith(OF_MLFLOW):
         raise ValueError(
             f"{place}: only the commands in pipelines/ ask MLflow; download it (mlflow artifacts "
-            f"download --artifact-uri {place} --dst-path DIR) and give the folder in it that "
-            f"holds {HASHES}"
+            f"download --artifact-uri {place} --dst-path DIR) and give DIR/data/sddusr"
         )
     if storage.exists(storage.join(place, HASHES)):
         return place

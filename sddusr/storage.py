@@ -1,35 +1,19 @@
 """Places: local paths and URIs of object stores (s3://, gs://, ...) behind one set of helpers."""
 
-import errno
-import functools
-import hashlib
 import json
 import os
 import posixpath
-import re
 import shutil
-import socket
 import tempfile
-import time
-import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pyarrow import fs
 
-_TEMPORARY_SUFFIX = ".tmp"
-_TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{16}-(?P<machine>[0-9a-f]{8})-(?P<pid>\d{1,10})\.tmp")
+from sddusr.local_files import Content, fill, write_local
+
 _MAX_NAME_BYTES = 240
 """Of a picture's name: what is written for it adds a few letters, and file systems take 255."""
-_FOREIGN_TEMPORARY_S = 86_400.0
-_CANNOT_SYNC_FOLDERS = frozenset(
-    {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES}
-    | {errno.EPERM, errno.ENOTTY, errno.EISDIR}
-)
-
-Content = bytes | Callable[[IO[bytes]], None]
-"""What to write: the bytes, or a function that writes them into an open file."""
 
 
 def resolve(place: str | Path) -> tuple[fs.FileSystem, str]:
@@ -215,59 +199,6 @@ def remove_folder(folder: str | Path) -> None:
     system.delete_dir(path)
 
 
-def is_temporary(name: str) -> bool:
-    """Whether a file's name is one that `write_atomic` writes under."""
-    return name.startswith(".") and name.endswith(_TEMPORARY_SUFFIX)
-
-
-def remove_temporaries(folder: str | Path) -> None:
-    """Sweep what a killed `write_atomic` left in a folder that nobody writes to now."""
-    if is_local(folder) and exists(folder):
-        for name, place in list_files(folder).items():
-            if is_temporary(name):
-                remove(place)
-
-
-def remove_orphaned_temporaries(folder: str | Path) -> None:
-    """Sweep what killed processes left in a folder that others may be writing to.
-
-    A process of this machine that is gone writes no more; of other machines, what is a day old.
-    """
-    if not is_local(folder) or not os.path.isdir(folder):
-        return
-    for name, place in list_files(folder).items():
-        written_by = _TEMPORARY_NAME.fullmatch(name)
-        if written_by is None:
-            continue
-        if written_by["machine"] == _machine():
-            is_over = not _is_alive(int(written_by["pid"]))
-        else:
-            is_over = time.time() - os.path.getmtime(place) > _FOREIGN_TEMPORARY_S
-        if is_over:
-            remove(place)
-
-
-def _temporary_name() -> str:
-    """A short name, whatever the file's own: a file system that takes 255 bytes takes both."""
-    return f".{uuid.uuid4().hex[:16]}-{_machine()}-{os.getpid()}{_TEMPORARY_SUFFIX}"
-
-
-@functools.cache
-def _machine() -> str:
-    """Stands for this machine or container, whose process ids are its own."""
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
 def write_atomic(place: str | Path, content: Content, *, private: bool = False) -> None:
     """Write a file so that no reader ever sees half of it; missing folders are made.
 
@@ -281,60 +212,11 @@ def write_atomic(place: str | Path, content: Content, *, private: bool = False) 
         OSError: with path, needed and free bytes when the disk is full; nothing is left behind.
     """
     if is_local(place):
-        _write_local(Path(os.path.abspath(place)), content, 0o600 if private else 0o666)
+        write_local(Path(os.path.abspath(place)), content, 0o600 if private else 0o666)
         return
     system, path = resolve(place)
     with tempfile.TemporaryFile() as buffer:
-        _fill(buffer, content)
+        fill(buffer, content)
         buffer.seek(0)
         with system.open_output_stream(path) as upload:
             shutil.copyfileobj(buffer, upload, 2**20)
-
-
-def _write_local(path: Path, content: Content, mode: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(_temporary_name())
-    needed = len(content) if isinstance(content, bytes) else 0
-    try:
-        with open(temporary, "xb", opener=functools.partial(os.open, mode=mode)) as file:
-            try:
-                _fill(file, content)
-                file.flush()
-                os.fsync(file.fileno())
-            finally:
-                needed = max(needed, os.fstat(file.fileno()).st_size)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        free = shutil.disk_usage(path.parent).free
-        raise OSError(
-            error.errno,
-            f"{path}: no space to write it, needed {needed} bytes or more, {free} are free now; "
-            "free some or write elsewhere",
-        ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _fill(file: IO[bytes], content: Content) -> None:
-    if isinstance(content, bytes):
-        file.write(content)
-    else:
-        content(file)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where the file system can: SMB, VirtualBox and some FUSE
-    folders cannot, and the file is written all the same."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in _CANNOT_SYNC_FOLDERS:
-            raise
-    finally:
-        os.close(handle)

@@ -41,6 +41,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("ray")
 
 
+@pytest.fixture(autouse=True)
+def _no_hidden_cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that is not marked `ray` starts none: it would take minutes, and all the cores."""
+    if request.node.get_closest_marker("ray") is None:
+        monkeypatch.setattr(ray, "init", _refuse_to_start)
+
+
+def _refuse_to_start(*_: object, **__: object) -> None:
+    raise RuntimeError("this test starts a Ray cluster; use the fixture ray_session")
+
+
 @pytest.fixture
 def without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor that emulates it."""

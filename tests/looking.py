@@ -15,14 +15,20 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from pipelines.ray_runtime.system_metrics import SystemMetrics
 from pipelines.report import ReportOptions, write_report
 from pipelines.tracking.background import describe, mirror
+from pipelines.tracking.evaluations import describe_evaluation
+from pipelines.tracking.links import DATA_TAG, SCORE_TAG
+from sddusr.checkpoint import read_checkpoint
+from sddusr.config import flatten, to_dict
 from sddusr.data.dataset import ShardSet
 from sddusr.evaluation.results import gains, summarize
 from sddusr.evaluation.scoring import EvaluationConfig, Scorer
 from sddusr.evaluation.tables import write_tables
+from sddusr.runs.inputs import RunInputs, datasets_of
 from sddusr.runs.run_folder import RunFolder
-from tests.runs import CONFIG, Notebook, train_in
+from tests.runs import CONFIG, LAST, Notebook, train_in
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -46,10 +52,11 @@ class TrackedNotebook(Notebook):
 
     def __init__(self, run: RunFolder) -> None:
         super().__init__()
-        self.run = run
+        self.run, self.system = run, SystemMetrics()
 
     def log(self, step, metrics):
-        self.run.log_metrics(step, metrics)
+        system = self.system.read() if "train/total" in metrics else {}
+        self.run.log_metrics(step, {**metrics, **system})
 
     def show(self, step, pictures):
         for key, picture in pictures.items():
@@ -57,28 +64,57 @@ class TrackedNotebook(Notebook):
 
 
 class LoggedRun(NamedTuple):
-    """A run that was trained, evaluated and logged."""
+    """A run that was trained, registered, evaluated and logged."""
 
     uri: str
     run_id: str
+    evaluation_id: str
     page: Path
 
 
 def log_run(shards: ShardSet, folder: Path) -> LoggedRun:
-    """Train, evaluate and make the page, all of it tiny."""
+    """Train, register, evaluate and make the page, all of it tiny."""
     uri = f"sqlite:///{folder}/mlflow.db"
     run = RunFolder(str(folder / "tracked"))
-    describe(run, uri, name="tiny", experiment="sddusr")
-    train_in(shards, folder / "run", CONFIG, TrackedNotebook(run))
-    out = str(folder / "results")
-    config = EvaluationConfig(data=shards.root, checkpoint=str(folder / "run"), out=out)
+    inputs = RunInputs(datasets=datasets_of(shards, ("train", "val")))
+    params = flatten(to_dict(CONFIG))
+    describe(run, uri, name="tiny", experiment="sddusr", params=params, inputs=inputs)
+    checkpoints = Path(run.folder, "checkpoints")
+    train_in(shards, checkpoints, CONFIG, TrackedNotebook(run))
+    tags = {"sddusr.checkpoint": LAST, SCORE_TAG: "20.0", DATA_TAG: shards.content_hash}
+    run.register_model("sddusr-tiny", str(checkpoints / LAST), tags)
+    run.set_state("finished")
+    run_id = mirror(run.folder, uri)
+    page, evaluation_id = _evaluate(shards, str(checkpoints / LAST), str(folder / "results"), uri)
+    return LoggedRun(uri, run_id, evaluation_id, page)
+
+
+def _evaluate(shards: ShardSet, checkpoint: str, out: str, uri: str) -> tuple[Path, str]:
+    """The page, and MLflow's id of the evaluation's run."""
+    config = EvaluationConfig(data=shards.root, checkpoint=checkpoint, out=out)
     scorer = Scorer(config, {}, with_lpips=False)
     images = [image for row in shards.rows("test") for image in scorer.evaluate(row)]
-    write_tables(out, images, summarize(images), gains(images, "bicubic"), "", {"split": "test"})
+    summaries = summarize(images)
+    write_tables(out, images, summaries, gains(images, "bicubic"), "", {"split": "test"})
     page = Path(write_report(ReportOptions(results=(out,), out=f"{out}/page.html")))
+    run = RunFolder(out)
+    scores = {
+        f"test/{each.protocol}/{each.method}/full_psnr": each.scores.full_psnr for each in summaries
+    }
+    describe_evaluation(
+        run,
+        uri,
+        experiment="sddusr",
+        shards=shards,
+        split="test",
+        checkpoint=read_checkpoint(checkpoint),
+        params={"precision": "float32"},
+        metrics=[key for key in scores if "/SDDuSR/" in key],
+    )
+    run.log_metrics(6, scores)
     run.add_artifact(page, "evaluation/test")
     run.set_state("finished")
-    return LoggedRun(uri, mirror(run.folder, uri), page)
+    return page, mirror(run.folder, uri)
 
 
 @contextmanager

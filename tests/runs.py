@@ -28,10 +28,13 @@ class Notebook:
 
     def __init__(self):
         self.rows, self.pictures, self.milestones, self.files = [], {}, [], []
-        self.shown = []
+        self.shown, self.measured = [], []
 
     def log(self, step, metrics):
         self.rows.append((step, dict(metrics)))
+
+    def measure(self, metrics):
+        self.measured.append(dict(metrics))
 
     def show(self, step, pictures):
         self.pictures |= pictures

@@ -12,6 +12,7 @@ from benchmarks import reference
 from sddusr.config import DEMO, PAPER, PRESETS, Config, MaskConfig
 from sddusr.data.stream import BatchStream
 from sddusr.evaluation.metrics import score
+from sddusr.evaluation.scoring import EvaluationConfig, Scorer
 from sddusr.geometry.box import Box
 from sddusr.inference import super_resolve
 from sddusr.inference.memory import Plan
@@ -23,6 +24,7 @@ from sddusr.training.validation import validate
 from sddusr.types import Batch
 from tests.pretend_gpu import CUDA, MixedDevicesError, pretend_gpu, pretend_step
 from tests.runs import CONFIG
+from tests.runs import run as train_run
 from tests.tiny import TINY, pictures
 
 CPU = torch.device("cpu")
@@ -186,6 +188,25 @@ def test_validation_makes_and_scores_its_images_on_the_card(tiny_shards):
     assert set(scored_on) == {CUDA}
     assert scores == pytest.approx(wanted, rel=1e-4, abs=1e-4)
     assert shown
+
+
+def test_an_evaluation_makes_and_scores_its_images_on_the_card(tiny_shards, tmp_path):
+    """Its own networks, the image without Ref and the scores; bicubic and paste are made beside."""
+    train_run(tiny_shards, tmp_path)
+    config = EvaluationConfig(
+        data=tiny_shards.root, checkpoint=str(tmp_path), without_ref=True, save_pictures=False
+    )
+    row = tiny_shards.rows("test")[0]
+    wanted = Scorer(config, {}, with_lpips=False).evaluate(row)
+    with pretend_gpu() as gpu:
+        scorer = Scorer(config, {}, with_lpips=False)
+        gpu.reset()
+        scores = scorer.evaluate(row)
+    assert not gpu.counts.nchw, gpu.counts.explain(gpu.counts.nchw)
+    assert gpu.counts.convolutions
+    assert [each.method for each in scores] == [each.method for each in wanted]
+    for ours, theirs in zip(scores, wanted, strict=True):
+        assert ours.scores == pytest.approx(theirs.scores, rel=1e-4, abs=1e-4)
 
 
 def test_a_tensor_of_the_cpu_is_found():

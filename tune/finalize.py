@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pipelines.tracking.links import DATA_TAG, SCORE_TAG
 from sddusr import storage
 from sddusr.runs.run_folder import RunFolder
+from tune.grid import SearchGrid
 from tune.options import SearchOptions
 from tune.plan import Plan
 from tune.plots import draw_all
@@ -29,6 +30,11 @@ class SearchResult:
     table: str
     is_complete: bool
     """False where trials were cut off, to be resumed."""
+
+    @property
+    def result_grid(self) -> SearchGrid:
+        """Ray Tune's own object: a `Result` for each trial of the whole search."""
+        return SearchGrid(self.folder)
 
 
 def finalize(

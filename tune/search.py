@@ -14,6 +14,7 @@ from sddusr import storage
 from sddusr.cli import command_line
 from sddusr.config import flatten
 from sddusr.data.folder_lock import hold_lock
+from sddusr.runs.inputs import RunInputs, datasets_of
 from sddusr.runs.own_folders import SEARCH, check_run_folder, check_run_name, delete_run
 from sddusr.runs.run_folder import RunFolder
 from tune.finalize import SearchResult, finalize, is_done, result_of
@@ -29,6 +30,11 @@ log = logging.getLogger(__name__)
 
 def run_search(options: SearchOptions) -> SearchResult:
     """Search, go on with a search, or tell what a finished one found.
+
+    Joins the cluster of `ray.init` or RAY_ADDRESS, or starts one in this process.
+
+    Returns:
+        The trials, the best of them, a table, and as `.result_grid` Ray Tune's own `ResultGrid`.
 
     Raises:
         ValueError, OSError: a name, options, space, data or weights that cannot be used.
@@ -84,6 +90,7 @@ def _search(options: SearchOptions, plan: Plan, search: SearchFolder, uri: str) 
         scaling=scaling,
         max_failures=options.max_failures,
         reports_scores=plan.halving is not None,
+        inputs=_inputs(plan),
     )
     run = RunFolder(plan.folder)
     _describe(options, plan, run, uri)
@@ -158,7 +165,13 @@ def _describe(options: SearchOptions, plan: Plan, run: RunFolder, uri: str) -> N
         experiment=options.experiment,
         params=searched | plan.identity["config"] | {"data_hash": plan.shards.content_hash},
         tags={"sddusr.data": plan.shards.root, "sddusr.preset": options.preset},
+        inputs=_inputs(plan),
     )
+
+
+def _inputs(plan: Plan) -> RunInputs:
+    """The data that every trial trains on and is validated with."""
+    return RunInputs(datasets=datasets_of(plan.shards, ("train", "val")))
 
 
 def _mirror_finished(options: SearchOptions, plan: Plan, search: SearchFolder) -> SearchResult:

@@ -11,7 +11,9 @@ import torch
 from ray import tune
 from ray.train import ScalingConfig
 
+from pipelines.ray_runtime.gauges import RunGauges, run_name
 from pipelines.ray_runtime.stop_request import StopPoll
+from pipelines.ray_runtime.system_metrics import SystemMetrics
 from pipelines.ray_runtime.worker import store_of
 from pipelines.tracking.background import describe
 from pipelines.train import TrainOptions, fit_workers
@@ -21,6 +23,7 @@ from sddusr.config import Config, flatten, to_dict
 from sddusr.data.dataset import ShardSet
 from sddusr.inference.memory import peak_bytes
 from sddusr.model.sddusr import SDDuSR, num_parameters
+from sddusr.runs.inputs import RunInputs
 from sddusr.runs.run_folder import FINAL, RunFolder
 from sddusr.training.loop import SCORE, train
 from sddusr.training.signals import StopRequest
@@ -55,6 +58,8 @@ class Setting:
     max_failures: int = 3
     reports_scores: bool = False
     """Whether a scheduler in Tune wants to know each score."""
+    inputs: RunInputs | None = None
+    """The data, for MLflow."""
 
 
 def describe_trial(setting: Setting, run: RunFolder, number: int, values: dict[str, Any]) -> None:
@@ -70,6 +75,7 @@ def describe_trial(setting: Setting, run: RunFolder, number: int, values: dict[s
         experiment=setting.experiment,
         params=searched | flatten(to_dict(config)),
         tags={"sddusr.trial": str(number)},
+        inputs=setting.inputs,
     )
 
 
@@ -160,9 +166,15 @@ class TrialReporter:
         self._num_parameters = num_parameters(SDDuSR(config.model))
         self._unreported: Point | None = None
         self._is_stop_requested = StopPoll(setting.stop_flag)
+        self._system = SystemMetrics()
+        self._gauges = RunGauges(run_name(self.run.folder), rank=0)
+
+    def measure(self, metrics: Mapping[str, float]) -> None:
+        self._gauges.set(metrics)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        row = dict(metrics) | (self._costs(step, metrics[SCORE]) if SCORE in metrics else {})
+        beside = self._costs(step, metrics[SCORE]) if SCORE in metrics else self._system.read()
+        row = {**metrics, **beside}
         self.run.log_metrics(step, row)
         settings = self._config.train
         line = log_line(step, settings.num_steps, metrics, settings.batch_size)

@@ -169,11 +169,23 @@ def _start_cluster(num_cpus: int | None) -> None:
     with _environment(RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{port}", PYTHONPATH=path):
         ray.init(
             address="local",
-            num_cpus=num_cpus,
+            num_cpus=num_cpus or _cores_given(),
             dashboard_port=port,
             object_store_memory=512 * 2**20,
             logging_level=logging.WARNING,
         )
+
+
+def _cores_given() -> int | None:
+    """Fewer cores than the machine has, where a scheduler or `taskset` gave this process fewer.
+
+    Ray counts the machine's, or those of a container; two threads on one core are five times slower
+    than one, since each waits for the other without giving way.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    given = len(os.sched_getaffinity(0))
+    return given if given < (os.cpu_count() or 1) else None
 
 
 def _explain_start(error: Exception) -> ValueError:

@@ -12,10 +12,13 @@ from typing import Any
 import ray
 import ray.train
 import torch
+from ray.train import CheckpointUploadMode
 from ray.train.torch import get_device
 
 from pipelines.ray_runtime.final_error import final_error, set_final_error
+from pipelines.ray_runtime.gauges import RunGauges, run_name
 from pipelines.ray_runtime.stop_request import is_stop_requested
+from pipelines.ray_runtime.system_metrics import SystemMetrics
 from sddusr import storage
 from sddusr.checkpoint import CheckpointStore
 from sddusr.cli import command_line
@@ -180,9 +183,15 @@ class RayReporter:
         self._num_steps = config["train"]["num_steps"]
         self._batch_size = config["train"]["batch_size"]
         self._run = RunFolder(settings["folder"])
+        self._system = SystemMetrics()
+        self._gauges = RunGauges(run_name(settings["folder"]), distributed.rank())
+
+    def measure(self, metrics: Mapping[str, float]) -> None:
+        self._gauges.set(metrics)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._run.log_metrics(step, metrics)
+        system = self._system.read() if "train/total" in metrics else {}
+        self._run.log_metrics(step, {**metrics, **system})
         log.info(log_line(step, self._num_steps, metrics, self._batch_size))
 
     def show(self, step: int, pictures: Mapping[str, Any]) -> None:
@@ -193,7 +202,17 @@ class RayReporter:
         self._run.add_artifact(path, "profile")
 
     def milestone(self, step: int, metrics: Mapping[str, float]) -> None:
-        ray.train.report({"step": step, **metrics})
+        """Tell Ray of the checkpoint where it lies; it is written beside the next steps."""
+        checkpoint = None
+        if distributed.rank() == 0:
+            run: Any = ray.train.get_context().get_storage()
+            place = f"{run.experiment_fs_path}/checkpoints/step-{step:08d}"
+            checkpoint = ray.train.Checkpoint(place, run.storage_filesystem)
+        ray.train.report(
+            {"step": step, **metrics},
+            checkpoint=checkpoint,
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )
 
 
 def store_of(folder: str, config: Config) -> CheckpointStore:

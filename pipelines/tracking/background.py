@@ -18,6 +18,7 @@ from pipelines.tracking.links import PARENT_TAG, source_tags
 from pipelines.tracking.mirror import Mirror
 from sddusr import storage
 from sddusr.cli.command_line import StoppedError
+from sddusr.runs.inputs import RunInputs, write_inputs
 from sddusr.runs.run_folder import RunFolder
 
 POLL_S, BUCKET_POLL_S = 1.0, 5.0
@@ -227,14 +228,14 @@ def describe(
     experiment: str,
     params: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
-    joins: str = "",
     parent: str = "",
+    inputs: RunInputs | None = None,
 ) -> None:
     """Say what a run is and where it is mirrored.
 
     Args:
-        joins: MLflow run that its metrics and files are added to.
         parent: MLflow run that it is shown below.
+        inputs: what it starts from.
     """
     run.describe(
         name=name,
@@ -243,8 +244,9 @@ def describe(
         tags={**(tags or {}), **({PARENT_TAG: parent} if parent else {})},
         source=source_tags(),
         tracking_uri=uri,
-        joins=joins,
     )
+    if inputs is not None:
+        write_inputs(run, inputs)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ __all__ = [
     "RunTag",
     "UnreachableError",
     "UnusableError",
+    "is_active",
     "make_client",
     "translated",
 ]
@@ -79,6 +80,16 @@ def make_client(uri: str) -> MlflowClient:
     for name, level in QUIET.items():
         logging.getLogger(name).setLevel(level)
     return MlflowClient(uri)
+
+
+def is_active(client: Any, run_id: str) -> bool:
+    """Whether a run is there and not deleted."""
+    try:
+        return client.get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
 
 
 def translated(work: Callable[[], Any], *, is_opening: bool = False) -> Any:

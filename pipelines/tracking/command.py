@@ -1,6 +1,7 @@
 """The command `python -m pipelines.tracking RUN`."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 
 import tyro
@@ -8,6 +9,8 @@ import tyro
 from pipelines.tracking.background import BackgroundMirror
 from pipelines.tracking.links import tracking_uri
 from sddusr import storage
+from sddusr.runs.checked_json import DamagedError
+from sddusr.runs.inputs import read_inputs
 from sddusr.runs.run_folder import CONFIG, RunFolder
 
 log = logging.getLogger(__name__)
@@ -41,8 +44,8 @@ def main(options: MirrorOptions) -> int:
         OSError: MLflow is unreachable.
     """
     num_problems = 0
-    for given in options.runs:
-        run = RunFolder(storage.absolute(given))
+    runs = [RunFolder(storage.absolute(given)) for given in options.runs]
+    for run in sorted(runs, key=_is_evaluation):  # they are shown below training runs
         config = run.config()
         if config is None:
             raise FileNotFoundError(f"{run.place(CONFIG)}: no such file; give a run's folder")
@@ -55,3 +58,9 @@ def main(options: MirrorOptions) -> int:
         missing = f"{len(mirror.problems)} entries missing" if mirror.problems else "complete"
         print(f"{run.folder}: {missing} in MLflow run {mirror.run_id} at {uri}")
     return 1 if num_problems else 0
+
+
+def _is_evaluation(run: RunFolder) -> bool:
+    with suppress(DamagedError):
+        return read_inputs(run).origin is not None
+    return False

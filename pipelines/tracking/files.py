@@ -176,7 +176,8 @@ class FileMirror:
     def _register(self) -> None:
         model = self.run.model()
         if model is not None:
-            register_model(self.client, self.mirror.run_id, model)
+            is_reported = self.mirror.problems.__contains__
+            register_model(self.client, self.mirror.run_id, self.run, model, is_reported)
 
     def _known(self) -> dict[str, str]:
         """Name -> SHA-256 of the artifacts that this MLflow run was sent."""

@@ -1,9 +1,13 @@
 """Addresses: of the MLflow store, of the pages that show a run, and of the code that made it."""
 
+import getpass
+import hashlib
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
+from importlib import metadata
 from pathlib import Path, PurePath
 from urllib.parse import unquote, urlparse
 
@@ -18,6 +22,9 @@ LOCAL_PAGE = "http://127.0.0.1:5000"
 SCORE_TAG, DATA_TAG = "sddusr.score", "sddusr.data_hash"
 """Of a registered version: its full PSNR on the validation images (dB), and the hash of the shards
 that held them."""
+
+KEY_TAG = "sddusr.key"
+"""Finds a run again where the answer to its creation was lost."""
 
 PARENT_TAG = "mlflow.parentRunId"
 """Makes a run a child, shown below its parent."""
@@ -94,29 +101,54 @@ def _experiment_of(uri: str, run_id: str) -> str:
 
 
 @cache
-def code_version() -> str:
-    """The commit of the code, `+` behind it where files differ from it; outside git the name of the
-    job's package, which Ray makes of its content, or `unknown`."""
-    here = Path(__file__).parent
+def git_commit() -> str:
+    """The commit of the code, `+` behind it where files differ from it; empty outside git."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
-            cwd=here,
+            cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return PurePath(job_package()).stem or "unknown"
+        return ""
     return described.stdout.strip()
+
+
+def code_version() -> str:
+    """The commit of the code; outside git the name of the job's package, which Ray makes of its
+    content, the version of the installed package, or a hash of the files."""
+    return git_commit() or PurePath(job_package()).stem or _package_version()
+
+
+@cache
+def _package_version() -> str:
+    with suppress(metadata.PackageNotFoundError):
+        return f"sddusr {metadata.version('sddusr')}"
+    digest, root = hashlib.sha256(), Path(__file__).parents[2]
+    for path in sorted(root.glob("*/**/*.py")):
+        if path.relative_to(root).parts[0] in ("sddusr", "pipelines", "tune"):
+            digest.update(path.read_bytes())
+    return f"sddusr, files {digest.hexdigest()[:12]}"
 
 
 def source_tags() -> dict[str, str]:
     """Tags that tell who makes a run, with which command and code."""
-    return {
-        "mlflow.user": os.environ.get("USER", "unknown"),
+    tags = {
+        "mlflow.user": _user(),
         "mlflow.source.name": Path(sys.argv[0]).name,
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": code_version().rstrip("+"),
         "sddusr.commit": code_version(),
     }
+    if commit := git_commit():
+        tags["mlflow.source.git.commit"] = commit.rstrip("+")
+    return tags
+
+
+def _user() -> str:
+    """The login name; in a container whose user has none, its number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

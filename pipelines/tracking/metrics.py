@@ -54,17 +54,12 @@ class MetricSender:
     def __init__(self, target: Target) -> None:
         self._target, self._run = target, target.run
         self._segments: dict[int, Version] = {}
-        self._steps: dict[str, set[tuple[int, ...]]] = {}
+        self._steps: dict[str, set[int]] = {}
         self._set_aside: set[Point] = set()
         self._num_failures = 0
 
-    def send_rows(self, is_joined: bool) -> None:
-        """Send what is new in the folder.
-
-        Args:
-            is_joined: whether others write the same metrics and steps to the MLflow run; points
-                are then told apart by their time, too.
-        """
+    def send_rows(self) -> None:
+        """Send what is new in the folder."""
         pending = {
             step: version
             for step, version in self._run.segments().items()
@@ -73,7 +68,7 @@ class MetricSender:
         for steps in chunks(list(pending), MAX_METRICS_PER_CALL):
             points = [point for step in steps for point in self._points(step)]
             for chunk in chunks(points, MAX_METRICS_PER_CALL):
-                self._send(chunk, is_joined)
+                self._send(chunk)
             self._segments |= {step: pending[step] for step in steps}
 
     def _points(self, step: int) -> Iterator[Point]:
@@ -91,27 +86,27 @@ class MetricSender:
             if key in ("step", "time_ms"):
                 continue
             if math.isfinite(value):
-                yield Point(_allowed(key), value, row["time_ms"], row["step"])
+                yield Point(allowed(key), value, row["time_ms"], row["step"])
             else:
                 self._target.report(
                     f"{key} of step {row['step']}", f"it is {value}; {self._run.folder}"
                 )
 
-    def _send(self, points: Sequence[Point], is_joined: bool) -> None:
+    def _send(self, points: Sequence[Point]) -> None:
         """Send points; where MLflow refuses them, their halves, until one is left to report."""
         try:
-            self._send_new(points, is_joined)
+            self._send_new(points)
             self._num_failures = 0
         except RefusedError as error:
             self._target.check_not_deleted()
-            self._split(points, is_joined, error)
+            self._split(points, error)
         except UnreachableError as error:
             self._num_failures += 1
             if self._num_failures < MAX_TRIES or not self._target.answers():
                 raise
-            self._split(points, is_joined, error)
+            self._split(points, error)
 
-    def _split(self, points: Sequence[Point], is_joined: bool, error: Exception) -> None:
+    def _split(self, points: Sequence[Point], error: Exception) -> None:
         if len(points) == 1:
             self._set_aside.add(points[0])
             self._target.report(f"{points[0].key} of step {points[0].step}", f"refused: {error}")
@@ -121,18 +116,17 @@ class MetricSender:
         failures = self._num_failures
         for half in (points[:middle], points[middle:]):
             self._num_failures = failures  # what failed so often is split at once
-            self._send(half, is_joined)
+            self._send(half)
 
-    def _send_new(self, points: Sequence[Point], is_joined: bool) -> None:
+    def _send_new(self, points: Sequence[Point]) -> None:
         """Send the points that MLflow does not have."""
         new = []
         for key in dict.fromkeys(point.key for point in points):
             self._ask_steps(key)
         for point in points:
             known = self._steps[point.key]
-            which = (point.step, point.time_ms) if is_joined else (point.step,)
-            if which not in known and point not in self._set_aside:
-                known.add(which)
+            if point.step not in known and point not in self._set_aside:
+                known.add(point.step)
                 new.append(point)
         if not new:
             return
@@ -147,7 +141,7 @@ class MetricSender:
         self._target.num_sent += 1
 
     def _ask_steps(self, key: str) -> None:
-        """Find out which steps of a metric MLflow has: each step alone, and with its time."""
+        """Find out which steps of a metric MLflow has."""
         if key in self._steps:
             return
         history = []
@@ -156,10 +150,10 @@ class MetricSender:
                 lambda: self._target.client.get_metric_history(self._target.run_id, key)
             )
             self._target.num_sent += 1
-        self._steps[key] = {(p.step,) for p in history} | {(p.step, p.timestamp) for p in history}
+        self._steps[key] = {point.step for point in history}
 
 
-def _allowed(key: str) -> str:
+def allowed(key: str) -> str:
     """A name that MLflow takes."""
     return re.sub(r"[^\w\-./ ]", "-", key)
 

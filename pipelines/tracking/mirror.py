@@ -8,7 +8,6 @@ rest. The first value of a (metric, step) stays: a resumed run repeats steps, an
 import fcntl
 import logging
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from pipelines.tracking import client as mlflow
@@ -19,7 +18,8 @@ from pipelines.tracking.client import (
     UnusableError,
     translated,
 )
-from pipelines.tracking.links import PARENT_TAG, database_path
+from pipelines.tracking.inputs import InputSender
+from pipelines.tracking.links import KEY_TAG, PARENT_TAG, database_path
 from pipelines.tracking.metrics import MetricSender, chunks
 from sddusr import storage
 from sddusr.runs.checked_json import DamagedError
@@ -37,9 +37,6 @@ from sddusr.runs.run_folder import (
 )
 
 MAX_PARAMS_PER_CALL = 100
-
-KEY_TAG = "sddusr.key"
-"""Finds the run again where the answer to its creation was lost."""
 
 MLFLOW_STATE: dict[State, str] = {
     "created": "RUNNING",
@@ -75,7 +72,7 @@ class Mirror:
         self._state = ""
         self.is_new = False
         """Whether this process created the MLflow run."""
-        self._metrics = MetricSender(self)
+        self._metrics, self._inputs = MetricSender(self), InputSender(self)
         self._settled: Any = None
 
     def sync(self) -> None:
@@ -95,10 +92,9 @@ class Mirror:
         self._open(config)
         status = self._read_status()
         self._describe(config, status)
-        is_joined = bool(config.joins) and self.run_id == config.joins
-        self._metrics.send_rows(is_joined)
-        if not is_joined:
-            self._set_state(MLFLOW_STATE[status.state] if status else "RUNNING", status)
+        self._metrics.send_rows()
+        self._inputs.send()
+        self._set_state(MLFLOW_STATE[status.state] if status else "RUNNING", status)
         is_over = status is not None and status.state in FINAL
         self._settled = versions if is_over else None
 
@@ -165,17 +161,16 @@ class Mirror:
         if self.run_id:
             return
         noted = self.noted()
-        known = [config.joins, noted.get("run_id", "") if noted.get("key") == config.key else ""]
+        known = noted.get("run_id", "") if noted.get("key") == config.key else ""
         run_id = translated(lambda: self._find(config, known), is_opening=True)
         if noted.get("run_id") != run_id:
             self.note({"tracking_uri": self.uri, "run_id": run_id, "key": config.key})
         self.num_sent += 1
         self.run_id = run_id
 
-    def _find(self, config: RunConfig, known: Sequence[str]) -> str:
-        for run_id in known:
-            if run_id and self._is_known(run_id):
-                return run_id
+    def _find(self, config: RunConfig, known: str) -> str:
+        if known and self._is_known(known):
+            return known
         experiment_id = self._experiment_id(config.experiment)
         found = self.client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{config.key}'")
         if found:
@@ -190,12 +185,7 @@ class Mirror:
         return run.info.run_id
 
     def _is_known(self, run_id: str) -> bool:
-        try:
-            return self.client.get_run(run_id).info.lifecycle_stage == "active"
-        except mlflow.MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
-            raise
+        return mlflow.is_active(self.client, run_id)
 
     def _experiment_id(self, name: str) -> str:
         """The experiment's id; with SQLite its files lie beside the database."""
@@ -232,7 +222,7 @@ class Mirror:
 
     def _describe(self, config: RunConfig, status: Status | None) -> None:
         tags = {**config.tags, **self._parent_tag()}
-        if status is not None and status.state in FINAL and not config.joins:
+        if status is not None and status.state in FINAL:
             tags |= {"sddusr.status": status.state, "sddusr.reason": status.reason}
         if self._described == (config.params, tags):
             return

@@ -1,75 +1,86 @@
-"""A checkpoint as a version of an MLflow registered model."""
+"""A checkpoint as a logged model of its run, and as a version of a registered model."""
 
+import json
 import tempfile
-import warnings
-from collections.abc import Mapping
-from importlib import metadata
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel
+from mlflow.entities import LoggedModel, LoggedModelOutput
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
-import sddusr
+from pipelines.tracking.client import BusyError
+from pipelines.tracking.inputs import CHECKPOINT_TAG, send_model_metrics
 from pipelines.tracking.links import DATA_TAG, SCORE_TAG
-from sddusr.checkpoint import copy_network
-from sddusr.runs.run_folder import ModelEntry
+from pipelines.tracking.metrics import allowed
+from pipelines.tracking.model_files import save_model
+from sddusr.checkpoint import FOLDER
+from sddusr.runs.card import describe_model
+from sddusr.runs.inputs import DatasetEntry, read_inputs
+from sddusr.runs.run_folder import ModelEntry, RunFolder
 
 BEST_ALIAS = "best"
 
-LOADER = "sddusr.export.registered_model"
+MODEL_TYPE = "super-resolution"
 
-PACKAGES = (
-    "einops",
-    "jaxtyping",
-    "lpips",
-    "numpy",
-    "opencv-python",
-    "pillow",
-    "psutil",
-    "pyarrow",
-    "safetensors",
-    "torch",
-    "torchvision",
-    "tqdm",
-)
-"""What the code in a registered model imports."""
+NOTE_TAG = "mlflow.note.content"
+"""What MLflow's pages show as a description."""
 
-_PICTURE, _EDGES = np.dtype(np.uint8), np.dtype(np.int64)
-
-SIGNATURE = ModelSignature(
-    inputs=Schema(
-        [
-            TensorSpec(_PICTURE, (-1, -1, 3), "wide"),
-            TensorSpec(_PICTURE, (-1, -1, 3), "tele"),
-            TensorSpec(_EDGES, (4,), "box"),
-        ]
-    ),
-    outputs=Schema([TensorSpec(_PICTURE, (-1, -1, 3))]),
-)
-"""RGB pictures of any size; the box of `tele` in the result: y0, y1, x0, x1."""
+NOT_OF_A_MODEL = ("system/", "search/", "train/samples_per_s", "train/step_s", "train/workers",
+                  "train/data_wait_share", "train/learning_rate")  # fmt: skip
+"""Metrics of the run that say nothing about the network."""
 
 
-def register_model(client: MlflowClient, run_id: str, entry: ModelEntry) -> None:
-    """Log a run's checkpoint as an MLflow model and register it as a version of `entry.name`; what
-    is there already stays as it is."""
+def register_model(
+    client: MlflowClient,
+    run_id: str,
+    run: RunFolder,
+    entry: ModelEntry,
+    is_reported: Callable[[str], bool] = lambda what: False,
+) -> None:
+    """Log a run's checkpoint as an MLflow model, with its parameters, scores and data, and register
+    it as a version of `entry.name`; what is there already stays as it is.
+
+    Args:
+        is_reported: whether a metric of a step was given up.
+
+    Raises:
+        BusyError: metrics of the checkpoint's step are not sent yet.
+    """
     name, tags = entry.name, entry.tags
-    logged = _logged(client, run_id, name, tags)
+    card = describe_model(run, entry)
+    logged = _logged(client, run_id, run, entry, card)
     if str(logged.status) != "READY":
         with tempfile.TemporaryDirectory() as folder:
-            _save(Path(folder), entry.checkpoint, run_id, logged.model_id)
+            save_model(Path(folder), entry.checkpoint, card, run_id, logged.model_id)
             client.log_model_artifacts(logged.model_id, str(Path(folder, "model")))
         client.finalize_logged_model(logged.model_id, "READY")
+    _link(client, run_id, run, entry, logged, is_reported)
     _create_once(client, name)
     versions = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
-    if all(version.tags != version.tags | tags for version in versions):
-        client.create_model_version(
-            name, logged.artifact_location, run_id, tags=tags, model_id=logged.model_id
+    version = next((each for each in versions if each.tags == each.tags | tags), None)
+    if version is None:
+        version = client.create_model_version(
+            name,
+            logged.artifact_location,
+            run_id,
+            tags=tags,
+            model_id=logged.model_id,
+            description=card,
         )
+    _note_version(client, logged, name, version.version)
     _name_best(client, name, tags)
+
+
+def _note_version(client: MlflowClient, logged: LoggedModel, name: str, version: str) -> None:
+    """Name the version on the logged model's page; a server does so itself, a database does not."""
+    tags = client.get_logged_model(logged.model_id).tags
+    noted = json.loads(tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+    if all((each["name"], str(each["version"])) != (name, str(version)) for each in noted):
+        entries = json.dumps([*noted, {"name": name, "version": str(version)}])
+        client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: entries})
 
 
 def _name_best(client: MlflowClient, name: str, tags: Mapping[str, str]) -> None:
@@ -84,16 +95,66 @@ def _name_best(client: MlflowClient, name: str, tags: Mapping[str, str]) -> None
     ]
     best = max(rivals, key=lambda v: (float(v.tags[SCORE_TAG]), -int(v.version)))
     client.set_registered_model_alias(name, BEST_ALIAS, best.version)
+    if best.description:  # the page of the registered model tells of its best version
+        client.update_registered_model(name, best.description)
 
 
-def _logged(client: MlflowClient, run_id: str, name: str, tags: dict[str, str]) -> LoggedModel:
+def _logged(
+    client: MlflowClient, run_id: str, run: RunFolder, entry: ModelEntry, card: str
+) -> LoggedModel:
     """The run's model with these tags, made where there is none."""
     experiment_id = client.get_run(run_id).info.experiment_id
     found = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
     for model in found:
-        if model.name == name and model.tags == model.tags | tags:
+        if model.name == entry.name and model.tags == model.tags | entry.tags:
             return model
-    return client.create_logged_model(experiment_id, name, run_id, tags)
+    config = run.config()
+    return client.create_logged_model(
+        experiment_id,
+        entry.name,
+        run_id,
+        tags={**entry.tags, NOTE_TAG: card},
+        params=dict(config.params) if config else {},
+        model_type=MODEL_TYPE,
+    )
+
+
+def _link(
+    client: MlflowClient,
+    run_id: str,
+    run: RunFolder,
+    entry: ModelEntry,
+    logged: LoggedModel,
+    is_reported: Callable[[str], bool],
+) -> None:
+    """Show the model as the run's output, with the metrics of its step on their data."""
+    step = step_of(entry)
+    outputs: Any = client.get_run(run_id).outputs
+    if all(known.model_id != logged.model_id for known in outputs.model_outputs):
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
+    data = metrics_of(run, step)
+    missing = send_model_metrics(client, run_id, logged.model_id, step, data)
+    if waiting := [key for key in missing if not is_reported(f"{key} of step {step}")]:
+        raise BusyError(f"{waiting[0]} of step {step} is not sent yet")
+
+
+def step_of(entry: ModelEntry) -> int:
+    """The step that a checkpoint was written at; 0 where its folder does not tell."""
+    match = FOLDER.fullmatch(entry.tags.get(CHECKPOINT_TAG, ""))
+    return int(match[1]) if match else 0
+
+
+def metrics_of(run: RunFolder, step: int) -> dict[str, DatasetEntry | None]:
+    """The metrics of a step that tell of the network -> the data that they were measured on."""
+    if step not in run.segments():
+        return {}
+    inputs = read_inputs(run)
+    keys = (key for row in run.read_segment(step) for key in row if key not in ("step", "time_ms"))
+    return {
+        allowed(key): inputs.dataset_of(key)
+        for key in dict.fromkeys(keys)
+        if not key.startswith(NOT_OF_A_MODEL)
+    }
 
 
 def _create_once(client: MlflowClient, name: str) -> None:
@@ -102,29 +163,3 @@ def _create_once(client: MlflowClient, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _save(folder: Path, checkpoint: str, run_id: str, model_id: str) -> None:
-    """Write the model's folder: a checkpoint without its training state, and the code that reads
-    it."""
-    data = folder / "sddusr"
-    copy_network(checkpoint, str(data))
-    with warnings.catch_warnings():
-        # On import: type hints of MLflow's own; on saving: no example, the signature is given.
-        warnings.simplefilter("ignore", UserWarning)
-        from mlflow import pyfunc
-
-        pyfunc.save_model(
-            str(folder / "model"),
-            loader_module=LOADER,
-            data_path=str(data),
-            code_paths=[str(Path(sddusr.__path__[0]))],
-            signature=SIGNATURE,
-            pip_requirements=[f"{name}=={_version(name)}" for name in PACKAGES],
-            mlflow_model=Model(run_id=run_id, model_id=model_id),
-        )
-
-
-def _version(package: str) -> str:
-    """Without the local part, such as torch's `+cpu`, which no index knows."""
-    return metadata.version(package).partition("+")[0]

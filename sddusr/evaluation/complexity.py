@@ -281,8 +281,8 @@ def main() -> None:
     print(table_3(kept), end="\n\n")
     latencies: list[Latency] = []
     if not args.no_latency:
-        measure = measure_latencies if args.checkpoint is None else _measure_as_trained
-        latencies = measure(model, *args.size)
+        latencies = ([measure_latency(model, *args.size)] if args.checkpoint
+                     else measure_latencies(model, *args.size))  # fmt: skip
     print(table_4(model, latencies, *args.size))
 
 
@@ -291,10 +291,6 @@ def build_untrained(preset: str) -> SDDuSR:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return SDDuSR(PRESETS[preset][1].model)
-
-
-def _measure_as_trained(model: SDDuSR, height: int, width: int) -> list[Latency]:
-    return [measure_latency(model, height, width)]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sddusr.export.package import GraphReport
+from sddusr.export.parity import GraphReport
 
 HEADER = (
     f"{'graph':<16}{'megabytes':>10}{'operators':>11}{'largest error':>15}{'dB':>8}"

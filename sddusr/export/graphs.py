@@ -12,10 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sddusr.imaging.resize import bicubic_up
-from sddusr.model.dictionary import Running, TokenDictionary, in_full
+from sddusr.model.dictionary import TokenDictionary
 from sddusr.model.evidence import block_maps, measure_evidence, split_bands
 from sddusr.model.matching.mask import MaskGenerator
-from sddusr.model.normed_dictionary import HeadsRunning, NormedDictionary
+from sddusr.model.normed_dictionary import NormedDictionary
+from sddusr.model.refinement import Running, in_full
 from sddusr.model.sddusr import SDDuSR
 
 
@@ -183,18 +184,14 @@ class RefinePiece(Part):
         running: peak, weight, centre and aligned; -1e30 and zeros before the first piece.
         """
         query = self.dictionary.update_query_of_tokens()
-        before = self.running(*running)
-        made = self.dictionary.add_piece(query, before, center_feat, aligned_feat)  # pyright: ignore[reportArgumentType]
+        made = self.dictionary.add_piece(query, Running(*running), center_feat, aligned_feat)
         return tuple(cast(Running, made))
 
-    def running(self, *parts: Tensor) -> Running | HeadsRunning:
-        """The attention's own kind of running sums."""
-        of_heads = isinstance(self.dictionary, NormedDictionary)
-        return HeadsRunning(*parts) if of_heads else Running(*parts)
 
-
-class RefineTokens(RefinePiece):
+class RefineTokens(Part):
     """Both dictionaries, from the attention over the whole centre."""
 
+    uses = ("dictionary",)
+
     def forward(self, *running: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self.dictionary.refined(self.running(*running))  # pyright: ignore[reportArgumentType]
+        return self.dictionary.refined(Running(*running))

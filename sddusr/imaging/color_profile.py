@@ -171,3 +171,8 @@ def _curve(gamma: float | None) -> bytes:
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     values = (linear * 65535).round().astype(">u2")
     return b"curv\0\0\0\0" + struct.pack(">I", _CURVE_SIZE) + values.tobytes()
+
+
+def rgb_profile(icc: object) -> bytes:
+    """A profile of RGB colours; one of greys would not fit the three channels that they become."""
+    return icc if isinstance(icc, bytes) and icc[16:20] == b"RGB " else b""

@@ -1,82 +1,36 @@
-"""Pictures out of files: what kind, how large, then the pixels and what the file says of them.
+"""Pictures out of files: what kind, how large, then the pixels and what the file says of them."""
 
-Pillow decodes what has 8 bits or fewer: it knows palettes, transparent colours and grey with alpha,
-and no version of it takes a truncated file for a whole one; of JPEG, PNG and WebP it makes the same
-bits as OpenCV. OpenCV decodes what has 16 bits, which Pillow cuts to 8 without a word.
-"""
-
-import io
-import struct
 import warnings
-import zlib
-from collections.abc import Callable
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8, UInt16
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
+from PIL import Image
+
+from sddusr.imaging import camera_raw, exif, heif, jxl
+from sddusr.imaging.color_profile import SRGB_COLORS, Colors, colors_of_cicp, rgb_profile
+from sddusr.imaging.common_formats import (
+    UNREADABLE,
+    Channels,
+    TooLargeError,
+    check_kind,
+    open_header,
+    read_channels,
+    read_colors,
+    read_descriptive,
+    read_exif,
+    too_large_for_pillow,
 )
+from sddusr.imaging.descriptive import NOTHING, Descriptive, clean_xmp
 
-from sddusr.imaging import camera_raw, containers, exif, heif, jxl
-from sddusr.imaging.color_profile import SRGB_COLORS, Colors, colors_of_cicp, colors_of_gamma
-from sddusr.imaging.descriptive import NOTHING, Descriptive, clean_xmp, find_left_out
-from sddusr.imaging.strict_jpeg import check_jpeg
-
-Channels = UInt8[np.ndarray, "rows cols channels"] | UInt16[np.ndarray, "rows cols channels"]
-"""RGB, or RGB and alpha."""
 Shown = (
     UInt8[np.ndarray, "shown_rows shown_cols channels"]
     | UInt16[np.ndarray, "shown_rows shown_cols channels"]
 )
-"""The same, upright."""
-
-EXTENSIONS = (
-    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".avif"),
-    *heif.EXTENSIONS,
-    *jxl.EXTENSIONS,
-)
+"""`Channels`, upright."""
 
 MOST_PIXELS = 2**30
 """OpenCV's own limit, and what a user can raise ours to."""
-
-PILLOW_MAX_PIXELS = 178_956_970
-"""Pillow decodes no larger TIFF (of 8 bits) or WebP, whatever our limit."""
-
-MAX_SCANS = 100
-"""A progressive JPEG is gone over once a scan, and a scan can be 26 bytes: a file of some megabytes
-could take an hour. Encoders write about ten."""
-
-# Image.open has a limit that holds for every user of Pillow in the process, and tries formats that
-# we do not want; ours is checked as soon as a header is known.
-_PLUGINS: dict[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
-    b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
-    b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
-    b"BM": BmpImagePlugin.BmpImageFile,
-    b"II*\0": TiffImagePlugin.TiffImageFile,
-    b"MM\0*": TiffImagePlugin.TiffImageFile,
-    b"II+\0": TiffImagePlugin.TiffImageFile,
-    b"MM\0+": TiffImagePlugin.TiffImageFile,
-    b"RIFF": WebPImagePlugin.WebPImageFile,
-}
-_UNREADABLE = (
-    *(OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, AttributeError),
-    *(AssertionError, EOFError, RuntimeError, struct.error, zlib.error, cv2.error),
-)
-"""What the decoders raise on damaged files."""
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa")
-_DEEP_MODES = ("I;16", "I;16B", "LA", "RGB", "RGBA")
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES, _EXTRA_SAMPLES, _PAGE_KIND = 258, 262, 284, 338, 254
-_XMP = 700
-_PREMULTIPLIED, _REDUCED = 1, (1, 3, 5, 7)
 
 
 class Decoded(NamedTuple):
@@ -102,17 +56,17 @@ def decode(data: bytes, place: str, max_pixels: int) -> Decoded:
     with warnings.catch_warnings():
         # Our limit takes the place of Pillow's warning; damaged tags are no matter of the pixels.
         warnings.simplefilter("ignore")
-        header = _open(data, place)
+        header = open_header(data, place)
         width, height = header.size
         check_size(place, height, width, max_pixels)
-        _check_kind(header, data, place)
-        colors = _colors(header, data, place)
+        check_kind(header, data, place)
+        colors = read_colors(header, data, place)
         try:
-            channels, block = _channels(header, data), _exif_block(header, data)
-            about = _descriptive(header, data)
+            channels, block = read_channels(header, data), read_exif(header, data)
+            about = read_descriptive(header, data)
         except Image.DecompressionBombError as error:
-            raise _too_large_for_pillow(place) from error
-        except _UNREADABLE as error:
+            raise too_large_for_pillow(place) from error
+        except UNREADABLE as error:
             raise _damaged(place, error) from error
     _check_shape(place, channels, height, width)
     # Both decoders have turned a TIFF already, and nothing else.
@@ -131,7 +85,7 @@ def _decode_heif(data: bytes, place: str, max_pixels: int) -> Decoded:
     except heif.ERRORS as error:
         raise _damaged(place, error) from error
     _check_shape(place, channels, height, width)
-    icc, nclx = _rgb_profile(file.info.get("icc_profile")), file.info.get("nclx_profile")
+    icc, nclx = rgb_profile(file.info.get("icc_profile")), file.info.get("nclx_profile")
     colors = Colors(icc)
     if nclx and not icc:
         primaries = int(nclx["color_primaries"])
@@ -156,7 +110,7 @@ def _decode_jxl(data: bytes, place: str, max_pixels: int) -> Decoded:
     if sorted(channels.shape[:2]) != sorted((height, width)):
         _check_shape(place, channels, height, width)
     block = info.get("exif") or b""
-    return Decoded(channels, block, Colors(_rgb_profile(info.get("icc_profile"))), NOTHING)
+    return Decoded(channels, block, Colors(rgb_profile(info.get("icc_profile"))), NOTHING)
 
 
 def _decode_raw(data: bytes, place: str, max_pixels: int) -> Decoded:
@@ -168,62 +122,18 @@ def _decode_raw(data: bytes, place: str, max_pixels: int) -> Decoded:
     return Decoded(channels, b"", SRGB_COLORS, NOTHING)
 
 
-def _colors(header: ImageFile.ImageFile, data: bytes, place: str) -> Colors:
-    """What the file says of its colours: code points before a profile before gamma, as PNG has it.
+def check_size(place: str, height: int, width: int, max_pixels: int) -> None:
+    """Refuse, by what a header says, a picture that is too large to decode.
 
     Raises:
-        ValueError: colours that are not known here.
+        TooLargeError: it is.
     """
-    icc = _rgb_profile(header.info.get("icc_profile"))
-    if header.format == "AVIF" and not icc and (codes := containers.nclx_codes(data)):
-        return colors_of_cicp(*codes, place)
-    if header.format != "PNG" or header.mode in ("L", "LA", "1", "I;16", "I;16B"):
-        return Colors(icc)
-    chunks = {name: content for name, content, _ in containers.png_chunks(data)}
-    if len(codes := chunks.get(b"cICP", b"")) == 4:
-        primaries, transfer, matrix, is_full_range = codes
-        if matrix != 0 or is_full_range != 1:
-            raise ValueError(f"{place}: colours are no full-range RGB (cICP); convert it to sRGB")
-        return colors_of_cicp(primaries, transfer, place)
-    if icc or b"sRGB" in chunks:
-        return Colors(icc)
-    gamma, corners = chunks.get(b"gAMA", b""), chunks.get(b"cHRM", b"")
-    return colors_of_gamma(
-        struct.unpack(">I", gamma)[0] / 100_000 if len(gamma) == 4 else None,
-        [value / 100_000 for value in struct.unpack(">8I", corners)]
-        if len(corners) == 32
-        else None,
-    )
-
-
-def _descriptive(header: ImageFile.ImageFile, data: bytes) -> Descriptive:
-    info = header.info
-    dpi = info.get("dpi")
-    packet = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
-    if isinstance(header, TiffImagePlugin.TiffImageFile):
-        packet = header.tag_v2.get(_XMP, b"")
-    packet = packet if isinstance(packet, bytes | str) else b""
-    comment = info.get("comment") or info.get("Comment") or b""
-    is_density = isinstance(dpi, tuple) and all(1 < float(value) <= 1e5 for value in dpi)
-    raw_packet = packet.encode() if isinstance(packet, str) else packet
-    return Descriptive(
-        dpi=(float(dpi[0]), float(dpi[1])) if is_density and dpi else None,
-        xmp=clean_xmp(packet),
-        comment=comment.encode("latin-1", "replace")
-        if isinstance(comment, str)
-        else bytes(comment),
-        left_out=find_left_out(data, raw_packet) if header.format == "JPEG" else (),
-    )
-
-
-def check_size(place: str, height: int, width: int, max_pixels: int) -> None:
-    """Refuse, by what a header says, a picture that is too large to decode."""
     if height * width > MOST_PIXELS:
-        raise ValueError(
+        raise TooLargeError(
             f"{place}: {height}x{width} is more than {MOST_PIXELS / 1e6:.0f} megapixels; cut it up"
         )
     if height * width > max_pixels:
-        raise ValueError(
+        raise TooLargeError(
             f"{place}: {height}x{width} is {height * width / 1e6:.1f} megapixels, the limit is "
             f"{max_pixels / 1e6:.1f}; raise --max-megapixels if the file can be trusted"
         )
@@ -240,110 +150,6 @@ def _damaged(place: str, error: Exception) -> ValueError:
     return ValueError(
         f"{place}: truncated or damaged picture ({type(error).__name__}); replace the file"
     )
-
-
-def _too_large_for_pillow(place: str) -> ValueError:
-    limit = f"{PILLOW_MAX_PIXELS / 1e6:.0f} megapixels as TIFF or WebP"
-    return ValueError(f"{place}: more than {limit}; convert it to PNG or JPEG")
-
-
-def _open(data: bytes, place: str) -> ImageFile.ImageFile:
-    """Read the header alone."""
-    plugin = next((plugin for mark, plugin in _PLUGINS.items() if data.startswith(mark)), None)
-    if containers.is_avif(data):
-        plugin = AvifImagePlugin.AvifImageFile
-    reason = "of no known kind"
-    try:
-        if plugin is not None:
-            return plugin(io.BytesIO(data))
-    except Image.DecompressionBombError as error:
-        raise _too_large_for_pillow(place) from error
-    except _UNREADABLE as error:
-        reason = type(error).__name__
-    raise ValueError(
-        f"{place}: no picture that can be read ({reason}), need one of {', '.join(EXTENSIONS)}"
-    )
-
-
-def _is_deep(header: ImageFile.ImageFile, data: bytes) -> bool:
-    """Whether a colour has 16 bits, which a PNG says at byte 24 and a TIFF in a tag."""
-    if isinstance(header, TiffImagePlugin.TiffImageFile):
-        return header.tag_v2.get(_BITS_PER_SAMPLE, (1,))[0] > 8
-    return header.format == "PNG" and data[24] == 16
-
-
-def _check_kind(header: ImageFile.ImageFile, data: bytes, place: str) -> None:
-    """Refuse what would be decoded wrongly, in part, or for hours."""
-    deep = _is_deep(header, data)
-    if getattr(header, "is_animated", False) or _has_more_pages(header):
-        raise ValueError(f"{place}: several frames or pages, need one picture; save one of them")
-    if header.mode not in (_DEEP_MODES if deep else _MODES):
-        raise ValueError(
-            f"{place}: colours are {header.mode}, need RGB or grey of 8 or 16 bits; convert it"
-        )
-    if deep and _is_unusual(header):
-        raise ValueError(f"{place}: an unusual kind of 16-bit picture; convert it to a 16-bit PNG")
-    if header.format == "JPEG" and containers.num_jpeg_scans(data) > MAX_SCANS:
-        raise ValueError(f"{place}: more than {MAX_SCANS} scans; save it anew if it can be trusted")
-
-
-def _is_unusual(header: ImageFile.ImageFile) -> bool:
-    """Whether it is one of those that OpenCV gives wrongly and says nothing."""
-    if not isinstance(header, TiffImagePlugin.TiffImageFile):
-        return header.mode.startswith("I") and "transparency" in header.info
-    tags = header.tag_v2
-    return (
-        tags[_BITS_PER_SAMPLE][0] != 16
-        or tags.get(_PLANES, 1) != 1
-        or tags.get(_PHOTOMETRIC, 0) not in (1, 2)
-        or _PREMULTIPLIED in tags.get(_EXTRA_SAMPLES, ())
-    )
-
-
-def _has_more_pages(header: ImageFile.ImageFile) -> bool:
-    """Whether a TIFF goes on after its first page, or opens with a thumbnail as raw files do."""
-    tags = getattr(header, "tag_v2", None)
-    return tags is not None and (tags.next != 0 or tags.get(_PAGE_KIND) in _REDUCED)
-
-
-def _channels(header: ImageFile.ImageFile, data: bytes) -> Channels:
-    """RGB, or RGB and alpha, with rows as they are stored (a TIFF's as they are shown)."""
-    if header.format == "PNG":
-        containers.check_png(data)
-    if header.format == "JPEG":
-        check_jpeg(data)
-    if _is_deep(header, data):
-        return _deep_channels(data, header.has_transparency_data)
-    mode = "RGBA" if header.has_transparency_data else "RGB"
-    return np.array(header if header.mode == mode else header.convert(mode))
-
-
-def _deep_channels(data: bytes, has_alpha: bool) -> Channels:
-    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if stored is None or stored.dtype != np.uint16:
-        raise ValueError("not decoded to 16 bits")
-    if stored.ndim == 2:
-        return cv2.cvtColor(stored, cv2.COLOR_GRAY2RGB)
-    if stored.shape[2] == 3:
-        return cv2.cvtColor(stored, cv2.COLOR_BGR2RGB)
-    return cv2.cvtColor(stored, cv2.COLOR_BGRA2RGBA if has_alpha else cv2.COLOR_BGRA2RGB)
-
-
-def _exif_block(header: ImageFile.ImageFile, data: bytes) -> bytes:
-    if isinstance(header, TiffImagePlugin.TiffImageFile):
-        return exif.from_tiff(header.getexif())
-    if header.format == "PNG":
-        # It may come after the pixels, where opening the file has not looked.
-        chunks = containers.png_chunks(data)
-        return next((content for name, content, _ in chunks if name == b"eXIf"), b"")
-    block = header.info.get("exif", b"")
-    return block if isinstance(block, bytes) else b""
-
-
-def _rgb_profile(icc: object) -> bytes:
-    """A profile of RGB colours; one of greys would not fit the three channels that they become."""
-    return icc if isinstance(icc, bytes) and icc[16:20] == b"RGB " else b""
 
 
 def turned(channels: Channels, orientation: int) -> Shown:

@@ -138,36 +138,31 @@ def encode(
     image = Image.fromarray(channels)
     if kind == "WebP":
         # exact: colours below full transparency are the user's too.
-        image.save(
-            content,
-            "WEBP",
-            quality=quality,
-            exact=True,
-            exif=block,
-            icc_profile=icc,
-            xmp=about.xmp,
-        )
+        extras = {"exif": block, "icc_profile": icc, "xmp": about.xmp}
+        image.save(content, "WEBP", quality=quality, exact=True, **extras)
     elif kind == "AVIF":
         extras = {"exif": block, "icc_profile": icc} if icc else {"exif": block}
         image.save(content, "AVIF", quality=quality, **extras)
     else:
-        extras: dict[str, Any] = {}
-        if about.dpi:
-            extras["dpi"] = tuple(round(value) for value in about.dpi)
-        if about.xmp and len(about.xmp) <= _MAX_JPEG_XMP_BYTES:
-            extras["xmp"] = about.xmp
-        if about.comment:
-            extras["comment"] = about.comment[:_MAX_JPEG_XMP_BYTES]
+        subsampling = 0 if quality >= _FULL_CHROMA_QUALITY else 2
+        extras = _jpeg_extras(block, about)
         image.save(
-            content,
-            "JPEG",
-            quality=quality,
-            subsampling=0 if quality >= _FULL_CHROMA_QUALITY else 2,
-            exif=b"Exif\0\0" + block if 0 < len(block) <= _MAX_JPEG_EXIF_BYTES else b"",
-            icc_profile=icc,
-            **extras,
+            content, "JPEG", quality=quality, subsampling=subsampling, icc_profile=icc, **extras
         )
     return content.getvalue()
+
+
+def _jpeg_extras(block: bytes, about: Descriptive) -> dict[str, Any]:
+    """What of EXIF and description fits in a JPEG's segments."""
+    fits = 0 < len(block) <= _MAX_JPEG_EXIF_BYTES
+    extras: dict[str, Any] = {"exif": b"Exif\0\0" + block if fits else b""}
+    if about.dpi:
+        extras["dpi"] = tuple(round(value) for value in about.dpi)
+    if about.xmp and len(about.xmp) <= _MAX_JPEG_XMP_BYTES:
+        extras["xmp"] = about.xmp
+    if about.comment:
+        extras["comment"] = about.comment[:_MAX_JPEG_XMP_BYTES]
+    return extras
 
 
 def encode_png(channels: Channels) -> bytes:

@@ -9,7 +9,8 @@ from jaxtyping import UInt8, UInt16
 from sddusr import storage
 from sddusr.imaging import exif
 from sddusr.imaging.color_profile import HDR_TRANSFERS
-from sddusr.imaging.decoding import EXTENSIONS, MOST_PIXELS, decode
+from sddusr.imaging.common_formats import EXTENSIONS, TooLargeError
+from sddusr.imaging.decoding import MOST_PIXELS, decode
 from sddusr.imaging.descriptive import NOTHING, Descriptive
 from sddusr.imaging.encoding import check_output, encode, encode_png, holds_cicp, not_held
 
@@ -20,6 +21,7 @@ __all__ = [
     "NO_METADATA",
     "Metadata",
     "Picture",
+    "TooLargeError",
     "check_colors",
     "check_output",
     "describe_lost",
@@ -68,8 +70,9 @@ def read_picture(place: str, max_pixels: int = MAX_PIXELS) -> Picture:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no picture, larger than `max_pixels`, damaged, several frames, or colours that
-            are not RGB or grey of at most 16 bits.
+        TooLargeError: larger than `max_pixels` (a ValueError).
+        ValueError: no picture, damaged, several frames, or colours that are not RGB or grey of at
+            most 16 bits.
     """
     data = storage.read_bytes(place)
     channels, block, colors, about = decode(data, place, max_pixels)

@@ -13,6 +13,7 @@ from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.inference import process_memory, sample
 from sddusr.inference.carried import NUM_MAPS
 from sddusr.inference.precompute import ALIGNMENT_HALO_PX, Inputs
+from sddusr.inference.process_memory import NotEnoughMemoryError
 from sddusr.inference.regions import DECODER_TILES, gated_halo
 from sddusr.inference.tiles import reach
 from sddusr.model.evidence import reach as evidence_reach
@@ -93,7 +94,7 @@ def plan_memory(
         share: of what is free, where other processes do the same.
 
     Raises:
-        ValueError: the smallest tiles do not fit.
+        NotEnoughMemoryError: the smallest tiles do not fit (a ValueError).
     """
     held = held_bytes(inputs.device)
     room = default_room(inputs.device, share) if limit is None else limit - held
@@ -104,7 +105,7 @@ def plan_memory(
             return plan
     assert plan is not None
     height, width = inputs.size
-    raise ValueError(
+    raise NotEnoughMemoryError(
         f"a wide picture of {height}x{width} needs {(plan.num_bytes + held) / MEGABYTE:.0f} MB "
         f"even in the smallest pieces, there are {(room + held) / MEGABYTE:.0f}; raise --memory, "
         f"close other programs or take a narrower network"

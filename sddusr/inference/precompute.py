@@ -179,7 +179,6 @@ def _aligned_pieces(
     )
     frame = whole(*inputs.ref.shape[:2])
     halo = max(reach(model.ref_encoder), SCALE * reach(model.center_encoder))
-    of_whole = None if carried is None else carried.statistics
     done = 0
     for region, around in _alignment_regions(model, flow, frame, side):
         near = grown(region, around, frame, SCALE)
@@ -200,13 +199,9 @@ def _aligned_pieces(
                 cut(flow, window), cut(center_feat, place), ref_feat, (place.y0, place.x0)
             )
             aligned_feat = cut(aligned_feat, within(gated, window))
-            if model.trust is not None and of_whole is not None and carried is not None:
-                share, logit = model.trust.in_ref(
-                    evidence_of(carried.inputs, gated, inputs.device, model.detail_window_px),
-                    of_whole,
-                    cut(center_feat, within(gated, near)),
-                    aligned_feat,
-                )
+            if carried is not None:
+                center_part = cut(center_feat, within(gated, near))
+                share, logit = _trust_in_ref(model, carried, gated, center_part, aligned_feat)
                 aligned_feat = (trust * share).to(aligned_feat.dtype) * aligned_feat
                 carried.put_logit(cut(logit, within(core, gated)), core)
             aligned_feat = cut(aligned_feat, within(core, gated))
@@ -214,6 +209,16 @@ def _aligned_pieces(
             yield cut(center_feat, within(core, near)), aligned_feat
             done += core.height * core.width
             progress(done / (frame.height * frame.width))
+
+
+def _trust_in_ref(
+    model: SDDuSR, carried: CarriedBank, region: Box, center_feat: Tensor, aligned_feat: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The share of the aligned feature that is taken in a region, and the detail's logit."""
+    assert model.trust is not None
+    device = center_feat.device
+    evidence = evidence_of(carried.inputs, region, device, model.detail_window_px)
+    return model.trust.in_ref(evidence, carried.statistics, center_feat, aligned_feat)
 
 
 def _alignment_regions(

@@ -6,6 +6,10 @@ from pathlib import Path
 import psutil
 
 
+class NotEnoughMemoryError(ValueError):
+    """A picture needs more memory than its process may take."""
+
+
 def held_bytes() -> int:
     """What this process holds now."""
     return psutil.Process().memory_info().rss

@@ -53,3 +53,16 @@ class Upscaled(NamedTuple):
     tokens: tuple[Any, Any] | None = None
     """The dictionaries with this picture's centre written into them (Eqs. 8 and 9), (1, n, c)
     each, tensors of the runtime."""
+
+
+def is_without_ref(trust: float, without_ref: bool, has_detail_skip: bool) -> bool:
+    """Whether a network is to leave Ref out.
+
+    Raises:
+        ValueError: a trust that the network cannot follow.
+    """
+    if not 0 <= trust <= 1:
+        raise ValueError(f"trust is {trust:g}, need 0 to 1")
+    if 0 < trust < 1 and not has_detail_skip:
+        raise ValueError(f"trust is {trust:g}, the network has no detail skip; give 0 or 1")
+    return without_ref or trust == 0

@@ -10,7 +10,6 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from sddusr.config import LR_PER_CELL, SCALE
-from sddusr.filters import high_pass, luma
 from sddusr.geometry.box import Box
 from sddusr.imaging.resize import bicubic_up
 from sddusr.inference.carried import BICUBIC_REACH_PX
@@ -18,6 +17,7 @@ from sddusr.inference.precompute import FrameFeatures, Inputs
 from sddusr.inference.tiles import cut, grown, lr_reach, overlap, reach, scaled, snapped, within
 from sddusr.model.detail import to_pixels
 from sddusr.model.evidence import MEAN_PX
+from sddusr.model.filters import high_pass, luma
 from sddusr.model.matching.transfer import CELL, CellBank, transfer_patches
 from sddusr.model.sddusr import SDDuSR
 from sddusr.model.trust import LOOK_PX

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
-from torch import nn
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.geometry.box import Box, align_ref, check_box, crop, to_lr
@@ -27,7 +26,7 @@ from sddusr.inference.precompute import (
 )
 from sddusr.inference.progress import WeightedProgress
 from sddusr.inference.regions import Reconstruction
-from sddusr.inference.result import Matches, Upscaled
+from sddusr.inference.result import Matches, Upscaled, is_without_ref
 from sddusr.inference.tiles import scaled
 from sddusr.inference.trust_map import TrustMap
 from sddusr.model.matching.fast_search import MatchingMode
@@ -81,11 +80,7 @@ def super_resolve(
             small.
     """
     height, width = lr.shape[:2]
-    if not 0 <= trust <= 1:
-        raise ValueError(f"trust is {trust:g}, need 0 to 1")
-    if 0 < trust < 1 and model.trust is None:
-        raise ValueError(f"trust is {trust:g}, the network has no detail skip; give 0 or 1")
-    without_ref = without_ref or trust == 0
+    without_ref = is_without_ref(trust, without_ref, model.trust is not None)
     check_box(box, (SCALE * height, SCALE * width), "Ref")
     aligned = align_ref(ref, box)
     device = next(model.parameters()).device
@@ -98,21 +93,13 @@ def super_resolve(
     inputs = Inputs(frame, center, aligned.ref, device, detail, uploads)
     result = np.empty((SCALE * height, SCALE * width, 3), dtype)
     keeping = keeping_freed_memory() if memory_bytes is None else nullcontext()
-    with (
-        keeping,
-        _evaluating(model),
-        torch.inference_mode(),
-        computing_in(precision, device),
-        fused_activations(model),
-        cast_weights(model),
-    ):
+    with keeping, _computing(model, precision, device):
         if plan is None:
-            bfloat16 = precision == "bfloat16"
             plan = plan_memory(
                 model,
                 inputs,
                 result.nbytes,
-                bfloat16=bfloat16,
+                bfloat16=precision == "bfloat16",
                 limit=memory_bytes,
                 share=memory_share,
             )
@@ -176,10 +163,17 @@ def _matches(found: Search, inputs: Inputs) -> Matches:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _computing(model: SDDuSR, precision: Precision, device: torch.device) -> Iterator[None]:
+    """The model in evaluation, without gradients, in a precision."""
     was_training = model.training
     model.eval()
     try:
-        yield
+        with (
+            torch.inference_mode(),
+            computing_in(precision, device),
+            fused_activations(model),
+            cast_weights(model),
+        ):
+            yield
     finally:
         model.train(was_training)

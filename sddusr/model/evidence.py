@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from sddusr.filters import SOFT_REACH_PX, box_mean, high_pass, luma, soften
+from sddusr.model.filters import SOFT_REACH_PX, box_mean, high_pass, luma, soften
 
 MEAN_PX = 7
 """Side of the windows that differences are averaged over."""
@@ -21,6 +21,10 @@ BLOCK_PX = 8
 """Side of the blocks in which noise is looked for."""
 FLAT_SHARE = 0.2
 """Share of the blocks, the flattest ones of the centre, in which Ref's fine band is noise."""
+EMPTY, FULL = 0.3 / 255, 0.5 / 255
+"""Mean difference to the centre below which Ref shows nothing of its own, and from which it counts
+whole. Where Ref has nothing to show the enlarged centre is laid in its place; rounded to 8 bits it
+differs by 0.25 / 255, with a sensor's noise by more than 0.5."""
 TINY = 1e-8
 
 NUM_EVIDENCE = 4
@@ -31,7 +35,7 @@ class RefEvidence(NamedTuple):
     """Ref's detail and the local evidence for it, on Ref's grid."""
 
     detail: Float[Tensor, "b 3 h w"]
-    """High-pass of Ref − centre: what is added to the bicubic picture."""
+    """High-pass of Ref − centre, where that is anything: what is added to the bicubic picture."""
     look: Float[Tensor, "b 1 h w"]
     """High-pass of the centre's luma: what a cell looked like before its detail was moved."""
     evidence: Float[Tensor, "b 4 h w"]
@@ -80,7 +84,9 @@ def split_bands(
 
 def measure_evidence(bands: Bands, window_px: int) -> RefEvidence:
     """Ref's detail, and where it may be trusted."""
-    detail = high_pass(bands.ref - bands.center, window_px)
+    added = bands.ref - bands.center
+    shown = shows_something(box_mean(added.abs().mean(1, keepdim=True), FINE_PX))
+    detail = shown * high_pass(added, window_px)
     pairs = torch.cat([bands.fine * bands.fine, bands.own * bands.own, bands.fine * bands.own], 1)
     sums = box_mean(pairs.unflatten(1, (3, 3)).sum(2), CORRELATION_PX)
     power, own_power, shared = sums.unbind(1)
@@ -89,6 +95,12 @@ def measure_evidence(bands: Bands, window_px: int) -> RefEvidence:
     maps = torch.cat([x.abs().mean(1, keepdim=True) for x in differences], 1)
     evidence = torch.cat([box_mean(maps, MEAN_PX), correlation.unsqueeze(1)], 1)
     return RefEvidence(detail, luma(bands.known), evidence)
+
+
+def shows_something(strength: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """0 where Ref is the enlarged centre, from a local mean of what it adds to that. Its feature
+    would say that there is no detail, and the high-pass would repeat the detail beside it."""
+    return ((strength - EMPTY) / (FULL - EMPTY)).clamp(0, 1)
 
 
 def block_maps(bands: Bands) -> Float[Tensor, "b 10 h w"]:

@@ -8,7 +8,6 @@ product, and several heads look things up side by side.
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,33 +16,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sddusr.config import DictionaryConfig
-from sddusr.model.dictionary import (
-    TokenDictionary,
-    in_full,
-    pixels_of,
-    split_pixels,
-)
+from sddusr.model.dictionary import TokenDictionary
+from sddusr.model.refinement import RefinedDictionary, Running, in_full, pixels_of
 from sddusr.model.tuning import tuning
-from sddusr.model.written_tokens import Tokens
 
 SHARPNESS = 5.0
 """Start of the learned scale of a product of unit vectors, of each head."""
 
 
-class HeadsRunning(NamedTuple):
-    """Attention of each head over the pixels seen so far."""
-
-    peak: Float[Tensor, "b heads n 1"]
-    weight: Float[Tensor, "b heads n 1"]
-    center: Float[Tensor, "b heads n c"]
-    aligned: Float[Tensor, "b heads n c"]
-
-
-class NormedDictionary(Tokens):
-    """Eqs. 6 to 11 on normalised features, with several heads.
-
-    Refined for each picture and never written back, like `TokenDictionary`.
-    """
+class NormedDictionary(RefinedDictionary):
+    """Eqs. 6 to 11 on normalised features, with several heads."""
 
     def __init__(self, dim: int, config: DictionaryConfig) -> None:
         super().__init__()
@@ -62,75 +44,25 @@ class NormedDictionary(Tokens):
         self.lookup_query, self.lookup_key = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.lookup_value = nn.Linear(dim, dim)
 
-    @property
-    def keep_rate(self) -> Tensor:
-        """s of Eqs. 8 and 9, between 0 and 1."""
-        return torch.sigmoid(self.keep_logit)
-
-    def forward(
-        self,
-        lr_feat: Float[Tensor, "b c h w"],
-        center_feat: Float[Tensor, "b c hr wr"],
-        aligned_feat: Float[Tensor, "b c hr wr"],
-    ) -> Float[Tensor, "b c h w"]:
-        """F^Dict: what the refined dictionaries know about each pixel of the LR picture."""
-        tokens = self.refine_in_pieces([(center_feat, aligned_feat)])
-        return self.look_up(lr_feat, *tokens)
-
-    def refine_in_pieces(
-        self,
-        pieces: Iterable[tuple[Float[Tensor, "b c _ _"], Float[Tensor, "b c _ _"]]],
-    ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n c"]]:
-        """Both dictionaries with this picture's centre written into them (Eqs. 6 to 9).
-
-        A centre may arrive in pieces: sums are rescaled when a larger logit turns up.
-        """
-        query, running = self.update_query_of_tokens(), None
-        for piece in pieces:
-            running = self.add_piece(query, running, *piece)
-        if running is None:
-            raise ValueError("no piece of the centre, need one or more")
-        return self.refined(running)
-
     def update_query_of_tokens(self) -> Float[Tensor, "1 heads n d"]:
-        """Of Eq. 6."""
         with in_full(self.center_tokens):
             query = self._heads(self.update_query(self.token_norm(self.center_tokens))[None])
             return F.normalize(query, dim=-1) * self.update_sharpness.exp()
 
-    def add_piece(
-        self,
-        query: Float[Tensor, "1 heads n d"],
-        running: HeadsRunning | None,
-        center_feat: Float[Tensor, "b c h w"],
-        aligned_feat: Float[Tensor, "b c h w"],
-    ) -> HeadsRunning | None:
-        """The attention with one more piece of the centre in it.
+    def center_pixels(self, center_feat: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
+        return self.center_norm(pixels_of(center_feat).float())
 
-        Args:
-            query: from `update_query_of_tokens`.
-        """
-        with in_full(center_feat):
-            center = self.center_norm(pixels_of(center_feat).float())
-            aligned = self.aligned_norm(pixels_of(aligned_feat).float())
-            for here in zip(split_pixels(center), split_pixels(aligned), strict=True):
-                running = _added(running, query @ self._update_key(here[0]).mT, *here)
-        return running
+    def aligned_pixels(self, aligned_feat: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
+        return self.aligned_norm(pixels_of(aligned_feat).float())
 
-    def refined(
-        self, running: HeadsRunning
+    def update_keys(self, center: Float[Tensor, "b p c"]) -> Float[Tensor, "b heads p d"]:
+        return F.normalize(self._heads(self.update_key(center)), dim=-1)
+
+    def values_read(
+        self, running: Running
     ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n c"]]:
-        """Both dictionaries, from the attention over all pixels (Eqs. 8 and 9)."""
-        with in_full(running.center):
-            keep = self.keep_rate
-            center = self._values(self.update_center_value, running.center / running.weight)
-            aligned = self._values(self.update_ref_value, running.aligned / running.weight)
-            refined = (
-                keep * self.center_tokens + (1 - keep) * center,
-                keep * self.ref_tokens + (1 - keep) * aligned,
-            )
-        self.note(*refined)
-        return refined
+        center = self._values(self.update_center_value, running.center / running.weight)
+        return center, self._values(self.update_ref_value, running.aligned / running.weight)
 
     def look_up(
         self,
@@ -138,7 +70,6 @@ class NormedDictionary(Tokens):
         center_tokens: Float[Tensor, "b n c"],
         ref_tokens: Float[Tensor, "b n c"],
     ) -> Float[Tensor, "b c h w"]:
-        """Each LR pixel reads the Ref dictionary where it resembles the centre's (Eqs. 10, 11)."""
         with in_full(lr_feat):
             query, key = self._lookup_sides(lr_feat, center_tokens)
             value = self._heads(self.lookup_value(ref_tokens))
@@ -161,7 +92,7 @@ class NormedDictionary(Tokens):
     ) -> Float[Tensor, "b heads n h*w"]:
         """A_up of Eq. 6: what each token reads of the centre; rows add up to 1."""
         with in_full(center_feat):
-            key = self._update_key(self.center_norm(pixels_of(center_feat).float()))
+            key = self.update_keys(self.center_pixels(center_feat))
             return (self.update_query_of_tokens() @ key.mT).softmax(-1)
 
     def lookup_weights(
@@ -171,9 +102,6 @@ class NormedDictionary(Tokens):
         with in_full(lr_feat):
             query, key = self._lookup_sides(lr_feat, center_tokens)
             return (query @ key.mT).softmax(-1)
-
-    def _update_key(self, center: Float[Tensor, "b p c"]) -> Float[Tensor, "b heads p d"]:
-        return F.normalize(self._heads(self.update_key(center)), dim=-1)
 
     def _lookup_sides(
         self, lr_feat: Tensor, center_tokens: Tensor
@@ -238,26 +166,3 @@ def make_dictionary(dim: int, config: DictionaryConfig) -> Dictionary:
     if config.constant:
         return ConstantFeature(dim)
     return NormedDictionary(dim, config) if config.norm else TokenDictionary(dim, config)
-
-
-def _added(
-    running: HeadsRunning | None,
-    logits: Float[Tensor, "b heads n p"],
-    center: Float[Tensor, "b p c"],
-    aligned: Float[Tensor, "b p c"],
-) -> HeadsRunning:
-    peak = logits.detach().amax(dim=3, keepdim=True)  # whatever is subtracted cancels
-    if running is not None:
-        peak = torch.maximum(peak, running.peak)
-    share = (logits - peak).exp()
-    sums = (
-        share.sum(dim=3, keepdim=True),
-        share @ center.unsqueeze(1),
-        share @ aligned.unsqueeze(1),
-    )
-    if running is None:
-        return HeadsRunning(peak, *sums)
-    fade = (running.peak - peak).exp()
-    return HeadsRunning(
-        peak, *(fade * old + new for old, new in zip(running[1:], sums, strict=True))
-    )

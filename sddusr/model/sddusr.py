@@ -8,7 +8,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sddusr.config import LR_PER_CELL, SCALE, ModelConfig
-from sddusr.filters import high_pass, luma
 from sddusr.imaging.resize import bicubic_up
 from sddusr.model.alignment import Alignment
 from sddusr.model.blocks import conv3x3, pass_through
@@ -21,6 +20,7 @@ from sddusr.model.evidence import (
     split_bands,
     statistics,
 )
+from sddusr.model.filters import high_pass, luma
 from sddusr.model.fusion import Fusion, picture_head
 from sddusr.model.matching.matcher import SparseMatching, Transfer
 from sddusr.model.matching.transfer import CELL, transfer_patches
@@ -167,10 +167,14 @@ class SDDuSR(nn.Module):
         confidence: Float[Tensor, "b 1 hq wq"],
         warped_feat: Float[Tensor, "b c 4*hq 4*wq"],
     ) -> Float[Tensor, "b c 4*hq 4*wq"]:
-        """F^Warp outside the box, as far as the detail skip trusts the matches that moved it."""
+        """F^Warp outside the box, as far as the detail skip trusts the matches that moved it.
+
+        The confidence gets no gradient from this: matching features that all look alike would be
+        the cheapest way to be trusted.
+        """
         if self.trust is None:
             return warped_feat
-        share = self.trust.of_match(confidence).to(warped_feat.dtype)
+        share = self.trust.of_match(confidence.detach()).to(warped_feat.dtype)
         return to_pixels(share) * warped_feat
 
     def sources(

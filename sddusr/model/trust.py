@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sddusr.config import SCALE, DetailConfig
-from sddusr.filters import box_mean
 from sddusr.model.blocks import activation, conv3x3, zero_start
 from sddusr.model.detail import to_pixels
-from sddusr.model.evidence import MEAN_PX, NUM_EVIDENCE, NUM_STATISTICS
+from sddusr.model.evidence import MEAN_PX, NUM_EVIDENCE, NUM_STATISTICS, shows_something
+from sddusr.model.filters import box_mean
 
 MATCH_SCALE, MATCH_CENTER = 30.0, 0.93
 """Start of the logistics of the confidence, of a match's feature and of its detail: a twin (1) gets
@@ -63,7 +63,7 @@ class Trust(nn.Module):
         if not self.learned:
             nothing = evidence.new_zeros(()).expand_as(evidence[:, :1])
             return nothing + 1, nothing
-        unlike, unlike_low, _, correlation = evidence.split(1, dim=1)
+        unlike, unlike_low, strength, correlation = evidence.split(1, dim=1)
         inputs = [
             EVIDENCE_GAIN * evidence[:, :3],
             correlation,
@@ -74,7 +74,8 @@ class Trust(nn.Module):
         _, weigh_unlike, weigh_low = self.error_scales.exp().unbind()
         prior = self.correlation_scale.exp() * correlation.clamp_max(0)
         prior = prior - weigh_unlike * unlike - weigh_low * unlike_low
-        return torch.sigmoid(FEATURE_LOGIT + feature), prior + detail
+        share = shows_something(strength) * torch.sigmoid(FEATURE_LOGIT + feature)
+        return share, prior + detail
 
     def of_match(self, confidence: Float[Tensor, "b 1 hq wq"]) -> Float[Tensor, "b 1 hq wq"]:
         """The share of a match's feature that is used."""

@@ -1,5 +1,6 @@
 """What runs a network on a pair of images: PyTorch, or onnxruntime on an exported package."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sddusr.geometry.box import Box
+from sddusr.inference.process_memory import NotEnoughMemoryError
 from sddusr.inference.result import Upscaled
 from sddusr.photos.jobs import Device, Settings
 
@@ -15,11 +17,14 @@ from sddusr.photos.jobs import Device, Settings
 class Engine(ABC):
     """Holds the weights and super-resolves one pair after the other."""
 
+    settings: Settings
     device: Literal["cpu", "cuda"]
     has_detail_skip: bool
     """Whether the network adds the tele image's own detail to the result."""
 
-    @abstractmethod
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
     def super_resolve(
         self,
         lr: np.ndarray,
@@ -30,11 +35,33 @@ class Engine(ABC):
         without_ref: bool,
         progress: Callable[[float], None],
     ) -> Upscaled:
-        """As `inference.super_resolve`."""
+        """As `inference.super_resolve`, with what the settings say."""
+        with explained_memory_errors():
+            return self.run(
+                lr,
+                ref,
+                box,
+                dtype=dtype,
+                memory_bytes=self.settings.memory_bytes,
+                memory_share=self.settings.memory_share,
+                progress=progress,
+                trust=self.settings.trust,
+                without_ref=without_ref,
+            )
+
+    @abstractmethod
+    def run(self, *images: Any, **options: Any) -> Upscaled:
+        """The runtime's own `super_resolve`."""
 
     @abstractmethod
     def peak_bytes(self) -> int:
         """Most memory that was held so far."""
+
+    def with_settings(self, settings: Settings) -> "Engine":
+        """The same weights on the same device, for pictures with other settings."""
+        other = copy.copy(self)
+        other.settings = settings
+        return other
 
 
 def open_engine(settings: Settings) -> Engine:
@@ -70,36 +97,15 @@ class OnnxEngine(Engine):
     def __init__(self, settings: Settings) -> None:
         from sddusr.portable.package import Package
 
-        self.settings = settings
+        super().__init__(settings)
         self.package = Package(settings.checkpoint)
         self.has_detail_skip = self.package.manifest.has_detail_skip
 
-    def super_resolve(
-        self,
-        lr: np.ndarray,
-        ref: np.ndarray,
-        box: Box,
-        *,
-        dtype: Any,
-        without_ref: bool,
-        progress: Callable[[float], None],
-    ) -> Upscaled:
-        """As `inference.super_resolve`, with an exact search."""
+    def run(self, *images: Any, **options: Any) -> Upscaled:
+        """With an exact search."""
         from sddusr.portable.upscale import super_resolve
 
-        with explained_memory_errors():
-            return super_resolve(
-                self.package,
-                lr,
-                ref,
-                box,
-                dtype=dtype,
-                memory_bytes=self.settings.memory_bytes,
-                memory_share=self.settings.memory_share,
-                progress=progress,
-                trust=self.settings.trust,
-                without_ref=without_ref,
-            )
+        return super_resolve(self.package, *images, **options)
 
     def peak_bytes(self) -> int:
         """Of this process."""
@@ -118,41 +124,18 @@ class TorchEngine(Engine):
         from sddusr.model.precision import warn_if_emulated
         from sddusr.model.tuning import place_on
 
-        self.settings = settings
+        super().__init__(settings)
         self.device: Literal["cpu", "cuda"] = pick_device(settings.device)
         warn_if_emulated(settings.precision, torch.device(self.device))
         self.model = place_on(load_model(settings.checkpoint), torch.device(self.device))
         self.has_detail_skip = self.model.trust is not None
 
-    def super_resolve(
-        self,
-        lr: np.ndarray,
-        ref: np.ndarray,
-        box: Box,
-        *,
-        dtype: Any,
-        without_ref: bool,
-        progress: Callable[[float], None],
-    ) -> Upscaled:
-        """As `inference.super_resolve`."""
+    def run(self, *images: Any, **options: Any) -> Upscaled:
+        """In the precision and with the search of the settings."""
         from sddusr.inference import super_resolve
 
-        settings = self.settings
-        with explained_memory_errors():
-            return super_resolve(
-                self.model,
-                lr,
-                ref,
-                box,
-                settings.precision,
-                dtype=dtype,
-                memory_bytes=settings.memory_bytes,
-                memory_share=settings.memory_share,
-                progress=progress,
-                trust=settings.trust,
-                without_ref=without_ref,
-                matching=settings.matching,
-            )
+        options |= {"precision": self.settings.precision, "matching": self.settings.matching}
+        return super_resolve(self.model, *images, **options)
 
     def peak_bytes(self) -> int:
         """Of this process; on a GPU, what torch took there."""
@@ -191,6 +174,6 @@ def explained_memory_errors() -> Iterator[None]:
         if not is_short and not any(text in str(error) for text in texts):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise ValueError(
+        raise NotEnoughMemoryError(
             f"out of memory ({reason}); give a limit that this machine has, such as --memory 4GB"
         ) from error

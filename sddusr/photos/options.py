@@ -148,12 +148,15 @@ def find_checkpoint(path_or_name: str | None) -> str:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: MLflow names it, and nobody downloaded it.
     """
     from sddusr import pretrained
-    from sddusr.checkpoint import resolve
+    from sddusr.checkpoint import OF_MLFLOW, resolve
 
     if path_or_name is None or path_or_name in pretrained.NAMES:
         return resolve(pretrained.NAMES[path_or_name or pretrained.DEFAULT])
+    if path_or_name.startswith(OF_MLFLOW):
+        return resolve(path_or_name)  # says how to download it
     try:
         return resolve(storage.absolute(path_or_name))
     except FileNotFoundError as error:

@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
@@ -24,7 +24,7 @@ from sddusr.imaging.images import (
     write_picture,
 )
 from sddusr.inference.result import Upscaled
-from sddusr.photos.engines import open_engine
+from sddusr.photos.engines import Engine, open_engine
 from sddusr.photos.jobs import Job, Settings, explanation_place, record_place
 from sddusr.photos.sidecar import build_record, describe, warn_of_ref
 from sddusr.registration.pairing import PairConfig, PreparedPair, prepare_pair, zoom_guess
@@ -50,15 +50,35 @@ ReportProgress = Callable[[str, float], None]
 """Is told the phase of the work and the share of it that is done, 0..1."""
 
 
-class Upscaler:
-    """Holds the weights and makes one picture after the other."""
+class Made(NamedTuple):
+    """A picture that was written, and what only memory holds of it."""
 
-    def __init__(self, settings: Settings) -> None:
+    record: dict[str, Any]
+    wide: Picture
+    upscaled: Upscaled
+
+
+class Upscaler:
+    """Holds the weights and makes one picture after the other.
+
+    Args:
+        engine: weights that are loaded already; None loads those that the settings name.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
         self.settings = settings
-        self.engine = open_engine(settings)
+        self.engine = open_engine(settings) if engine is None else engine.with_settings(settings)
 
     def make(self, job: Job, report: ReportProgress = lambda phase, share: None) -> dict[str, Any]:
         """Write the picture, its explanation if asked for, and last its record, which is returned.
+
+        Raises:
+            as `run`.
+        """
+        return self.run(job, report).record
+
+    def run(self, job: Job, report: ReportProgress = lambda phase, share: None) -> Made:
+        """As `make`; what the picture was made from is returned too.
 
         Raises:
             NotRegistered: the tele picture was not found in the wide one.
@@ -94,7 +114,7 @@ class Upscaler:
             drawing = sheet(_evidence(wide, tele, pair, made, describe(record)))
             write_picture(explanation_place(job.out), drawing, quality=90)
         storage.write_atomic(record_place(job.out), mask(json.dumps(record, indent=1)).encode())
-        return record
+        return Made(record, wide, made)
 
     @property
     def _registration(self) -> RefRegistration:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.inference import sample
-from sddusr.inference.process_memory import free_bytes, held_bytes
+from sddusr.inference.process_memory import NotEnoughMemoryError, free_bytes, held_bytes
 from sddusr.portable.detail import NUM_MAPS
 from sddusr.portable.package import Package, Reaches
 from sddusr.portable.precompute import ALIGNMENT_SIDE
@@ -63,7 +63,7 @@ def plan_memory(
         held: what the process holds already; None asks the system.
 
     Raises:
-        ValueError: the smallest ones do not fit.
+        NotEnoughMemoryError: the smallest ones do not fit (a ValueError).
     """
     held = held_bytes() if held is None else held
     room = FREE_SHARE * share * free_bytes() if limit is None else limit - held
@@ -77,7 +77,7 @@ def plan_memory(
             if plan.num_bytes <= room:
                 return plan
     assert plan is not None
-    raise ValueError(
+    raise NotEnoughMemoryError(
         f"a wide picture of {lr_shape[0]}x{lr_shape[1]} needs "
         f"{(plan.num_bytes + held) / MEGABYTE:.0f} MB even in the smallest pieces, there are "
         f"{(room + held) / MEGABYTE:.0f}; raise --memory or close other programs"

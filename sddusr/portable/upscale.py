@@ -9,7 +9,7 @@ from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.geometry.box import HR_PER_CELL, AlignedRef, Box, align_ref, check_box, crop, to_lr
 from sddusr.geometry.tiling import scaled
 from sddusr.imaging.arrays import Pixels, padded_to_even, quantize
-from sddusr.inference.result import Matches, Upscaled
+from sddusr.inference.result import Matches, Upscaled, is_without_ref
 from sddusr.portable.detail import RefDetail
 from sddusr.portable.memory import PortablePlan, plan_memory
 from sddusr.portable.package import Package
@@ -55,13 +55,8 @@ def super_resolve(
         ValueError: `box` leaves the result, `ref` does not have its size, or the memory is too
             small.
     """
-    manifest = package.manifest
     height, width = lr.shape[:2]
-    if not 0 <= trust <= 1:
-        raise ValueError(f"trust is {trust:g}, need 0 to 1")
-    if 0 < trust < 1 and not manifest.has_detail_skip:
-        raise ValueError(f"trust is {trust:g}, the network has no detail skip; give 0 or 1")
-    without_ref = without_ref or trust == 0
+    without_ref = is_without_ref(trust, without_ref, package.manifest.has_detail_skip)
     check_box(box, (SCALE * height, SCALE * width), "Ref")
     aligned = align_ref(ref, box)
     even, center = padded_to_even(lr), crop(lr, to_lr(aligned.box))

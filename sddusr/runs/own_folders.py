@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from pyarrow import fs
 
-from sddusr import storage
+from sddusr import local_files, storage
 from sddusr.checkpoint import FOLDER, HASHES
 from sddusr.runs import run_folder
 
@@ -28,7 +28,15 @@ OF_A_SEARCH = ("trials", "results", "done.json")
 EARLIER = ("metrics.jsonl", "tracking")
 """What earlier versions wrote."""
 
-CONTENT = frozenset({*MARKS, *OF_A_SEARCH, *run_folder.NAMES, "checkpoints", "ray", *EARLIER})
+OF_RAY = (
+    "ray",
+    "checkpoint_manager_snapshot.json",
+    ".validate_storage_marker",
+    "hang_detector",
+)
+"""What Ray Train and Tune write beside it; nothing is read back."""
+
+CONTENT = frozenset({*MARKS, *OF_A_SEARCH, *run_folder.NAMES, "checkpoints", *OF_RAY, *EARLIER})
 """All that a run or a search writes right below its folder."""
 
 
@@ -100,7 +108,7 @@ def _names(folder: str) -> list[str]:
         return []
     if kind != fs.FileType.Directory:
         raise ValueError(f"{folder}: is a file, need a folder; take another --name or --storage")
-    return [name for name in storage.list_names(folder) if not storage.is_temporary(name)]
+    return [name for name in storage.list_names(folder) if not local_files.is_temporary(name)]
 
 
 def _is_run(folder: str, names: list[str]) -> bool:

@@ -5,6 +5,7 @@ status.json         its state, the reason for it, the last step
 metrics/STEP.jsonl  the rows of one step; a resumed run overwrites the steps that it does again
 images/STEP/KEY.png
 artifacts/          files to keep; links.json names files to keep that lie elsewhere
+inputs.json         its data; of an evaluation, the checkpoint that it scores
 model.json          the checkpoint to register as a model
 mlflow.json         the MLflow run that mirrors the folder
 checkpoints/        of training
@@ -19,9 +20,9 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -36,12 +37,14 @@ from sddusr.runs.checked_json import (
     write_object,
     write_rows,
 )
+from sddusr.runs.entries import FINAL, ModelEntry, RunConfig, State, Status
 from sddusr.secrets import mask
 
-CONFIG, STATUS, LINKS, MODEL, MLFLOW = (
+CONFIG, STATUS, LINKS, INPUTS, MODEL, MLFLOW = (
     "config.json",
     "status.json",
     "links.json",
+    "inputs.json",
     "model.json",
     "mlflow.json",
 )
@@ -50,13 +53,11 @@ LOCK = ".mirror.lock"
 
 METRICS, IMAGES, ARTIFACTS, TRIALS = "metrics", "images", "artifacts", "trials"
 
-NAMES = (CONFIG, STATUS, LINKS, MODEL, MLFLOW, LOCK, METRICS, IMAGES, ARTIFACTS, TRIALS)
+NAMES = (CONFIG, STATUS, LINKS, INPUTS, MODEL, MLFLOW, LOCK, METRICS, IMAGES, ARTIFACTS, TRIALS)
 """All that a run writes right below its folder, besides its checkpoints."""
 
-State = Literal["created", "running", "paused", "finished", "stopped", "failed"]
-"""`paused` is saved, to be resumed; `stopped` was ended early by a scheduler."""
-
-FINAL: tuple[State, ...] = ("finished", "stopped", "failed")
+_EARLIER = "joins"
+"""A key that earlier versions wrote into config.json."""
 
 log = logging.getLogger(__name__)
 
@@ -68,52 +69,12 @@ class Version(NamedTuple):
     time_ns: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """What a run is."""
-
-    name: str
-    key: str
-    """Finds the run again wherever it is mirrored."""
-    experiment: str
-    created_ms: int
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    source: dict[str, str] = field(default_factory=dict)
-    """Tags of a newly created MLflow run: who made it with which code."""
-    tracking_uri: str = ""
-    """Where the run was to be mirrored when it was started."""
-    joins: str = ""
-    """MLflow run that this one's metrics and files are added to; empty for a run of its own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Status:
-    """Where a run stands."""
-
-    state: State = "created"
-    reason: str = ""
-    step: int = 0
-    since_ms: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelEntry:
-    """A checkpoint to register as a version of a model."""
-
-    name: str
-    checkpoint: str
-    tags: dict[str, str]
-
-
 class RunFolder:
     """One run's folder."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self._step, self._rows = -1, []
-
-    # --- what the run is ---------------------------------------------------------------------
 
     def describe(
         self,
@@ -124,7 +85,6 @@ class RunFolder:
         tags: Mapping[str, str],
         source: Mapping[str, str] | None = None,
         tracking_uri: str = "",
-        joins: str = "",
     ) -> RunConfig:
         """Say what the run is, without the credentials of URIs in parameters and tags. A run that
         goes on in this folder keeps its key.
@@ -142,15 +102,16 @@ class RunFolder:
             tags={**(earlier.tags if earlier else {}), **_masked(tags)},
             source=_masked(source or {}),
             tracking_uri=tracking_uri,
-            joins=joins,
         )
-        self._write(CONFIG, asdict(config))
+        self.write(CONFIG, asdict(config))
         return config
 
     def config(self) -> RunConfig | None:
         """What the run is; None where nobody has said yet."""
         found = self.read(CONFIG)
-        return None if found is None else RunConfig(**found)
+        if found is None:
+            return None
+        return RunConfig(**{key: value for key, value in found.items() if key != _EARLIER})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Add tags, or change them.
@@ -161,7 +122,7 @@ class RunFolder:
         config = self.config()
         if config is None:
             raise FileNotFoundError(f"{self.place(CONFIG)}: no such file; give a run's folder")
-        self._write(CONFIG, asdict(replace(config, tags={**config.tags, **_masked(tags)})))
+        self.write(CONFIG, asdict(replace(config, tags={**config.tags, **_masked(tags)})))
 
     def _mirrored_key(self) -> str:
         """The key of a run that was tracked before run folders had a config."""
@@ -171,11 +132,9 @@ class RunFolder:
         found = storage.read_json(place)
         return str(found.get("key", "")) if isinstance(found, dict) else ""
 
-    # --- how it goes -------------------------------------------------------------------------
-
     def set_state(self, state: State, reason: str = "", step: int = 0) -> None:
         status = Status(state=state, reason=mask(reason), step=step, since_ms=_now_ms())
-        self._write(STATUS, asdict(status))
+        self.write(STATUS, asdict(status))
 
     def end(self, state: State, reason: str = "", step: int = 0) -> None:
         """Set a final state; the first one stays."""
@@ -222,25 +181,24 @@ class RunFolder:
         Args:
             links: name among the run's artifacts -> path or URI.
         """
-        self._write(LINKS, {"links": dict(links)})
+        self.write(LINKS, {"links": dict(links)})
 
     def register_model(self, name: str, checkpoint: str, tags: Mapping[str, str]) -> None:
         """Ask for a checkpoint to become a version of a registered model."""
         entry = ModelEntry(name=name, checkpoint=checkpoint, tags=_masked(tags))
-        self._write(MODEL, asdict(entry))
-
-    # --- what was reported -------------------------------------------------------------------
+        self.write(MODEL, asdict(entry))
 
     def segments(self) -> dict[int, Version]:
         """Step -> version of its rows, by step."""
-        found = self.files(METRICS)
-        steps = {
-            int(name.removesuffix(".jsonl")): v for name, v in found.items() if _is_segment(name)
-        }
-        return dict(sorted(steps.items()))
+        found = {}
+        for name, version in self.files(METRICS).items():
+            stem, _, ending = name.partition(".")
+            if ending == "jsonl" and stem.isdigit():
+                found[int(stem)] = version
+        return dict(sorted(found.items()))
 
     def segment_place(self, step: int) -> str:
-        return self.place(METRICS, _segment(step))
+        return self.place(METRICS, f"{step:010d}.jsonl")
 
     def read_segment(self, step: int) -> list[Row]:
         """The rows of a step.
@@ -272,8 +230,6 @@ class RunFolder:
             return []
         return [RunFolder(place) for place in storage.list_folders(root).values()]
 
-    # --- files -------------------------------------------------------------------------------
-
     def place(self, *names: str) -> str:
         return storage.join(self.folder, *names)
 
@@ -287,8 +243,8 @@ class RunFolder:
         return read_object(place) if storage.exists(place) else None
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
-        """A JSON object of the folder, such as a trial's proposal."""
-        self._write(name, content)
+        """Write a JSON object of the folder, such as a trial's proposal."""
+        write_object(self.place(name), content)
 
     def version(self, name: str) -> Version | None:
         """The version of a file of the folder; None where there is none."""
@@ -306,20 +262,9 @@ class RunFolder:
         }
         return dict(sorted(found.items()))
 
-    def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        write_object(self.place(name), content)
-
 
 def _masked(entries: Mapping[str, Any]) -> dict[str, str]:
     return {key: mask(str(value)) for key, value in entries.items()}
-
-
-def _segment(step: int) -> str:
-    return f"{step:010d}.jsonl"
-
-
-def _is_segment(name: str) -> bool:
-    return name.endswith(".jsonl") and name.removesuffix(".jsonl").isdigit()
 
 
 def _version(info: fs.FileInfo) -> Version:

@@ -44,6 +44,10 @@ class Reporter(Protocol):
         """A row of metrics; called on rank 0."""
         ...
 
+    def measure(self, metrics: Mapping[str, float]) -> None:
+        """How fast this rank goes, and its losses; called on every rank, before `log`."""
+        ...
+
     def show(self, step: int, pictures: Mapping[str, Any]) -> None:
         """Pictures (uint8 RGB) of a validation; called on rank 0."""
         ...
@@ -223,6 +227,7 @@ class _Run:
         if self._due(config.train.log_every):
             rate = self._learner.optimizer.param_groups[0]["lr"]
             row = self._meter.read(waited_s)
+            self._reporter.measure(row)
             row |= {"train/learning_rate": rate, "train/workers": distributed.world_size()}
             if distributed.rank() == 0:
                 self._reporter.log(progress.step, row)

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sddusr.config import LossConfig
-from sddusr.filters import box_mean
 from sddusr.imaging.resize import bicubic_up
+from sddusr.model.filters import box_mean
 from sddusr.model.pretrained_weights import Normalize, load_state
 from sddusr.training.distributed import mean_over_batch
 from sddusr.types import Batch, DetailOutput, Output

@@ -29,6 +29,7 @@ class ThroughputMeter:
             f"train/{name}": torch.stack([terms[name] for terms in self._terms]).mean().item()
             for name in self._terms[0]
         }
+        row["train/step_s"] = span_s / len(self._terms)
         row["train/samples_per_s"] = self._num_samples / span_s
         row["train/data_wait_share"] = (waited_s - self._waited_s) / span_s
         self.restart(waited_s)
@@ -62,6 +63,7 @@ def log_line(step: int, num_steps: int, metrics: Mapping[str, float], batch_size
 
 
 _SAID_APART = (
+    "train/step_s",
     "train/samples_per_s",
     "train/data_wait_share",
     "train/learning_rate",

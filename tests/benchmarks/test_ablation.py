@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from ablation import AblationOptions, run_ablation
+from _ablation_options import AblationOptions
+from ablation import run_ablation
 
 from pipelines.tracking.client import MlflowClient
 from pipelines.tracking.links import PARENT_TAG

@@ -181,7 +181,11 @@ def test_a_telephone_shows_the_page_without_scrolling_sideways(opened: Page):
 
 
 def test_mlflow_shows_the_page_and_it_works_there(page: Page, mlflow_ui: str, logged_run):
-    page.goto(run_page(mlflow_ui, logged_run, "artifacts/evaluation/test/page.html"))
+    page.goto(
+        run_page(
+            mlflow_ui, logged_run, "artifacts/evaluation/test/page.html", logged_run.evaluation_id
+        )
+    )
     frame = page.wait_for_selector("iframe#html").content_frame()
     assert frame is not None
     try_everything(frame)
@@ -200,8 +204,25 @@ def test_mlflow_draws_the_pictures_of_each_validation(page: Page, mlflow_ui: str
     page.wait_for_function(f"(first) => {drawn}.some((src) => !first.includes(src))", arg=first)
 
 
-def run_page(mlflow_ui: str, logged_run, tab: str) -> str:
+def test_a_run_opens_on_its_curves_and_not_on_points_of_the_test(
+    page: Page, mlflow_ui: str, logged_run
+):
+    page.goto(run_page(mlflow_ui, logged_run, "model-metrics"))
+    for name in ("step_s", "total"):
+        expect(page.get_by_text(name, exact=True).first).to_be_visible(timeout=PATIENCE_MS)
+    assert "png8" not in page.inner_text("body")
+
+
+def test_a_runs_overview_leads_to_its_data_its_model_and_its_evaluation(
+    page: Page, mlflow_ui: str, logged_run
+):
+    page.goto(run_page(mlflow_ui, logged_run, ""))
+    for text in ("evaluate step-00000006 test", "sddusr-tiny", "Training", "System metrics"):
+        expect(page.get_by_text(text).first).to_be_visible(timeout=PATIENCE_MS)
+
+
+def run_page(mlflow_ui: str, logged_run, tab: str, run_id: str = "") -> str:
     """What the commands tell a user, at the port of these tests."""
-    told = links.run_page(logged_run.uri, logged_run.run_id, tab)
+    told = links.run_page(logged_run.uri, run_id or logged_run.run_id, tab)
     assert told.startswith(links.LOCAL_PAGE)
     return told.replace(links.LOCAL_PAGE, mlflow_ui)

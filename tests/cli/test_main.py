@@ -53,6 +53,14 @@ def test_upscale_writes_the_image_and_says_what_was_done(monkeypatch, capsys, tm
         (["upscale", "a.png"], "missing: TELE"),
         (["upscale", "a.png", "b.png", "--quality", "0"], "error: --quality is 0, need 1 to 100"),
         (["info", "no/such/run"], "networks that ship: compact"),
+        (
+            ["info", "models:/sddusr-demo@best"],
+            "mlflow artifacts download --artifact-uri models:/sddusr-demo@best --dst-path DIR",
+        ),
+        (
+            ["upscale", "a.png", "b.png", "--checkpoint", "runs:/abc/sddusr-demo"],
+            "mlflow artifacts download --artifact-uri runs:/abc/sddusr-demo --dst-path DIR",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(monkeypatch, capsys, args, line):

@@ -19,6 +19,7 @@ from tests.cluster.manifests import CLUSTER, mlflow_container
 
 PASSWORD = "correct horse battery staple"
 START_S = 120
+pytestmark = pytest.mark.long
 ALLOWED = "mlflow:5000"
 EXPERIMENT = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sddusr import storage
+from sddusr import local_files, storage
 from sddusr.data.layouts import find, read_boxes
 from sddusr.data.prepare import _in_one_line
 from sddusr.data.source_files import pictures_by_stem
@@ -127,18 +127,18 @@ def test_a_disk_that_fails_is_told_all_the_same(tmp_path, monkeypatch):
 
 
 def test_what_a_killed_process_left_is_swept_and_a_living_ones_is_not(tmp_path):
-    code = "from sddusr.storage import _temporary_name; print(_temporary_name())"
+    code = "from sddusr.local_files import _temporary_name; print(_temporary_name())"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     (tmp_path / done.stdout.strip()).write_text("half")
-    ours = storage._temporary_name()
-    foreign = ours.replace(storage._machine(), "0" * 8)
-    old = storage._temporary_name().replace(storage._machine(), "1" * 8)
+    ours = local_files._temporary_name()
+    foreign = ours.replace(local_files._machine(), "0" * 8)
+    old = local_files._temporary_name().replace(local_files._machine(), "1" * 8)
     for name in (ours, foreign, old, ".mine.tmp"):
         (tmp_path / name).write_text("half")
     os.utime(tmp_path / old, (1, 1))
-    storage.remove_orphaned_temporaries(str(tmp_path))
+    local_files.remove_orphaned_temporaries(str(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {ours, foreign, ".mine.tmp"}
 
 

@@ -9,8 +9,9 @@ import torch
 from sddusr.config import DictionaryConfig
 from sddusr.evaluation.dictionary_use import constant_dictionary, measure_dictionary
 from sddusr.inference import super_resolve
-from sddusr.model.dictionary import TokenDictionary, pixels_of
+from sddusr.model.dictionary import TokenDictionary
 from sddusr.model.normed_dictionary import make_dictionary
+from sddusr.model.refinement import pixels_of
 from sddusr.model.sddusr import SDDuSR
 from sddusr.training.validation import validate
 from tests.conftest import make_triplet

@@ -1,4 +1,4 @@
-"""Packages that onnxruntime runs: the least one in every run, whole networks in long runs."""
+"""Packages that onnxruntime runs, exported in long runs: tests/portable runs the same graphs."""
 
 import json
 import subprocess
@@ -12,7 +12,8 @@ import torch
 
 from sddusr.export import package as exporter
 from sddusr.export.card import table_row, write_card
-from sddusr.export.package import GraphReport, check_parity, export_package
+from sddusr.export.package import export_package
+from sddusr.export.parity import GraphReport, check_parity
 from sddusr.imaging.images import read_picture, write_png
 from sddusr.inference import super_resolve
 from sddusr.inference.memory import Plan
@@ -23,7 +24,7 @@ from tests.export.exporting import ROOT, least, seeded, small, whole_network, wr
 from tests.portable.pictures import BOX, LR, REF, check_agreement, decibel
 
 pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.timeout(900)  # a minute on a quiet machine
+pytestmark = pytest.mark.timeout(900)
 
 PLAN = Plan(78, 32, 64, torch.float32, kept_maps=0)
 PORTABLE_PLAN = PortablePlan(78, 32, 24)
@@ -36,6 +37,7 @@ def package(tmp_path_factory) -> Path:
     return write_package("least", "baseline", "onnx", "float32", out)
 
 
+@pytest.mark.long
 def test_a_package_makes_the_networks_picture(package):
     wanted = super_resolve(seeded(least("baseline")), LR, REF, BOX, plan=PLAN, matching="exact")
     made = run_package(Package(package, threads=1), LR, REF, BOX, plan=PORTABLE_PLAN)
@@ -77,6 +79,7 @@ def run_without_pytorch(model: Path, folder: Path) -> dict:
     return json.loads((folder / "sr.json").read_text())
 
 
+@pytest.mark.long
 def test_the_command_runs_a_package_without_pytorch(package, tmp_path):
     record = run_without_pytorch(package, tmp_path)
     assert record["made_from"]["runtime"] == "onnx"
@@ -98,6 +101,7 @@ def run_example(package: Path, folder: Path) -> np.ndarray:
     return read_picture(str(folder / "example.png")).pixels / np.float32(255)
 
 
+@pytest.mark.long
 def test_the_example_needs_the_manifest_alone(package, tmp_path):
     made = run_example(package, tmp_path)
     wanted = super_resolve(
@@ -106,6 +110,7 @@ def test_the_example_needs_the_manifest_alone(package, tmp_path):
     check_agreement(made, wanted.sr / np.float32(255))
 
 
+@pytest.mark.long
 def test_damage_and_other_folders_are_one_line(package, tmp_path):
     with pytest.raises(ValueError, match="no exported package"):
         Package(tmp_path)

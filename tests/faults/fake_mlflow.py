@@ -33,6 +33,7 @@ class FakeServer:
         self.artifact_status = 0
         self.delay: Callable[[], Any] = lambda: None
         self.runs: dict[str, SimpleNamespace] = {}
+        self.models: dict[str, SimpleNamespace] = {}
         self.experiments: dict[str, str] = {}
         self.deleted: set[str] = set()
         self.num_calls = 0
@@ -86,9 +87,18 @@ class FakeClient:
 
     def _create_run(self, experiment_id: str, start_time: int, run_name: str, tags: dict) -> Any:
         run_id = f"run{len(self._server.runs)}"
-        info = SimpleNamespace(run_id=run_id, lifecycle_stage="active", status="RUNNING")
+        info = SimpleNamespace(
+            run_id=run_id, lifecycle_stage="active", status="RUNNING", experiment_id=experiment_id
+        )
+        tags = dict(tags)
         self._server.runs[run_id] = SimpleNamespace(
-            info=info, tags=dict(tags), params={}, metrics=[], files=[]
+            info=info,
+            tags=tags,
+            params={},
+            metrics=[],
+            files=[],
+            data=SimpleNamespace(tags=tags),
+            inputs=SimpleNamespace(dataset_inputs=[], model_inputs=[]),
         )
         return self._server.runs[run_id]
 
@@ -122,9 +132,26 @@ class FakeClient:
         if any(metric.key in self._server.breaking for metric in metrics):
             raise MlflowException("internal error")
         run = self._active_run(run_id)
-        run.metrics += metrics
+        for metric in metrics:
+            if metric.model_id:  # of a point that the run has; MLflow adds it to the model only
+                assert metric.key in {point.key for point in run.metrics}
+                self._server.models[metric.model_id].metrics.append(metric)
+            else:
+                run.metrics.append(metric)
         run.params |= {param.key: param.value for param in params}
         run.tags |= {tag.key: tag.value for tag in tags}
+
+    def _log_inputs(self, run_id: str, datasets: Any = (), models: Any = ()) -> None:
+        run = self._active_run(run_id)
+        run.inputs.dataset_inputs += datasets
+        run.inputs.model_inputs += models
+
+    def _search_logged_models(self, experiment_ids: list[str], query: str) -> list[Any]:
+        run_id = query.split("'")[1]
+        return [each for each in self._server.models.values() if each.source_run_id == run_id]
+
+    def _get_logged_model(self, model_id: str) -> Any:
+        return self._server.models[model_id]
 
     def _get_metric_history(self, run_id: str, key: str) -> list[Any]:
         return [point for point in self._get_run(run_id).metrics if point.key == key]

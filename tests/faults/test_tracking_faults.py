@@ -62,6 +62,7 @@ def test_a_killed_process_loses_and_doubles_no_row(tmp_path):
         assert len(found) > printed  # what was printed had been logged
 
 
+@pytest.mark.long
 def test_a_locked_database_counts_as_unreachable(tmp_path, monkeypatch):
     monkeypatch.setattr(background, "FIRST_WAIT_S", 0.1)
     database = tmp_path / "mlflow.db"
@@ -124,7 +125,7 @@ def log_steps(run: RunFolder, first: int, last: int) -> float:
     return longest_s
 
 
-@pytest.mark.ray
+@pytest.mark.long
 def test_a_server_away_at_the_start_killed_in_the_middle_and_back(tmp_path, monkeypatch):
     monkeypatch.setattr(background, "LONGEST_WAIT_S", 1.0)
     with socket.socket() as free:

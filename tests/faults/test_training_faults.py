@@ -18,7 +18,7 @@ from tests.faults.loop import CONFIG, StepFile, num_steps_done, start
 
 LAST = f"step-{CONFIG.train.num_steps:08d}"
 PATIENCE_S = 120
-CYCLES = 5
+CYCLES = 3
 
 
 def digests(folder: Path) -> list[str]:

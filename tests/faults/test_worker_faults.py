@@ -19,6 +19,7 @@ from pipelines.ray_runtime import worker as train_worker
 from pipelines.tracking.client import MlflowClient
 from pipelines.train import TrainOptions, run_training
 from sddusr.cli import command_line
+from sddusr.data.dataset import ShardSet
 from sddusr.runs.run_folder import RunFolder
 from sddusr.training.signals import StopRequest
 from tests.faults.loop import CONFIG, CONTEXT, together, training_processes
@@ -71,23 +72,27 @@ def final_hash(checkpoints: Path) -> str:
     return hashlib.sha256(last.read_bytes()).hexdigest()
 
 
+def options_of(shards: ShardSet, storage: Path) -> TrainOptions:
+    """A run named `run` with one worker."""
+    return TrainOptions(
+        data=shards.root,
+        name="run",
+        storage=str(storage),
+        workers="1",
+        cpus_per_worker=1,
+        tracking_uri=f"sqlite:///{storage}/mlflow.db",
+        register_model="",
+        config=CONFIG,
+    )
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_a_run_whose_workers_and_command_are_ended_comes_out_the_same(
     tiny_shards, tmp_path, unbroken
 ):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    options = TrainOptions(
-        data=tiny_shards.root,
-        name="run",
-        storage=str(tmp_path),
-        workers="1",
-        cpus_per_worker=1,
-        tracking_uri=uri,
-        register_model="",
-        config=CONFIG,
-    )
-    folder = tmp_path / "run"
+    options = options_of(tiny_shards, tmp_path)
+    uri, folder = options.tracking_uri, tmp_path / "run"
     command = CONTEXT.Process(target=drive, args=(options,))
     command.start()
 
@@ -125,18 +130,8 @@ def test_a_run_whose_workers_and_command_are_ended_comes_out_the_same(
 def test_a_command_that_is_told_to_end_saves_and_the_same_command_resumes(
     tiny_shards, tmp_path, unbroken, number
 ):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    options = TrainOptions(
-        data=tiny_shards.root,
-        name="run",
-        storage=str(tmp_path),
-        workers="1",
-        cpus_per_worker=1,
-        tracking_uri=uri,
-        register_model="",
-        config=CONFIG,
-    )
-    folder = tmp_path / "run"
+    options = options_of(tiny_shards, tmp_path)
+    uri, folder = options.tracking_uri, tmp_path / "run"
     command = CONTEXT.Process(target=drive_as_typed, args=(options,))
     command.start()
     wait_for_steps(folder, STEPS_BEFORE, command)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, TiffImagePlugin
 
-from sddusr.imaging import containers, decoding
+from sddusr.imaging import common_formats, containers
 from sddusr.imaging.images import (
     Metadata,
     check_output,
@@ -354,7 +354,7 @@ def test_a_jpeg_of_too_many_scans_is_refused_before_it_is_decoded(tmp_path, monk
     assert 5 < num_scans < 20
     assert containers.num_jpeg_scans(pillow(FRAMES[0], "JPEG")) == 1
     assert read(tmp_path, data).pixels.shape == (40, 40, 3)
-    monkeypatch.setattr(decoding, "MAX_SCANS", num_scans - 1)
+    monkeypatch.setattr(common_formats, "MAX_SCANS", num_scans - 1)
     with pytest.raises(ValueError, match=r"more than \d+ scans"):
         read(tmp_path, data)
 

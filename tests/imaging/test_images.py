@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sddusr import storage
+from sddusr import local_files, storage
 from sddusr.imaging.images import encode_png, read_picture, read_rgb, write_picture, write_png
 from tests.conftest import textured
 
@@ -166,7 +166,7 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
 def test_leftovers_of_a_killed_writer_are_swept(tmp_path):
     (tmp_path / ".shard.parquet.0123.tmp").write_bytes(b"half")
     (tmp_path / ".keep").write_bytes(b"x")
-    storage.remove_temporaries(str(tmp_path))
+    local_files.remove_temporaries(str(tmp_path))
     assert os.listdir(tmp_path) == [".keep"]
 
 

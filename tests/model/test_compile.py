@@ -56,12 +56,13 @@ def trace_for_a_gpu(root: str) -> None:
     check_traced_once()
 
 
+@pytest.mark.long
 def test_the_compilers_graph_computes_the_eager_losses(tiny_shards):
     """What a compiler is given, without kernels of its own."""
     assert together(compare, (tiny_shards.root, "eager")) == [0]
 
 
-@pytest.mark.ray  # needs none, but takes as long as what does: see `make test-long`
+@pytest.mark.long
 def test_forward_and_backward_are_traced_once_for_a_gpu(tiny_shards):
     assert together(trace_for_a_gpu, (tiny_shards.root,)) == [0]
 

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sddusr.config import DEMO, PAPER, PRESETS, DetailConfig, ModelConfig
-from sddusr.filters import box_mean, high_pass, soften
 from sddusr.imaging.resize import bicubic_up
 from sddusr.model.detail import lay_in_place, to_pixels, twin_cells
 from sddusr.model.evidence import (
@@ -17,9 +16,11 @@ from sddusr.model.evidence import (
     measure_evidence,
     pool_blocks,
     reach,
+    shows_something,
     split_bands,
     statistics,
 )
+from sddusr.model.filters import box_mean, high_pass, soften
 from sddusr.model.sddusr import SDDuSR
 from sddusr.training.losses import trust_loss
 from sddusr.types import Batch, DetailOutput
@@ -148,6 +149,16 @@ def test_every_parameter_gets_a_gradient_once_the_heads_speak():
     assert not missing
 
 
+def test_a_share_of_trust_teaches_the_matching_features_nothing():
+    """They would become alike, so that every match is sure of itself."""
+    net, confidence = network(), torch.full((1, 1, 2, 2), 0.9, requires_grad=True)
+    warped = torch.rand(1, SMALL.dim, 8, 8, requires_grad=True)
+    net.trusted_match(confidence, warped).sum().backward()
+    assert confidence.grad is None
+    assert net.trust.match_center.grad is not None
+    assert warped.grad.any()
+
+
 def test_evidence_of_a_window_is_that_of_the_whole():
     ref = torch.rand(1, 3, 96, 96)
     center = bicubic_up(torch.rand(1, 3, 48, 48))
@@ -158,6 +169,26 @@ def test_evidence_of_a_window_is_that_of_the_whole():
     inner = slice(halo, halo + 48)
     for one, other in zip(whole, part, strict=True):
         assert torch.allclose(one[..., 24:72, 24:72], other[..., inner, inner], atol=1e-6)
+
+
+def test_where_ref_is_the_enlarged_centre_nothing_of_it_counts():
+    """As registration fills it where a bar, an edge or transparency leaves nothing to show."""
+    lr_center, ref = (0.2 + 0.6 * x for x in pictures(size=96, center=40)[2:])
+    center, rows = bicubic_up(lr_center), 32
+    filled = ref.clone()
+    filled[:, :, :rows] = (255 * center[:, :, :rows]).round() / 255
+    bands = split_bands(filled, center, 17)
+    found = measure_evidence(bands, 17)
+    empty = slice(0, rows - 4)  # windows of 5 and 7 pixels reach beyond the edge
+    assert found.detail[:, :, : rows - 2].abs().max() < 1 / 255  # not what lies beside it
+    shown = shows_something(found.evidence[:, 2:3])
+    assert not shown[:, :, empty].any()
+    assert shown[:, :, rows:].all()
+    feats = torch.rand(1, SMALL.dim, *ref.shape[2:]), torch.rand(1, SMALL.dim, *ref.shape[2:])
+    of_whole = statistics(pool_blocks(block_maps(bands)))
+    share, _ = network().trust.in_ref(found.evidence, of_whole, *feats)
+    assert not share[:, :, empty].any()
+    assert (share[:, :, rows:] > 0.9).all()
 
 
 def test_evidence_tells_soft_noisy_and_other_refs_from_good_ones():

@@ -94,7 +94,7 @@ def test_the_average_of_the_weights_follows_them():
 
 
 def test_ranks_write_the_same_tokens_as_one_process(tiny_shards, tmp_path):
-    worlds = (1, 2, 3)
+    worlds = (1, 3)
     for world in worlds:
         folder = tmp_path / str(world)
         folder.mkdir()

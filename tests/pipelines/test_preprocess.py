@@ -186,6 +186,7 @@ def test_the_command_answers_bad_input_with_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_a_second_start_into_the_same_folder_is_refused_by_name(dataset, tmp_path):
     out = tmp_path / "out"
     with (

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -5,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ray.train import Result
 
 from pipelines import train as pipeline
 from pipelines.evaluate import EvaluateOptions, evaluate
@@ -61,8 +63,9 @@ def test_the_chain_runs_through_ray_and_its_mlflow_run_reads_back(
             tracking_uri=options.tracking_uri,
         )
     )
-    assert evaluation.run_id == result.run_id
     run = read_run(options.tracking_uri, result.run_id)
+    check_links(options.tracking_uri, run, evaluation.run_id, tiny_shards)
+    check_ray_result(result)
     assert run.info.status == "FINISHED"
     assert run.data.params["model.dictionary.num_tokens"] == "4"
     assert run.data.params["data_hash"] == tiny_shards.content_hash
@@ -72,9 +75,11 @@ def test_the_chain_runs_through_ray_and_its_mlflow_run_reads_back(
         "train/learning_rate",
         "train/data_wait_share",
         "train/samples_per_s",
+        "train/step_s",
         "val/full_psnr",
-        "test/png8/SDDuSR/full_psnr",
+        "system/cpu_utilization_percentage",
     } <= run.data.metrics.keys()
+    assert not any(key.startswith("test/") for key in run.data.metrics)  # the page shows curves
     client = MlflowClient(options.tracking_uri)
     history = client.get_metric_history(result.run_id, "train/total")
     assert [(point.step, point.value) for point in history] == [
@@ -91,6 +96,36 @@ def test_the_chain_runs_through_ray_and_its_mlflow_run_reads_back(
     other = replace(CONFIG, optim=OptimConfig(lr=2e-3))
     with pytest.raises(ValueError, match=r"optim\.lr was 0\.001, is 0\.002; take another --name"):
         run_training(replace(options, name=Path(result.folder).name, config=other))
+
+
+def check_links(uri: str, run, evaluation_id: str, shards) -> None:
+    """Data, model and evaluation belong to the run, and the scores to the model."""
+    client, folder = MlflowClient(uri), shards.root.rpartition("/")[2]
+    used = {each.dataset.name: each.tags[0].value for each in run.inputs.dataset_inputs}
+    assert used == {f"{folder} train": "training", f"{folder} val": "validation"}
+    child = client.get_run(evaluation_id)
+    assert child.data.tags["mlflow.parentRunId"] == run.info.run_id
+    assert child.data.metrics.keys() >= {"test/png8/SDDuSR/full_psnr"}
+    (output,) = run.outputs.model_outputs
+    (scored,) = child.inputs.model_inputs
+    assert scored.model_id == output.model_id
+    model = client.get_logged_model(output.model_id)
+    on = {metric.key: metric.dataset_name for metric in model.metrics}
+    assert on["val/full_psnr"] == f"{folder} val"
+    assert on["test/png8/SDDuSR/full_psnr"] == f"{folder} test"
+    assert not any("bicubic" in key for key in on)
+
+
+def check_ray_result(result) -> None:
+    """Ray's own object, and what Ray itself was told: where the checkpoints lie."""
+    found = result.ray_result
+    assert [metrics["step"] for _, metrics in found.best_checkpoints] == [2, 4]
+    assert found.checkpoint.path == f"{result.folder}/checkpoints/step-00000004"
+    assert set(found.metrics_dataframe["step"]) == {2, 4}
+    told = json.loads(Path(result.folder, "checkpoint_manager_snapshot.json").read_text())
+    names = [each["checkpoint_dir_name"] for each in told["checkpoint_results"]]
+    assert names == ["checkpoints/step-00000002", "checkpoints/step-00000004"]
+    assert found.path == Result.from_path(result.folder).path  # Ray reads the folder, too
 
 
 @pytest.mark.parametrize(

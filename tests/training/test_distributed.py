@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from sddusr.config import LossConfig, OptimConfig
 from sddusr.training import distributed
 from sddusr.training.adversarial import AdversarialLoss
+from tests.faults.loop import together
 from tests.pretend_gpu import CUDA, pretend_gpu
 
 SHARES = slice(0, 1), slice(1, 4)
@@ -44,7 +44,7 @@ def test_two_ranks_play_the_game_of_one(tmp_path: Path):
     torch.manual_seed(1)
     batch = [torch.rand(NUM_SAMPLES, 3, 32, 32) for _ in range(2)]
     torch.save(batch, tmp_path / "batch.pt")
-    mp.spawn(one_of_two, args=(str(tmp_path),), nprocs=2)
+    assert together(one_of_two, (0, str(tmp_path)), (1, str(tmp_path))) == [0, 0]
     shares = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
     whole = game(*batch)
     for share in shares:  # averaged by DistributedDataParallel, so equal on both

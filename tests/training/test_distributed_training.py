@@ -21,7 +21,9 @@ def alone(tiny_shards, tmp_path_factory):
     return torch.load(folder / "0-of-1.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize(
+    "world", [pytest.param(2, marks=pytest.mark.long), 3, pytest.param(4, marks=pytest.mark.long)]
+)
 def test_micro_batches_of_ranks_give_the_gradient_of_one_batch(world, tiny_shards, tmp_path, alone):
     """With three, their shares are of one, one and two samples."""
     shares = [(tiny_shards.root, str(tmp_path), rank, world) for rank in range(world)]

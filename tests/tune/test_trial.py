@@ -8,7 +8,8 @@ import torch
 
 from pipelines.tracking.background import mirror
 from sddusr.checkpoint import load_model, read_checkpoint
-from tests.tune.conftest import SMALL, TOKENS, TOO_LARGE, URI, propose
+from tests.pretend_gpu import pretend_gpu
+from tests.tune.conftest import OF_SIX, SMALL, TOKENS, TOO_LARGE, URI, propose
 from tune import trial as hosted
 from tune.trial import TrialReporter, run_trial
 
@@ -114,3 +115,21 @@ def test_a_trial_that_is_stopped_early_leaves_with_a_checkpoint(
     assert (trial.status, trial.reason, told) == ("stopped", "behind", [2, 4])
     assert [step for step, _ in scores(trial)] == [2, 4]
     assert read_checkpoint(trial.folder).progress["best_step"] == trial.best.step
+
+
+def test_a_trial_on_a_gpu_mixes_no_devices(setting, search, monkeypatch):
+    """All of it but backward, which asks for a driver: steps, validation, checkpoint and scores."""
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: None)
+    monkeypatch.setattr(hosted, "take_share_of_gpu", lambda: None)
+    train = replace(OF_SIX.train, num_steps=2)
+    propose(setting, 0, SMALL)
+    with pretend_gpu() as gpu:
+        run_trial(
+            {"number": 0}, replace(setting, use_gpu=True, config=replace(OF_SIX, train=train))
+        )
+    trial = search.trial(0)
+    assert (trial.status, [step for step, _ in scores(trial)]) == ("finished", [2])
+    assert gpu.counts.convolutions
+    assert not gpu.counts.nchw, gpu.counts.explain(gpu.counts.nchw)
+    waits = [line for line in gpu.counts.syncs if "learner.py" in line or "feed.py" in line]
+    assert all(" __init__: " in line for line in waits), waits  # no step waits

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import ray
 
@@ -103,3 +105,14 @@ def test_more_actors_than_the_gpu_nodes_have_room_for_are_refused(nodes):
     nodes += [node(CPU=64), node(CPU=2, GPU=1)]
     with pytest.raises(ValueError, match=r"--num-actors is 3, .* room for 2 processes beside 0.5"):
         cluster.cores_for_each(3, "--num-actors", 0.5)
+
+
+@pytest.mark.parametrize(("given", "cores"), [({0, 1}, None), ({1}, 1)])
+def test_a_cluster_of_our_own_keeps_to_the_cores_it_was_given(monkeypatch, given, cores):
+    """By `taskset` or a scheduler, which Ray does not ask."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: given, raising=False)
+    asked = {}
+    monkeypatch.setattr(ray, "init", lambda **options: asked.update(options))
+    cluster._start_cluster(None)
+    assert asked["num_cpus"] == cores

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""The server of pipelines/serve.py under load: many clients at once, many requests in turn.
+
+python benchmarks/serving.py
+
+python benchmarks/serving.py --clients 10 --requests 200 --side 256
+
+It starts a server of its own on this machine and measures over real connections. Memory is that of
+its processes (resident, without what they share), after every tenth of the requests.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import psutil
+import requests
+from skimage import data
+
+from sddusr.imaging.encoding import encode_png
+
+ROOT = Path(__file__).resolve().parents[1]
+SHOWN = ("Upscaling", "Front", "Proxy", "Controller")
+"""Parts of the names of processes whose memory is shown."""
+MARGIN = 0.25
+"""Of the tele image's view, on each side."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clients", type=int, default=10)
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--side", type=int, default=256, help="rows and columns of the wide image")
+    parser.add_argument("--max-queued", type=int, default=4)
+    parser.add_argument("--checkpoint", default="compact")
+    given = parser.parse_args()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/"
+    with tempfile.TemporaryDirectory() as folder:
+        server = start(address, given, Path(folder))
+        try:
+            measure(address, given)
+        finally:
+            server.send_signal(signal.SIGTERM)
+            print(f"ended by SIGTERM with code {server.wait(timeout=300)}")
+        left = [file for file in Path(folder).rglob("*") if file.is_file() and file.name != "log"]
+        print(f"files left in its temporary folder: {len(left)}")
+
+
+def start(address: str, given: argparse.Namespace, folder: Path) -> subprocess.Popen[bytes]:
+    """The server, answering."""
+    port = address.rstrip("/").rpartition(":")[2]
+    command = [sys.executable, str(ROOT / "pipelines" / "serve.py"), "--port", port]
+    command += ["--checkpoint", given.checkpoint, "--max-queued", str(given.max_queued)]
+    began = time.monotonic()
+    with (folder / "log").open("w") as log:
+        environment = os.environ | {"TMPDIR": str(folder), "RAY_TMPDIR": "/tmp"}
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    while "health  http" not in (folder / "log").read_text():
+        if server.poll() is not None:
+            raise SystemExit((folder / "log").read_text()[-2000:])
+        time.sleep(0.5)
+    print(f"started in {time.monotonic() - began:.0f} s")
+    return server
+
+
+def measure(address: str, given: argparse.Namespace) -> None:
+    side = given.side
+    scene = cv2.resize(data.coffee(), (2 * side, 2 * side), interpolation=cv2.INTER_AREA)
+    edge = round(2 * side * MARGIN) // 4 * 4
+    tele = scene[edge : 2 * side - edge, edge : 2 * side - edge].copy()
+    wide = cv2.resize(scene, (side, side), interpolation=cv2.INTER_AREA)
+    files = {"wide": encode_png(wide), "tele": encode_png(tele)}
+    box = f"{edge},{2 * side - edge},{edge},{2 * side - edge}"
+    print(f"wide {side}x{side}, tele {tele.shape[0]}x{tele.shape[1]}, {os.cpu_count()} cores")
+
+    def ask(_number: int) -> tuple[int, float, str]:
+        began = time.monotonic()
+        answer = requests.post(f"{address}upscale", files=files, data={"box": box}, timeout=3600)
+        return answer.status_code, time.monotonic() - began, answer.headers.get("Retry-After", "")
+
+    ask(0)
+    with ThreadPoolExecutor(given.clients) as pool:
+        began = time.monotonic()
+        answers = list(pool.map(ask, range(given.clients)))
+    statuses = dict(sorted(Counter(status for status, _, _ in answers).items()))
+    print(f"{given.clients} clients at once: {statuses} in {time.monotonic() - began:.1f} s")
+    refused = [(seconds, after) for status, seconds, after in answers if status == 429]
+    if refused:
+        slowest = max(seconds for seconds, _ in refused)
+        told = sorted({after for _, after in refused})
+        print(f"  429 within {slowest:.2f} s, Retry-After {', '.join(told)}")
+    took = []
+    tenth = max(1, given.requests // 10)
+    print(f"{'requests':>8}  " + "  ".join(f"{name:>15}" for name in SHOWN) + "   (MB)")
+    for number in range(given.requests + 1):
+        if number % tenth == 0:
+            held = memory()
+            print(f"{number:>8}  " + "  ".join(f"{held[name]:>15.0f}" for name in SHOWN))
+        if number < given.requests:
+            status, seconds, _ = ask(number)
+            assert status == 200, status
+            took.append(seconds)
+    print(
+        f"{given.requests} in turn: median {statistics.median(took):.2f} s, "
+        f"slowest {max(took):.2f} s"
+    )
+
+
+def memory() -> dict[str, float]:
+    """Megabytes of this server's processes, by the part of their name."""
+    held = dict.fromkeys(SHOWN, 0.0)
+    for process in psutil.Process().children(recursive=True):
+        try:
+            name = " ".join(process.cmdline()).rstrip("\0")
+            info = process.memory_full_info()
+        except psutil.Error:
+            continue
+        for part in SHOWN if name.startswith("ray::") else ():
+            if part.lower() in name.lower():
+                held[part] += info.uss / 1e6
+    return held
+
+
+if __name__ == "__main__":
+    main()

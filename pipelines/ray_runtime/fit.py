@@ -1,0 +1,112 @@
+"""Ray Train's workers on a run's folder, until the last step or the end that was asked for."""
+
+import logging
+import math
+from typing import Any, Protocol, cast
+
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from pipelines.ray_runtime.backend import PersistentGroup
+from pipelines.ray_runtime.final_error import clear_final_error
+from pipelines.ray_runtime.worker import Outcome, train_worker
+from sddusr import storage
+from sddusr.config import Config, to_dict
+from sddusr.training.loop import Progress
+
+LOST_TRY_S = 60.0
+"""How long Ray Train waits for workers before it counts a try (its own default)."""
+
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""Ray Train's list of the checkpoints that it was told of in this fit."""
+
+log = logging.getLogger(__name__)
+
+
+class NodesLostError(RuntimeError):
+    """The cluster no longer has room for the run, which can go on later."""
+
+
+class FitOptions(Protocol):
+    """What a fit needs to know; `pipelines.train.TrainOptions` says it."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def counts(self) -> tuple[int, int]: ...
+    @property
+    def max_failures(self) -> int: ...
+    @property
+    def lost_nodes_s(self) -> float: ...
+    @property
+    def rank_timeout_s(self) -> int: ...
+
+
+def fit_workers(
+    options: FitOptions,
+    workers: ScalingConfig,
+    data: str,
+    folder: str,
+    tracking_run: str,
+    stop_flag: Any = None,
+) -> Progress | None:
+    """Let Ray Train's workers train; how far they came, or None where `stop_flag` was set.
+
+    A node that dies while workers are started ends a fit whatever `max_failures` says, so that is
+    counted here; as ever, the next fit goes on from the newest checkpoint.
+    """
+    num_failures = 0
+    clear_final_error(folder)
+    while True:
+        storage.remove(storage.join(folder, SNAPSHOT))  # it names checkpoints that were dropped
+        trainer = _trainer(options, workers, data, folder, tracking_run, stop_flag)
+        try:
+            outcome = Outcome(**cast(Any, trainer.fit().return_value))
+        except ControllerError as error:
+            if type(error.controller_failure).__name__ == "WorkerGroupStartupTimeoutError":
+                raise NodesLostError(
+                    f"the cluster has no room for {options.counts[0]} workers any more, and none "
+                    f"came in {options.lost_nodes_s:.0f} s; the same command goes on when there is"
+                ) from error
+            num_failures += 1
+            if 0 <= options.max_failures < num_failures:
+                raise
+            log.warning("workers could not be started (%.200s); once more", error)
+        else:
+            outcome.raise_error()
+            if outcome.stopped:
+                return None
+            return Progress(**outcome.progress)
+
+
+def _trainer(
+    options: FitOptions,
+    workers: ScalingConfig,
+    data: str,
+    folder: str,
+    tracking_run: str,
+    stop_flag: Any,
+) -> TorchTrainer:
+    """What Ray starts. Its folder is the run's: NO_UPLOAD wants checkpoints to lie in it."""
+    path, mark, query = folder.partition("?")
+    parent, _, name = path.rstrip("/").rpartition("/")
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "config": to_dict(options.config),
+            "data": data,
+            "folder": folder,
+            "run_id": tracking_run,
+            "stop_flag": stop_flag,
+        },
+        torch_config=PersistentGroup(timeout_s=options.rank_timeout_s),
+        scaling_config=workers,
+        run_config=RunConfig(
+            name=name,
+            storage_path=parent + mark + query,
+            failure_config=FailureConfig(
+                max_failures=options.max_failures,
+                controller_failure_limit=math.ceil(options.lost_nodes_s / LOST_TRY_S),
+            ),
+        ),
+    )

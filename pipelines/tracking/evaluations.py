@@ -1,0 +1,89 @@
+"""An evaluation in MLflow: a run of its own below the training run whose checkpoint it scores."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipelines.tracking.background import describe
+from pipelines.tracking.inputs import CONTEXT
+from pipelines.tracking.links import code_version
+from pipelines.tracking.mirror import noted_run
+from sddusr import storage
+from sddusr.checkpoint import Checkpoint
+from sddusr.data.dataset import ShardSet
+from sddusr.runs.checked_json import DamagedError
+from sddusr.runs.inputs import Origin, RunInputs, datasets_of, read_inputs
+from sddusr.runs.run_folder import CONFIG, IMAGES, LINKS, METRICS, MLFLOW, STATUS, RunFolder
+
+
+def describe_evaluation(
+    run: RunFolder,
+    uri: str,
+    *,
+    experiment: str,
+    shards: ShardSet,
+    split: str,
+    checkpoint: Checkpoint | None,
+    params: Mapping[str, Any],
+    metrics: Iterable[str],
+) -> None:
+    """Say what an evaluation is. What was scored otherwise, or with other code, in the same folder
+    before is another run, which stays in MLflow as it is.
+
+    Args:
+        params: how pictures are scored.
+        metrics: names of the checkpoint's own scores.
+    """
+    origin = None if checkpoint is None else origin_of(checkpoint, tuple(metrics))
+    inputs = RunInputs(datasets=datasets_of(shards, (split,)), origin=origin)
+    params = {key: str(value) for key, value in params.items()} | {"code": code_version()}
+    if not _is_same(run, params, inputs):
+        _forget(run)
+    scored = origin.checkpoint if origin else "pictures"
+    describe(
+        run,
+        uri,
+        name=f"evaluate {scored} {split}",
+        experiment=(origin.experiment if origin else "") or experiment,
+        params=params | {"data_hash": shards.content_hash},
+        tags={"sddusr.evaluation": CONTEXT[split]},
+        inputs=inputs,
+    )
+
+
+def origin_of(checkpoint: Checkpoint, metrics: tuple[str, ...]) -> Origin:
+    """Where a checkpoint comes from, by its run's folder or what its download noted."""
+    root = checkpoint.place.rpartition("/checkpoints/")[0]
+    config = None
+    if root:
+        try:
+            config = RunFolder(root).config()
+        except (DamagedError, OSError):
+            config = None
+    name = checkpoint.place.rstrip("/").rpartition("/")[2]
+    step = checkpoint.progress.get("step")
+    return Origin(
+        checkpoint=name if root or step is None else f"step-{step:08d}",
+        key=config.key if config else "",
+        experiment=config.experiment if config else "",
+        run_id=noted_run(root or checkpoint.place) or checkpoint.progress.get("tracking_run", ""),
+        metrics=metrics,
+    )
+
+
+def _is_same(run: RunFolder, params: Mapping[str, str], inputs: RunInputs) -> bool:
+    """Whether the folder holds this very evaluation."""
+    try:
+        config, earlier = run.config(), read_inputs(run)
+    except DamagedError:
+        return False
+    if config is None:
+        return True
+    return earlier == inputs and all(config.params.get(k) == v for k, v in params.items())
+
+
+def _forget(run: RunFolder) -> None:
+    for name in (CONFIG, MLFLOW, STATUS, LINKS):
+        storage.remove(run.place(name))
+    for name in (METRICS, IMAGES):
+        if storage.exists(run.place(name)):
+            storage.remove_folder(run.place(name))
