@@ -61,7 +61,7 @@ PAGE = "page.html"
 
 TRACKED = (
     "name", "sr_dir", "split", "limit", "protocols", "precision", "matching", "register_ref",
-    "trust", "without_ref", "baselines", "seed",
+    "trust", "without_ref", "baselines", "metrics", "seed",
 )  # fmt: skip
 """Options that are parameters of the evaluation's MLflow run."""
 
