@@ -27,6 +27,7 @@ import psutil
 import requests
 from skimage import data
 
+from sddusr.config.arguments import parse_args
 from sddusr.imaging.encoding import encode_png
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256, help="rows and columns of the wide image")
     parser.add_argument("--max-queued", type=int, default=4)
     parser.add_argument("--checkpoint", default="compact")
-    given = parser.parse_args()
+    given = parse_args(parser)
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"http://127.0.0.1:{free.getsockname()[1]}/"
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,7 @@ import functools
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sddusr import storage
 from sddusr.data.manifest import SPLITS
@@ -90,7 +90,9 @@ def pair(
         elif box is None:
             orphans[id] = f"{id}: no centre box in the coordinates file"
         else:
-            files = {_FIELDS.get(name, name): found[stem] for name, found in members.items()}
+            files: dict[str, Any] = {
+                _FIELDS.get(name, name): found[stem] for name, found in members.items()
+            }
             sources.append(Source(id=id, scene=id, split=top.split, box=box, **files))
     return Found(sources, orphans)
 
