@@ -1,7 +1,7 @@
 """How busy a worker's machine is, under the names of MLflow's own system metrics.
 
 They are rows of the run's folder like all others: MLflow's own sampler loses what it measures while
-the server is away.
+the server cannot be reached.
 """
 
 import logging

@@ -207,8 +207,9 @@ def test_mlflow_draws_the_pictures_of_each_validation(page: Page, mlflow_ui: str
 def test_a_run_opens_on_its_curves_and_not_on_points_of_the_test(
     page: Page, mlflow_ui: str, logged_run
 ):
+    page.set_viewport_size({"width": 1280, "height": 4000})  # charts are drawn where they are seen
     page.goto(run_page(mlflow_ui, logged_run, "model-metrics"))
-    for name in ("step_s", "total"):
+    for name in ("step_s", "total", "center_psnr"):
         expect(page.get_by_text(name, exact=True).first).to_be_visible(timeout=PATIENCE_MS)
     assert "png8" not in page.inner_text("body")
 

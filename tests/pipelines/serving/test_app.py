@@ -168,7 +168,7 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(client, mon
     def decodes(*_args):
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("sddusr.imaging.decoding._channels", decodes)
+    monkeypatch.setattr("sddusr.imaging.decoding.read_channels", decodes)
     large = encode_png(np.zeros((200, 300, 3), np.uint8))
     response = client.post("/upscale", files=pair(wide=("w.png", large, "image/png")))
     assert response.status_code == 413

@@ -14,7 +14,19 @@ from tests.conftest import textured
 from tests.tiny import TINY
 
 MODEL = replace(TINY, image_skip=True, detail=DetailConfig(enabled=True))
-SCENE = textured(128, 160, 0)
+
+
+def scene() -> np.ndarray:
+    """With fine lines, as detail that only the tele image shows."""
+    picture, rng = textured(128, 160, 0), np.random.default_rng(0)
+    for _ in range(120):
+        start = rng.integers(0, (160, 128))
+        end, color = start + rng.integers(-20, 20, 2), rng.integers(0, 255, 3).tolist()
+        cv2.line(picture, start.tolist(), end.tolist(), color, 1)
+    return picture
+
+
+SCENE = scene()
 WIDE = encode_png(cv2.resize(SCENE, (80, 64), interpolation=cv2.INTER_AREA))
 TELE = encode_png(np.ascontiguousarray(SCENE[32:96, 40:120]))
 MIDDLE = [32, 96, 40, 120]
