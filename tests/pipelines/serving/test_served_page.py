@@ -78,6 +78,14 @@ def _wait_until_up(server: Server) -> None:
     pytest.fail(f"the server did not start: {server.log.read_text()[-3000:]}")
 
 
+def expect(locator):
+    """Playwright's, which may be missing where these tests are skipped."""
+    from playwright.sync_api import expect as expect_it
+
+    expect_it.set_options(timeout=PATIENCE_MS)
+    return expect_it(locator)
+
+
 def files_in(folder: Path) -> list[str]:
     found = folder.rglob("*")
     return [str(file) for file in found if file.is_file() and file.name != "lock"]
@@ -135,14 +143,14 @@ def _say_what_is_wrong(page: Page) -> None:
     page.select_option("#place", "box")
     page.fill("#box", "0, 9999, 0, 80")
     page.click("#upscale")
-    page.wait_for_function("document.getElementById('problem').textContent.includes('(422)')")
+    expect(page.locator("#problem")).to_contain_text("(422)")
 
 
 def _make(page: Page) -> None:
     page.fill("#box", ", ".join(map(str, MIDDLE)))
     page.click("#upscale")
     page.wait_for_selector("#result:not([hidden])")
-    page.wait_for_function("document.getElementById('after').naturalWidth === 160")
+    expect(page.locator("#after")).to_have_js_property("naturalWidth", 160)
 
 
 def _look_at_it(page: Page) -> None:
