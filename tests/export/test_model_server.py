@@ -28,6 +28,9 @@ from sddusr.model.sddusr import SDDuSR
 from tests.conftest import make_triplet
 from tests.tiny import TINY, without_zero_starts
 
+BIN = Path(sys.executable).parent
+"""Of the environment, where MLflow looks for its web server by name."""
+
 START_S = 240
 """MLflow and PyTorch are imported; the machine may be busy."""
 
@@ -61,7 +64,7 @@ def serving(model: Path, log: Path) -> Iterator[str]:
         server = subprocess.Popen(
             command,
             cwd=log.parent,  # elsewhere, so that the code is the model's own
-            env=env | {"OMP_NUM_THREADS": "1"},
+            env=env | {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
             stdout=told,
             stderr=told,
             start_new_session=True,
