@@ -167,14 +167,10 @@ class SDDuSR(nn.Module):
         confidence: Float[Tensor, "b 1 hq wq"],
         warped_feat: Float[Tensor, "b c 4*hq 4*wq"],
     ) -> Float[Tensor, "b c 4*hq 4*wq"]:
-        """F^Warp outside the box, as far as the detail skip trusts the matches that moved it.
-
-        The confidence gets no gradient from this: matching features that all look alike would be
-        the cheapest way to be trusted.
-        """
+        """F^Warp outside the box, as far as the detail skip trusts the matches that moved it."""
         if self.trust is None:
             return warped_feat
-        share = self.trust.of_match(confidence.detach()).to(warped_feat.dtype)
+        share = self.trust.of_match(confidence).to(warped_feat.dtype)
         return to_pixels(share) * warped_feat
 
     def sources(

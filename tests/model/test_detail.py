@@ -149,16 +149,6 @@ def test_every_parameter_gets_a_gradient_once_the_heads_speak():
     assert not missing
 
 
-def test_a_share_of_trust_teaches_the_matching_features_nothing():
-    """They would become alike, so that every match is sure of itself."""
-    net, confidence = network(), torch.full((1, 1, 2, 2), 0.9, requires_grad=True)
-    warped = torch.rand(1, SMALL.dim, 8, 8, requires_grad=True)
-    net.trusted_match(confidence, warped).sum().backward()
-    assert confidence.grad is None
-    assert net.trust.match_center.grad is not None
-    assert warped.grad.any()
-
-
 def test_evidence_of_a_window_is_that_of_the_whole():
     ref = torch.rand(1, 3, 96, 96)
     center = bicubic_up(torch.rand(1, 3, 48, 48))
