@@ -79,8 +79,7 @@ def _serving(options: ServeOptions, token_sha256: str | None) -> Iterator[None]:
         actor_options={"num_cpus": cores, "num_gpus": gpus},
         memory_share=gpus or None,
     )
-    is_ours = not _runs_serve()
-    if not is_ours:
+    if _runs_serve():
         raise ValueError(
             "Ray Serve runs in this cluster already, maybe on another address; deploy "
             "pipelines.serve:build there (docs/serving.md), or end it with `serve shutdown`"

@@ -50,7 +50,7 @@ class Engine(ABC):
             )
 
     @abstractmethod
-    def run(self, *images: Any, **options: Any) -> Upscaled:
+    def run(self, lr: np.ndarray, ref: np.ndarray, box: Box, **options: Any) -> Upscaled:
         """The runtime's own `super_resolve`."""
 
     @abstractmethod
@@ -101,11 +101,11 @@ class OnnxEngine(Engine):
         self.package = Package(settings.checkpoint)
         self.has_detail_skip = self.package.manifest.has_detail_skip
 
-    def run(self, *images: Any, **options: Any) -> Upscaled:
+    def run(self, lr: np.ndarray, ref: np.ndarray, box: Box, **options: Any) -> Upscaled:
         """With an exact search."""
         from sddusr.portable.upscale import super_resolve
 
-        return super_resolve(self.package, *images, **options)
+        return super_resolve(self.package, lr, ref, box, **options)
 
     def peak_bytes(self) -> int:
         """Of this process."""
@@ -130,12 +130,12 @@ class TorchEngine(Engine):
         self.model = place_on(load_model(settings.checkpoint), torch.device(self.device))
         self.has_detail_skip = self.model.trust is not None
 
-    def run(self, *images: Any, **options: Any) -> Upscaled:
+    def run(self, lr: np.ndarray, ref: np.ndarray, box: Box, **options: Any) -> Upscaled:
         """In the precision and with the search of the settings."""
         from sddusr.inference import super_resolve
 
         options |= {"precision": self.settings.precision, "matching": self.settings.matching}
-        return super_resolve(self.model, *images, **options)
+        return super_resolve(self.model, lr, ref, box, **options)
 
     def peak_bytes(self) -> int:
         """Of this process; on a GPU, what torch took there."""
