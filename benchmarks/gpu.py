@@ -69,13 +69,13 @@ def all_rows(parts: list[str], setup: Setup, limit_s: float) -> Iterator[dict[st
     for name in parts:
         started = time.perf_counter()
         if started - begun > limit_s:
-            yield {"part": name, "skipped": f"{limit_s / 60:g} minutes are over"}
+            yield {"part": name, "skipped": f"{limit_s / 60:g} minutes have passed"}
             continue
         try:
             for row in PARTS[name](setup):
                 yield {"part": name, **row}
                 if time.perf_counter() - begun > limit_s:
-                    yield {"part": name, "skipped": "the rest: the time is over"}
+                    yield {"part": name, "skipped": "time limit reached"}
                     break
         except Exception as error:
             traceback.print_exc()

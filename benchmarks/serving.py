@@ -5,7 +5,7 @@ python benchmarks/serving.py
 
 python benchmarks/serving.py --clients 10 --requests 200 --side 256
 
-It starts a server of its own on this machine and measures over real connections. Memory is that of
+It starts a server on this machine and measures over real connections. Memory is that of
 its processes (resident, without what they share), after every tenth of the requests.
 """
 
@@ -32,7 +32,7 @@ from sddusr.imaging.encoding import encode_png
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = ("Upscaling", "Front", "Proxy", "Controller")
-"""Parts of the names of processes whose memory is shown."""
+"""Substrings of the names of the processes to measure."""
 MARGIN = 0.25
 """Of the tele image's view, on each side."""
 
@@ -99,8 +99,8 @@ def measure(address: str, given: argparse.Namespace) -> None:
     refused = [(seconds, after) for status, seconds, after in answers if status == 429]
     if refused:
         slowest = max(seconds for seconds, _ in refused)
-        told = sorted({after for _, after in refused})
-        print(f"  429 within {slowest:.2f} s, Retry-After {', '.join(told)}")
+        delays = sorted({retry_after for _, retry_after in refused})
+        print(f"  429 within {slowest:.2f} s, Retry-After {', '.join(delays)}")
     took = []
     tenth = max(1, given.requests // 10)
     print(f"{'requests':>8}  " + "  ".join(f"{name:>15}" for name in SHOWN) + "   (MB)")

@@ -236,7 +236,7 @@ def _track(
     checkpoint: Checkpoint | None,
     shards: ShardSet,
 ) -> str:
-    """Log to a run of its own, below the checkpoint's; its id."""
+    """Log to a child run of the training run; the child's id."""
     uri, run = links.tracking_uri(options.tracking_uri), RunFolder(options.out)
     rows = {_prefix(options, summary): _scores_of(summary) for summary in summaries}
     own = {_prefix(options, s) for s in summaries if checkpoint and s.method == options.name}

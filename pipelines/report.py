@@ -76,7 +76,7 @@ def write_report(options: ReportOptions) -> str:
     images = list(_merged(evaluations))
     reference = evaluations[0]
     others = [name for name in dict.fromkeys(image.method for image in images) if name != BICUBIC]
-    others.sort(key=lambda name: name in (UNSHARP, PASTE))  # the others are what is looked at
+    others.sort(key=lambda name: name in (UNSHARP, PASTE))  # baselines last
     pairs = [Pair(name, BICUBIC) for name in others]
     pairs += [Pair(name, others[0]) for name in others[1:]]
     ranked = _ranked(images, pairs[0])

@@ -155,7 +155,7 @@ def build(args: dict[str, Any]) -> Any:
     """The application of a Serve config file (`import_path: pipelines.serve:build`).
 
     Args:
-        args: fields of `ServeOptions`; host and port stand in the config's `http_options`, and so
+        args: fields of `ServeOptions`; host and port belong in the config's `http_options`, and so
             a token is always needed.
 
     Raises:

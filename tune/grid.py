@@ -1,6 +1,6 @@
 """A search as Ray Tune's own `ResultGrid`, read from the search's folder.
 
-Tune itself is told only what its scheduler asks for, and forgets it with a start that is cut off.
+Tune only receives the scores that its scheduler needs, and loses them when a start is cut off.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What an ablation is asked for."""
+"""Command-line options of the ablation."""
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated
@@ -35,7 +35,7 @@ class AblationOptions:
     """Folder or URI of shards to train on, from pipelines/preprocess.py; without it, the pictures
     that ship with scikit-image and scikit-learn are preprocessed into OUT/samples."""
     tests: tuple[str, ...] = ()
-    """Folders or URIs of shards whose split `test` is scored, named by their last part; by default
+    """Folders or URIs of shards; their split `test` is scored under the folder's name. By default
     --data alone."""
     data_as_given: str | None = None
     """Shards of the same pictures made with `--register-ref none`, for the baseline; without them
@@ -53,7 +53,7 @@ class AblationOptions:
     only: tuple[str, ...] = ()
     """Names of the variants to train; by default all of the study."""
     seeds: int = 3
-    """Trainings of each variant, each with a seed of its own."""
+    """Trainings of each variant, with consecutive seeds."""
     first_seed: int = 0
     """The smallest of the seeds; the others follow it."""
     concurrent: int = 1

@@ -1,4 +1,4 @@
-"""Ray Train's workers on a run's folder, until the last step or the end that was asked for."""
+"""Ray Train's workers on a run's folder, until the last step or a stop request."""
 
 import logging
 import math
@@ -18,7 +18,7 @@ LOST_TRY_S = 60.0
 """How long Ray Train waits for workers before it counts a try (its own default)."""
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-"""Ray Train's list of the checkpoints that it was told of in this fit."""
+"""Ray Train's list of the checkpoints reported in this fit."""
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def _trainer(
     tracking_run: str,
     stop_flag: Any,
 ) -> TorchTrainer:
-    """What Ray starts. Its folder is the run's: NO_UPLOAD wants checkpoints to lie in it."""
+    """The trainer. Its folder is the run's, since NO_UPLOAD needs the checkpoints inside it."""
     path, mark, query = folder.partition("?")
     parent, _, name = path.rstrip("/").rpartition("/")
     return TorchTrainer(

@@ -20,7 +20,7 @@ DESCRIPTIONS = {
     SAMPLES: "Samples per second of the whole run",
     MEMORY: "GPU memory that the rank's process holds",
 }
-"""Name of a gauge -> what it tells. Prometheus sees each with Ray's prefix `ray_`."""
+"""Name of a gauge -> its description. Prometheus sees each with Ray's prefix `ray_`."""
 
 TAGS = ("run", "rank")
 

@@ -1,6 +1,6 @@
 """A training run as Ray's own `Result`, read from the run's folder.
 
-Ray is told of each checkpoint where it lies (`CheckpointUploadMode.NO_UPLOAD`), but its own list
+Checkpoints are reported to Ray in place (`CheckpointUploadMode.NO_UPLOAD`), but its own list
 names those, too, that were dropped since, and is lost with a fit that is cut off.
 """
 

@@ -69,7 +69,7 @@ class _Gpus:
         return found
 
     def _read_one(self, handle: Any) -> dict[str, float]:
-        """What the driver tells of a GPU; some tell less."""
+        """What the driver reports of a GPU; some report less."""
         nvml, found = self._nvml, {}
         try:
             memory = nvml.nvmlDeviceGetMemoryInfo(handle)

@@ -202,7 +202,7 @@ class RayReporter:
         self._run.add_artifact(path, "profile")
 
     def milestone(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Tell Ray of the checkpoint where it lies; it is written beside the next steps."""
+        """Report the checkpoint to Ray in place; it is written during the next steps."""
         checkpoint = None
         if distributed.rank() == 0:
             run: Any = ray.train.get_context().get_storage()

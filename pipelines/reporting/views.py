@@ -22,7 +22,7 @@ class Evaluation(NamedTuple):
     names: dict[str, str]
     """Method -> what the page calls it."""
     suffix: str = ""
-    """What tells this evaluation's overlays from another one's."""
+    """Suffix of the names of this evaluation's overlays."""
 
 
 def collect_views(

@@ -137,9 +137,11 @@ async def _on_refused(_request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     """Paths and methods that there are not."""
     assert isinstance(error, HTTPException)
-    told = f"{request.method} {request.url.path!r:.80}: {error.detail}"
+    problem = f"{request.method} {request.url.path!r:.80}: {error.detail}"
     remedy = "need POST /upscale, GET / or GET /health"
-    return refuse(RefusedError(error.status_code, f"{told}; {remedy}", dict(error.headers or {})))
+    return refuse(
+        RefusedError(error.status_code, f"{problem}; {remedy}", dict(error.headers or {}))
+    )
 
 
 async def _on_bug(_request: Request, error: Exception) -> Response:

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
     graceful_shutdown_timeout_s=20,
 )
 class Upscaling:
-    """A replica: the weights in a process of their own, one picture at a time."""
+    """A replica: a process with the weights that upscales one image at a time."""
 
     def __init__(self, options: ServeOptions, memory_share: float) -> None:
         from pipelines.serving.worker import Worker
@@ -139,7 +139,7 @@ def build_application(
 
     Args:
         actor_options: `num_cpus` and `num_gpus` of each replica.
-        memory_share: of what is free, for a replica without a limit of its own.
+        memory_share: of what is free, for a replica without `--memory`.
     """
     share = 1 / options.replicas if memory_share is None else memory_share
     upscaling = Upscaling.options(

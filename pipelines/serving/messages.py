@@ -1,4 +1,4 @@
-"""What the HTTP side and the replicas tell each other: a pair to upscale, an answer, a refusal."""
+"""Messages between the HTTP side and the replicas: a pair to upscale, an answer, a refusal."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +7,7 @@ MEDIA_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "t
 """Format of a result, as requests name it, and its media type."""
 
 GRACE_S = 10.0
-"""What work that was told to stop gets to do so; it looks between its steps. Then its process is
+"""Time between cancelling work, which checks for it between its steps, and the moment its process is
 ended, and Serve starts another one."""
 
 
@@ -61,7 +61,7 @@ class RefusedError(Exception):
 
 
 def time_is_over(timeout_s: float) -> Refusal:
-    """What a client hears whose picture took too long."""
+    """The answer for an image that took too long."""
     return Refusal(
         status=504,
         message=f"the picture took more than {timeout_s:g} s and was stopped; send smaller images",

@@ -76,7 +76,7 @@ class ServeOptions:
         """The same as a single command has them.
 
         Args:
-            checkpoint: where the network lies on this machine.
+            checkpoint: local path of the network.
         """
         return UpscaleOptions(
             checkpoint=checkpoint,

@@ -12,7 +12,7 @@ from pipelines.serving.messages import RefusedError
 FIRST_GUESS_S = 10.0
 """What a picture is taken to need before one was made."""
 REMEMBERED = 10
-"""Pictures whose mean time is the guess for the next."""
+"""Images over which the expected time of the next one is averaged."""
 
 
 class Queue:

@@ -28,7 +28,7 @@ class UploadLimits(NamedTuple):
 
 
 async def read_form(request: Request, limits: UploadLimits) -> FormData:
-    """Read a form whose files go to unnamed files on disk, which vanish once they are closed.
+    """Read a form; its files are stored in unnamed files on disk, deleted when closed.
 
     A body that says that it is too large is not read at all, any other one up to the limit.
 
@@ -40,9 +40,9 @@ async def read_form(request: Request, limits: UploadLimits) -> FormData:
         raise RefusedError(
             415, f"the body is {kind or 'of no type'}, need multipart/form-data with wide and tele"
         )
-    told = request.headers.get("content-length", "")
-    if told.isdigit() and int(told) > limits.max_bytes:
-        raise _too_large(int(told), limits)
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limits.max_bytes:
+        raise _too_large(int(length), limits)
     try:
         async with asyncio.timeout(limits.seconds), aclosing(_bounded(request, limits)) as body:
             parser = MultiPartParser(

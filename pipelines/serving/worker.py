@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class StoppedError(Exception):
-    """The work was told to stop."""
+    """The work was cancelled."""
 
 
 class Worker:
@@ -90,7 +90,7 @@ class Worker:
         stop.set()
         await asyncio.wait({work}, timeout=GRACE_S)
         if not work.done():
-            log.warning("work goes on %g s after it was told to stop: its process ends", GRACE_S)
+            log.warning("work still runs %g s after it was cancelled; ending its process", GRACE_S)
             self.scratch.close()
             self.abort()
 
@@ -101,8 +101,8 @@ class Worker:
             except StoppedError:
                 return time_is_over(self.timeout_s)
             except TooLargeError as error:
-                told = str(error).replace(f"{folder}/", "").partition("; ")[0]
-                return Refusal(status=413, message=f"{told}; send a smaller image")
+                reason = str(error).replace(f"{folder}/", "").partition("; ")[0]
+                return Refusal(status=413, message=f"{reason}; send a smaller image")
             except NotEnoughMemoryError as error:
                 log.warning("%s", error)
                 return Refusal(
@@ -111,8 +111,8 @@ class Worker:
                     "(--memory); send smaller ones",
                 )
             except ValueError as error:
-                told = without_dashes(str(error).replace(f"{folder}/", ""))
-                return Refusal(status=422, message=told)
+                reason = without_dashes(str(error).replace(f"{folder}/", ""))
+                return Refusal(status=422, message=reason)
             except OSError as error:
                 log.exception("a picture could not be made")
                 reason = error.strerror or type(error).__name__

@@ -1,4 +1,4 @@
-"""An evaluation in MLflow: a run of its own below the training run whose checkpoint it scores."""
+"""An evaluation in MLflow: a child of the training run that made the checkpoint."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

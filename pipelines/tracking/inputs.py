@@ -168,7 +168,7 @@ def send_model_metrics(
     step: int,
     data: Mapping[str, DatasetEntry | None],
 ) -> set[str]:
-    """Tell a logged model the metrics that its run has of a step; each once.
+    """Copy a step's metrics from a run to its logged model, each once.
 
     Args:
         data: metric -> the data that it was measured on.

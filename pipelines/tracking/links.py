@@ -147,7 +147,7 @@ def source_tags() -> dict[str, str]:
 
 
 def _user() -> str:
-    """The login name; in a container whose user has none, its number."""
+    """The login name, or the user id where a container has none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -45,7 +45,7 @@ SIGNATURE = ModelSignature(
     outputs=Schema([TensorSpec(_PICTURE, (-1, -1, 3))]),
     params=ParamSchema([ParamSpec("box", DataType.long, [], shape=(-1,))]),
 )
-"""RGB pictures of any size; `box` says where `tele` lies in the result (y0, y1, x0, x1), and where
+"""RGB pictures of any size; `box` is the position of `tele` in the result (y0, y1, x0, x1), and where
 it is left out, `tele` is found in `wide`."""
 
 

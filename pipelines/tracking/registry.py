@@ -95,7 +95,7 @@ def _name_best(client: MlflowClient, name: str, tags: Mapping[str, str]) -> None
     ]
     best = max(rivals, key=lambda v: (float(v.tags[SCORE_TAG]), -int(v.version)))
     client.set_registered_model_alias(name, BEST_ALIAS, best.version)
-    if best.description:  # the page of the registered model tells of its best version
+    if best.description:  # the registered model describes its best version
         client.update_registered_model(name, best.description)
 
 
@@ -139,13 +139,13 @@ def _link(
 
 
 def step_of(entry: ModelEntry) -> int:
-    """The step that a checkpoint was written at; 0 where its folder does not tell."""
+    """The step of a checkpoint, from its folder's name; 0 if that has none."""
     match = FOLDER.fullmatch(entry.tags.get(CHECKPOINT_TAG, ""))
     return int(match[1]) if match else 0
 
 
 def metrics_of(run: RunFolder, step: int) -> dict[str, DatasetEntry | None]:
-    """The metrics of a step that tell of the network -> the data that they were measured on."""
+    """A step's metrics of the network -> the data that they were measured on."""
     if step not in run.segments():
         return {}
     inputs = read_inputs(run)

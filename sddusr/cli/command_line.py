@@ -125,7 +125,7 @@ def parse(
     """The command line as `options`; what is wrong with it ends the process, as `run` says.
 
     Args:
-        default: an instance of `options` whose values the flags change.
+        default: an instance of `options`; flags override its values.
     """
     message = io.StringIO()
     given = {"default": default} if default is not None else {}

@@ -207,7 +207,7 @@ def _subcommands(filled: dict[str, Any]) -> Any:
     """The commands as one type.
 
     Args:
-        filled: name -> instance whose values are the defaults of its flags, or None.
+        filled: name -> instance with the defaults of its flags, or None.
     """
     defaults = {name: {"default": each} for name, each in filled.items() if each is not None}
     first, *others = (

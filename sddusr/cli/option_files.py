@@ -67,7 +67,7 @@ def filled(options: Any, file: ConfigFile) -> Any:
     What neither has is `tyro.MISSING`, so the instance goes through no check of its class yet.
 
     Args:
-        options: a dataclass, or an instance whose values are the file's defaults. Its field
+        options: a dataclass, or an instance with the file's defaults. Its field
             `config` takes the parts of a training config, which stand at the file's top.
 
     Raises:

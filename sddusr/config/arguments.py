@@ -1,4 +1,4 @@
-"""`--config FILE` for commands whose flags argparse reads."""
+"""`--config FILE` for commands that use argparse."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ FLAG = "--config"
 def parse_args(
     parser: argparse.ArgumentParser, args: Sequence[str] | None = None
 ) -> argparse.Namespace:
-    """Parse a command line whose `--config FILE` gives flags by name; the command line wins.
+    """Parse a command line; `--config FILE` gives flags by name, the command line wins.
 
     What is wrong with the file ends the process, as what is wrong with a flag does.
     """

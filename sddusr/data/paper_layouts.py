@@ -128,7 +128,7 @@ def _iphone_split(root: str, split: str) -> Found:
 
 
 def _self_referenced(members: dict[str, dict[str, str]], top: Top, halved: bool) -> Found:
-    """Triplets whose Ref is a part of HR."""
+    """Triplets with a part of HR as Ref."""
     box: BoxRule = "half" if top.split == "test" else "whole"
     found = pair(members, top, box)
     return found._replace(

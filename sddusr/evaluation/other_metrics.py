@@ -1,6 +1,6 @@
 """Metrics of other libraries by name, such as `piq:gmsd`, of whole pictures as saved (`png8`).
 
-piq rather than pyiqa: pyiqa brings opencv-python-headless, whose files replace opencv-python's, and
+piq rather than pyiqa: pyiqa brings opencv-python-headless, which replaces files of opencv-python, and
 transformers, bitsandbytes and thirty packages more; piq needs torchvision alone. Whatever needs
 weights that are not on this machine gives a note and no number, and nothing is downloaded.
 """
@@ -27,7 +27,7 @@ class Metric(NamedTuple):
     better: Better
     needs_truth: bool = True
     weights: str = ""
-    """File that has to lie in PyTorch's cache; empty where the metric has none."""
+    """Weights file expected in PyTorch's cache; empty if the metric has none."""
 
 
 METRICS: dict[str, dict[str, Metric]] = {

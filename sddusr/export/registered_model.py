@@ -32,7 +32,7 @@ class RegisteredModel:
 
         Args:
             inputs: `wide` and `tele`, uint8 RGB (h, w, 3).
-            params: `box`, where `tele` lies in the result: y0, y1, x0, x1; without it, `tele` is
+            params: `box`, position of `tele` in the result: y0, y1, x0, x1; without it, `tele` is
                 found in `wide`.
 
         Raises:

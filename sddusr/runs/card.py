@@ -23,7 +23,7 @@ def describe_model(run: RunFolder, entry: ModelEntry) -> str:
     step = entry.tags.get("sddusr.checkpoint", "")
     lines = [
         "Makes a wide-angle image twice as large with the help of a telephoto image of a part of "
-        "it (SDDuSR). `wide` and `tele` are RGB, 8 bits; `box` says where `tele` lies in the "
+        "it (SDDuSR). `wide` and `tele` are RGB, 8 bits; `box` is the position of `tele` in the "
         "result (y0, y1, x0, x1), and where it is left out, `tele` is found in `wide`.",
         "",
     ]

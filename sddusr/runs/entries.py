@@ -1,4 +1,4 @@
-"""What a run folder says of its run, as it lies in the JSON files there."""
+"""Contents of the JSON files of a run folder: what the run is, its state, its model."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -1,6 +1,6 @@
 """What a run starts from: its data, and for an evaluation the network that it scores.
 
-It lies in the run's folder as inputs.json, so that MLflow can be told of it at any time.
+It is stored as inputs.json in the run's folder, so that MLflow can receive it at any time.
 """
 
 from collections.abc import Sequence

@@ -35,7 +35,7 @@ async function choose(name, file) {
   } catch {
     if (files[name] !== file) return;
     URL.revokeObjectURL(previews[name]);
-    previews[name] = null; // the server is asked for one
+    previews[name] = null; // the server makes one
   }
   drop.querySelector(".name").textContent = `${file.name}, ${what}, ${size(file.size)}`;
 }
@@ -91,12 +91,12 @@ async function send() {
   const headers = { Accept: "multipart/form-data" };
   if (about.needs_token) headers.Authorization = `Bearer ${byId("token").value.trim()}`;
   request = new AbortController();
-  const told = () => {
+  const showProgress = () => {
     const seconds = Math.round((performance.now() - started) / 1000);
     byId("status").textContent = `Working, ${seconds} s …`;
   };
-  const clock = setInterval(told, 1000);
-  told();
+  const clock = setInterval(showProgress, 1000);
+  showProgress();
   complain("");
   byId("cancel").hidden = false;
   ready();
@@ -175,7 +175,7 @@ async function show(parts) {
     await drawTrust(trust, height, width);
   }
   showTrust();
-  tell(record);
+  showRecord(record);
   fit();
   byId("result-title").focus({ preventScroll: true });
   byId("result").scrollIntoView({ block: "start" });
@@ -208,7 +208,7 @@ function showTrust() {
 }
 
 /** What people want to know of a record. */
-function tell(record) {
+function showRecord(record) {
   const { registration, ref, matching, result, memory } = record;
   const percent = (share) => `${Math.round(100 * share)} %`;
   const seconds = Object.entries(record.seconds).map(([phase, took]) => `${phase} ${took.toFixed(1)} s`);

@@ -36,7 +36,7 @@ def served_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def scratch_top(tmp_path, monkeypatch) -> Path:
-    """Where uploads lie."""
+    """Folder of the uploads."""
     top = tmp_path / "scratch"
     top.mkdir()
     monkeypatch.setattr(scratch.tempfile, "tempdir", str(top))
