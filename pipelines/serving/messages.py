@@ -1,4 +1,4 @@
-"""Messages between the HTTP side and the replicas: a pair to upscale, an answer, a refusal."""
+"""Messages between the HTTP side and the replicas: a request, an answer or a refusal."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +7,7 @@ MEDIA_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "t
 """Format of a result, as requests name it, and its media type."""
 
 GRACE_S = 10.0
-"""Time between cancelling work, which checks for it between its steps, and the moment its process is
+"""Time that cancelled work gets to stop; it checks between its steps. Afterwards its process is
 ended, and Serve starts another one."""
 
 

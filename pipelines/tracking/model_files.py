@@ -45,8 +45,8 @@ SIGNATURE = ModelSignature(
     outputs=Schema([TensorSpec(_PICTURE, (-1, -1, 3))]),
     params=ParamSchema([ParamSpec("box", DataType.long, [], shape=(-1,))]),
 )
-"""RGB pictures of any size; `box` is the position of `tele` in the result (y0, y1, x0, x1), and where
-it is left out, `tele` is found in `wide`."""
+"""RGB pictures of any size; `box` is the position of `tele` in the result (y0, y1, x0, x1);
+without it, `tele` is found in `wide`."""
 
 
 def save_model(folder: Path, checkpoint: str, card: str, run_id: str, model_id: str) -> None:

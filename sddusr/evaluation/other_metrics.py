@@ -1,7 +1,7 @@
 """Metrics of other libraries by name, such as `piq:gmsd`, of whole pictures as saved (`png8`).
 
-piq rather than pyiqa: pyiqa brings opencv-python-headless, which replaces files of opencv-python, and
-transformers, bitsandbytes and thirty packages more; piq needs torchvision alone. Whatever needs
+piq rather than pyiqa: pyiqa brings opencv-python-headless, which replaces files of opencv-python,
+and transformers, bitsandbytes and thirty packages more; piq needs torchvision alone. Whatever needs
 weights that are not on this machine gives a note and no number, and nothing is downloaded.
 """
 
