@@ -104,7 +104,7 @@ def render(page: Page) -> str:
         num_pictures=page.num_pictures,
         methods=methods,
         style=_source("report.css"),
-        script=_source("report.js"),
+        script=_source("slider.js") + _source("report.js"),
     )
 
 

@@ -20,11 +20,13 @@ from pipelines.serving.uploads import UploadLimits, check_form, load_pair, read_
 from sddusr.photos.options import UpscaleOptions
 
 PAGE = Path(__file__).parent / "page"
+SLIDER = Path(__file__).parents[1] / "reporting" / "templates" / "slider.js"
+"""Of the evaluation's page, too."""
 PAGE_FILES = {
-    "/": ("index.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/viewer.js": ("viewer.js", "text/javascript"),
-    "/page.js": ("page.js", "text/javascript"),
+    "/": (PAGE / "index.html", "text/html"),
+    "/page.css": (PAGE / "page.css", "text/css"),
+    "/slider.js": (SLIDER, "text/javascript"),
+    "/page.js": (PAGE / "page.js", "text/javascript"),
 }
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -111,7 +113,7 @@ class _Health:
 
 
 def _page_file(
-    service: Service, name: str, media_type: str
+    service: Service, place: Path, media_type: str
 ) -> Callable[[Request], Awaitable[Response]]:
     """A file of the page; what it says of this server is filled in."""
     about = {
@@ -121,7 +123,7 @@ def _page_file(
         "needs_token": service.token_sha256 is not None,
     }
     filled_in = json.dumps(about).replace("<", "\\u003c")
-    content = (PAGE / name).read_text(encoding="utf-8").replace("{{ about }}", filled_in)
+    content = place.read_text(encoding="utf-8").replace("{{ about }}", filled_in)
 
     async def show(_request: Request) -> Response:
         return Response(content, headers=PAGE_HEADERS, media_type=media_type)

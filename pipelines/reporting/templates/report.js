@@ -1,8 +1,7 @@
 "use strict";
-// Before/after slider, sorting and theme. Plain script: the page is opened from a file, or in
+// Layers of the slider (slider.js), sorting and theme. Plain script: the page is opened from a file, or in
 // MLflow's frame, which allows scripts and neither storage nor navigation.
 
-const byId = (id) => document.getElementById(id);
 const views = JSON.parse(byId("views").textContent);
 const ids = Object.keys(views);
 
@@ -53,16 +52,11 @@ for (const button of document.querySelectorAll(".pictures thead button, .summary
 
 // ---- before and after --------------------------------------------------------------------------
 
-const state = { id: ids[0], frame: 0, left: "", right: "", split: 0.5, zoom: 1, x: 0, y: 0 };
-const MAX_ZOOM = 16;
+Object.assign(state, { id: ids[0], frame: 0, left: "", right: "" });
 const MAX_STRIPS = 8;
 
 function frame() {
   return views[state.id].frames[state.frame];
-}
-
-function clamp(value, low, high) {
-  return Math.min(Math.max(value, low), high);
 }
 
 /** Fill a select; keep what was chosen where that is still there. */
@@ -132,62 +126,6 @@ function chooseLayers() {
     : "pixels are shown one for one.";
 }
 
-/** As wide as there is room and as high as the window allows. */
-function fit() {
-  Object.assign(state, { zoom: 1, x: 0, y: 0 });
-  resize();
-}
-
-function resize() {
-  const image = byId("right-image");
-  const place = () => {
-    const ratio = image.naturalWidth / image.naturalHeight;
-    const width = Math.min(byId("viewer").clientWidth, 0.75 * innerHeight * ratio, 2 * image.naturalWidth);
-    byId("stage").style.width = `${width}px`;
-    byId("stage").style.height = `${width / ratio}px`;
-    draw();
-  };
-  image.decode().then(place, place);
-}
-
-function draw() {
-  const stage = byId("stage");
-  const [width, height] = [stage.clientWidth, stage.clientHeight];
-  state.x = clamp(state.x, width * (1 - state.zoom), 0);
-  state.y = clamp(state.y, height * (1 - state.zoom), 0);
-  const canvas = byId("canvas");
-  canvas.style.transform = `translate(${state.x}px, ${state.y}px) scale(${state.zoom})`;
-  canvas.style.setProperty("--zoom", state.zoom);
-  const shown = (width * state.zoom) / (byId("right-image").naturalWidth || 1);
-  canvas.classList.toggle("pixels", shown >= 2);
-  const seam = (state.split * width - state.x) / (state.zoom * width);
-  byId("left-image").style.clipPath = `inset(0 ${100 * (1 - clamp(seam, 0, 1))}% 0 0)`;
-  byId("handle").style.left = `${100 * state.split}%`;
-  byId("divider").value = 100 * state.split;
-  byId("zoom").textContent = `${Number(state.zoom.toFixed(1))}×`;
-  stage.classList.toggle("zoomed", state.zoom > 1);
-}
-
-function moveDivider(split) {
-  state.split = clamp(split, 0, 1);
-  draw();
-}
-
-/** Zoom by a factor; the point of the stage under `x`, `y` (its middle by default) stays. */
-function zoomBy(factor, x = byId("stage").clientWidth / 2, y = byId("stage").clientHeight / 2) {
-  const zoom = clamp(state.zoom * factor, 1, MAX_ZOOM);
-  state.x = x - ((x - state.x) * zoom) / state.zoom;
-  state.y = y - ((y - state.y) * zoom) / state.zoom;
-  state.zoom = zoom;
-  draw();
-}
-
-function pan(x, y) {
-  state.x += x;
-  state.y += y;
-  draw();
-}
-
 function step(by) {
   choosePicture(ids[(ids.indexOf(state.id) + by + ids.length) % ids.length]);
 }
@@ -202,44 +140,6 @@ function toggleOverlays() {
   const none = !boxes.some((box) => box.checked);
   boxes.forEach((box, index) => { box.checked = none && index === 0; });
   drawOverlays();
-}
-
-function onKey(event) {
-  const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-  const does = {
-    "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5), "0": fit,
-    b: toggleBox, m: toggleOverlays, n: () => step(1), p: () => step(-1),
-  }[event.key.toLowerCase()];
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (move && event.shiftKey) pan(-40 * move[0], -40 * move[1]);
-  else if (move && move[0]) moveDivider(state.split + 0.02 * move[0]);
-  else if (does) does();
-  else return;
-  event.preventDefault();
-}
-
-/** Dragging moves the divider; where the picture is zoomed, only from its handle, and pans else. */
-function onDrag(down) {
-  const stage = byId("stage");
-  const slides = down.target === byId("handle") || state.zoom === 1;
-  const slide = (event) => {
-    const area = stage.getBoundingClientRect();
-    moveDivider((event.clientX - area.left) / area.width);
-  };
-  const move = slides ? slide : (event) => pan(event.movementX, event.movementY);
-  if (slides) slide(down);
-  stage.setPointerCapture(down.pointerId);
-  stage.addEventListener("pointermove", move);
-  const stop = () => stage.removeEventListener("pointermove", move);
-  stage.addEventListener("pointerup", stop, { once: true });
-  stage.addEventListener("pointercancel", stop, { once: true });
-}
-
-function onWheel(event) {
-  if (!event.ctrlKey && state.zoom === 1) return; // leave scrolling alone
-  const area = byId("stage").getBoundingClientRect();
-  zoomBy(event.deltaY < 0 ? 1.2 : 1 / 1.2, event.clientX - area.left, event.clientY - area.top);
-  event.preventDefault();
 }
 
 /** A square of a layer, cut out by the style, since a page holds each picture once. */
@@ -290,15 +190,8 @@ function startViewer() {
   byId("right").addEventListener("change", chooseLayers);
   byId("previous").addEventListener("click", () => step(-1));
   byId("next").addEventListener("click", () => step(1));
-  byId("zoom-in").addEventListener("click", () => zoomBy(1.5));
-  byId("zoom-out").addEventListener("click", () => zoomBy(1 / 1.5));
-  byId("fit").addEventListener("click", fit);
-  byId("divider").addEventListener("input", (event) => moveDivider(event.target.value / 100));
   byId("box").addEventListener("change", (event) => { byId("center-box").hidden = !event.target.checked; });
-  byId("stage").addEventListener("keydown", onKey);
-  byId("stage").addEventListener("pointerdown", onDrag);
-  byId("stage").addEventListener("wheel", onWheel, { passive: false });
-  addEventListener("resize", resize);
+  startSlider({ b: toggleBox, m: toggleOverlays, n: () => step(1), p: () => step(-1) });
   for (const image of document.querySelectorAll("[data-thumbnail]")) {
     const { layers } = views[image.dataset.thumbnail].frames[0];
     image.src = layers["HR (truth)"];

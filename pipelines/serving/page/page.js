@@ -152,10 +152,10 @@ async function show(parts) {
   const record = JSON.parse(await parts.get("record").text());
   const [image, trust, preview] = ["image", "trust", "preview"].map((name) => parts.get(name));
   byId("result").hidden = false;
-  byId("after").src = link(image);
+  byId("right-image").src = link(image);
   const wide = preview || files.wide;
-  byId("before").src = link(wide);
-  await byId("after").decode();
+  byId("left-image").src = link(wide);
+  await byId("right-image").decode();
   const [height, width] = record.result.size;
   const [y0, y1, x0, x1] = record.result.box;
   Object.assign(byId("center-box").style, {
@@ -164,7 +164,7 @@ async function show(parts) {
   });
   const name = files.wide.name.replace(/\.[^.]*$/, "");
   const ending = { "image/png": "png", "image/webp": "webp" }[image.type] || "jpg";
-  Object.assign(byId("save-image"), { href: byId("after").src, download: `${name}-x2.${ending}` });
+  Object.assign(byId("save-image"), { href: byId("right-image").src, download: `${name}-x2.${ending}` });
   const json = JSON.stringify(record, null, 1);
   byId("save-record").href = link(new Blob([json], { type: "application/json" }));
   byId("save-record").download = `${name}-x2.json`;
@@ -251,3 +251,5 @@ for (let at = 0; at < 96; at += 1) {
   sample.fillStyle = `rgb(${color(at / 95).map(Math.round).join(" ")})`;
   sample.fillRect(at, 0, 1, 1);
 }
+
+startSlider();

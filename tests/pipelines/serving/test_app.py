@@ -102,7 +102,7 @@ def test_the_page_needs_nothing_from_elsewhere(client):
     assert page.status_code == 200
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert '"needs_token": false' in page.text
-    for name in ("page.css", "page.js", "viewer.js"):
+    for name in ("page.css", "page.js", "slider.js"):
         assert name in page.text
         found = client.get(f"/{name}")
         assert found.status_code == 200

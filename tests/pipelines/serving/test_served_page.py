@@ -150,13 +150,13 @@ def _make(page: Page) -> None:
     page.fill("#box", ", ".join(map(str, MIDDLE)))
     page.click("#upscale")
     page.wait_for_selector("#result:not([hidden])")
-    expect(page.locator("#after")).to_have_js_property("naturalWidth", 160)
+    expect(page.locator("#right-image")).to_have_js_property("naturalWidth", 160)
 
 
 def _look_at_it(page: Page) -> None:
     assert page.locator("#problem").is_hidden()
-    assert page.evaluate("document.getElementById('before').naturalWidth") == 80
-    seam = "document.getElementById('before').style.clipPath"
+    assert page.evaluate("document.getElementById('left-image').naturalWidth") == 80
+    seam = "document.getElementById('left-image').style.clipPath"
     before = page.evaluate(seam)
     page.locator("#divider").fill("80")
     assert page.evaluate(seam) != before
