@@ -8,9 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 from requests import HTTPError, Response
+
+from pipelines.tracking import background, client, files
 
 
 class FakeServer:
@@ -170,3 +173,13 @@ class FakeClient:
 
     def _set_tag(self, run_id: str, key: str, value: Any) -> None:
         self._active_run(run_id).tags[key] = str(value)
+
+
+def replace_server(monkeypatch: pytest.MonkeyPatch) -> FakeServer:
+    """A server that every client of this process talks to, without waiting between its tries."""
+    server = FakeServer()
+    for module in (client, files):
+        monkeypatch.setattr(module, "make_client", server.client)
+    for name in ("POLL_S", "FIRST_WAIT_S", "LONGEST_WAIT_S"):
+        monkeypatch.setattr(background, name, 0.02)
+    return server

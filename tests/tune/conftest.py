@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.tracking import background, client, files
 from sddusr.config import OptimConfig
-from tests.faults.fake_mlflow import FakeServer
+from tests.faults.fake_mlflow import FakeServer, replace_server
 from tests.runs import CONFIG
 from tune.space import Choices, Space
 from tune.trial import Setting, describe_trial
@@ -30,12 +29,7 @@ OF_SIX = replace(
 
 @pytest.fixture
 def server(monkeypatch) -> FakeServer:
-    server = FakeServer()
-    for module in (client, files):
-        monkeypatch.setattr(module, "make_client", server.client)
-    for name in ("POLL_S", "FIRST_WAIT_S", "LONGEST_WAIT_S"):
-        monkeypatch.setattr(background, name, 0.02)
-    return server
+    return replace_server(monkeypatch)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.tracking import background, client, files, links
+from pipelines.tracking import links
 from pipelines.tracking.background import describe, mirror, mirrored
 from pipelines.tracking.client import MlflowClient
 from pipelines.tracking.command import MirrorOptions, main
@@ -18,7 +18,7 @@ from sddusr.checkpoint import Checkpoint
 from sddusr.config import Config
 from sddusr.runs.inputs import RunInputs, datasets_of
 from sddusr.runs.run_folder import RunFolder
-from tests.faults.fake_mlflow import FakeServer
+from tests.faults.fake_mlflow import FakeServer, replace_server
 
 URI = "http://mlflow.example:5000"
 
@@ -27,12 +27,7 @@ PATIENCE_S = 200
 
 @pytest.fixture
 def server(monkeypatch) -> FakeServer:
-    server = FakeServer()
-    for module in (client, files):
-        monkeypatch.setattr(module, "make_client", server.client)
-    for name in ("POLL_S", "FIRST_WAIT_S", "LONGEST_WAIT_S"):
-        monkeypatch.setattr(background, name, 0.02)
-    return server
+    return replace_server(monkeypatch)
 
 
 def train(tmp_path, shards, uri=URI) -> RunFolder:

@@ -23,7 +23,7 @@ from sddusr.cli.command_line import StoppedError
 from sddusr.runs.checked_json import DamagedError
 from sddusr.runs.run_folder import RunFolder
 from tests.conftest import textured
-from tests.faults.fake_mlflow import FakeServer
+from tests.faults.fake_mlflow import FakeServer, replace_server
 
 PATIENCE_S = 200
 """Creating MLflow's database takes 2 s to 7 s, and a minute on a busy machine."""
@@ -41,10 +41,7 @@ def in_haste(monkeypatch):
 
 @pytest.fixture
 def server(monkeypatch) -> FakeServer:
-    server = FakeServer()
-    for module in (client, files):
-        monkeypatch.setattr(module, "make_client", server.client)
-    return server
+    return replace_server(monkeypatch)
 
 
 @pytest.fixture(params=["local", "bucket"])
