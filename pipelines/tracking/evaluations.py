@@ -1,5 +1,6 @@
 """An evaluation in MLflow: a child of the training run that made the checkpoint."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from sddusr.data.dataset import ShardSet
 from sddusr.runs.checked_json import DamagedError
 from sddusr.runs.inputs import Origin, RunInputs, datasets_of, read_inputs
 from sddusr.runs.run_folder import CONFIG, IMAGES, LINKS, METRICS, MLFLOW, STATUS, RunFolder
+
+log = logging.getLogger(__name__)
 
 
 def describe_evaluation(
@@ -57,8 +60,8 @@ def origin_of(checkpoint: Checkpoint, metrics: tuple[str, ...]) -> Origin:
     if root:
         try:
             config = RunFolder(root).config()
-        except (DamagedError, OSError):
-            config = None
+        except (DamagedError, OSError) as error:
+            log.warning("the evaluation is not linked to its training run: %s", error)
     name = checkpoint.place.rstrip("/").rpartition("/")[2]
     step = checkpoint.progress.get("step")
     return Origin(
