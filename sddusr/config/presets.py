@@ -75,6 +75,7 @@ DEMO = Config(
     data=DataConfig(
         crop_px=32,
         shift_px=(0, 16),
+        far_share=0.6,
         color_augment=0.5,
         refs=FIELD_REFS,
         register_ref="homography",

@@ -188,7 +188,7 @@ def trust_halo(model: SDDuSR) -> int:
     if model.trust is None or not model.trust.learned:
         return 0
     windows = -(-(max(LOOK_PX, MEAN_PX) // 2) // SCALE)
-    return reach(model.trust.of_query) + windows + BILINEAR_REACH_PX
+    return reach(model.trust.of_place) + windows + BILINEAR_REACH_PX
 
 
 def _mean_of_channels(features: Float[Tensor, "1 c h w"]) -> Float32[np.ndarray, "h w"]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -20,8 +21,28 @@ def high_pass(x: Float[Tensor, "b c h w"], window_px: int) -> Float[Tensor, "b c
 def box_mean(x: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c h w"]:
     """Mean over a square window around each pixel, the border repeated; one axis at a time."""
     half = side // 2
-    x = F.avg_pool2d(F.pad(x, (0, 0, half, half), mode="replicate"), (side, 1), 1)
-    return F.avg_pool2d(F.pad(x, (half, half, 0, 0), mode="replicate"), (1, side), 1)
+    x = _mean_along(F.pad(x, (0, 0, half, half), mode="replicate"), side, 2)
+    return _mean_along(F.pad(x, (half, half, 0, 0), mode="replicate"), side, 3)
+
+
+def _mean_along(x: Float[Tensor, "b c _ _"], side: int, dim: int) -> Float[Tensor, "b c _ _"]:
+    """Means of `side` neighbours along one axis.
+
+    PyTorch's pooling adds them one by one on a CPU, where sums of 2, 4, 8 are ten times faster.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_exporting():
+        return F.avg_pool2d(x, (side, 1) if dim == 2 else (1, side), 1)
+    length, start, num = x.shape[dim] - side + 1, 0, 1
+    parts, sums = [], x  # of `num` neighbours each
+    while num <= side:
+        if side & num:
+            parts.append(sums.narrow(dim, start, length))
+            start += num
+        if 2 * num <= side:
+            rest = sums.shape[dim] - num
+            sums = sums.narrow(dim, 0, rest) + sums.narrow(dim, num, rest)
+        num *= 2
+    return sum(parts[1:], start=parts[0]) / side
 
 
 def soften(ref: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

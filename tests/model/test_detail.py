@@ -111,15 +111,27 @@ def test_full_trust_and_no_residual_is_ref_laid_over_bicubic():
     _, lr, lr_center, ref = pictures()
     net = network()
     with torch.no_grad():
-        net.trust.match_scale.fill_(6.0)  # a twin's trust is 1
-        net.trust.match_center.fill_(0.9)
+        net.trust.of_ref[-1].bias[1] = 100.0
         net.trust.error_scales.fill_(-20.0)
         net.trust.correlation_scale.fill_(-20.0)
     out = net(lr, lr_center, ref, center_offset=OFFSET)
     inside = out.detail.inside.expand_as(out.sr)
     center = bicubic_up(lr_center)
     pasted = bicubic_up(lr)[..., 8:56, 16:64] + high_pass(ref - center, 17)
-    assert torch.allclose(out.sr[inside], pasted.flatten(), atol=1e-5)
+    assert torch.allclose(out.sr[inside], pasted.flatten(), atol=1e-4)
+
+
+def test_a_good_ref_does_not_outvote_a_bad_match():
+    """However sure the convolutions are of Ref, a match below the centre of the logistic counts
+    less than half, and what they say stays within bounds."""
+    _, lr, lr_center, ref = pictures()
+    net = network()
+    with torch.no_grad():
+        net.trust.of_ref[-1].bias[1] = 1e4
+        net.trust.match_center.fill_(1.1)  # no match is good enough
+    out = net(lr, lr_center, ref, center_offset=OFFSET)
+    assert (out.detail.trust[out.detail.inside] > 0.99).all()
+    assert (out.detail.trust[~out.detail.inside] < 0.1).all()
 
 
 def test_without_ref_nothing_of_it_is_in_the_result():
@@ -141,7 +153,7 @@ def test_an_offset_is_needed():
 def test_every_parameter_gets_a_gradient_once_the_heads_speak():
     hr, lr, lr_center, ref = pictures()
     net = network().train()
-    for head in (net.trust.of_ref, net.trust.of_query):
+    for head in (net.trust.of_ref, net.trust.of_place):
         torch.nn.init.normal_(head[-1].weight, std=0.05)
     out = net(lr, lr_center, ref, torch.tensor([1]), OFFSET, torch.tensor([True]))
     (out.sr - hr).square().mean().backward()
