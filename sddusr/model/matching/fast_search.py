@@ -17,9 +17,9 @@ from sddusr.model.matching.nearest_key import Progress, multiplies_bfloat16, pla
 from sddusr.model.matching.patches import PatchTable
 from sddusr.model.matching.twins import Twins
 
-FAST_FROM = 2**15
-"""Kept keys from which `auto` is fast on a CPU that multiplies in float32: an estimate from the
-rates in docs/speed.md, by which it is about twice as fast there."""
+FAST_FROM = 2**14
+"""Kept keys from which `auto` is fast on a CPU that multiplies in float32: it is 1.6 times as fast
+there, and 0.4 times with a fifth of them (docs/speed.md)."""
 
 SHORTLIST_FACTOR, GPU_FACTOR = 4, 8
 """How many times as many it takes where the exact search runs on bfloat16 shortlists, and on a GPU.
