@@ -205,7 +205,7 @@ def test_the_guard_tells_the_ratio_of_what_was_found(small_clusters, monkeypatch
 @pytest.mark.usefixtures("without_bfloat16")
 @pytest.mark.parametrize(
     ("mode", "num_keys", "expected"),
-    [("exact", 10**6, False), ("fast", 1, True), ("auto", 2**15 - 1, False), ("auto", 2**15, True)],
+    [("exact", 10**6, False), ("fast", 1, True), ("auto", 2**14 - 1, False), ("auto", 2**14, True)],
 )
 def test_auto_is_fast_from_a_number_of_keys(mode, num_keys, expected):
     assert fast_search.goes_fast(mode, num_keys, torch.empty(0)) == expected
@@ -213,5 +213,5 @@ def test_auto_is_fast_from_a_number_of_keys(mode, num_keys, expected):
 
 def test_auto_is_exact_longer_where_the_exact_search_has_shortlists(monkeypatch):
     monkeypatch.setattr(fast_search, "multiplies_bfloat16", lambda like: True)
-    assert not fast_search.goes_fast("auto", 2**17 - 1, torch.empty(0))
-    assert fast_search.goes_fast("auto", 2**17, torch.empty(0))
+    assert not fast_search.goes_fast("auto", 2**16 - 1, torch.empty(0))
+    assert fast_search.goes_fast("auto", 2**16, torch.empty(0))
