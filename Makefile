@@ -23,10 +23,11 @@ demo: setup
 # Those with Ray one by one: a cluster fills the cores by itself.
 test: lint
 	$(BIN)/pytest -m 'not ray and not long' --numprocesses 2 --dist worksteal
-	$(BIN)/pytest -m ray tests/pipelines
+	$(BIN)/pytest -m 'ray and not long' tests/pipelines
 
 test-long: test  # clusters, kills, searches, studies, exports: three quarters of an hour more
-	$(BIN)/pytest -m 'ray or long' --ignore tests/pipelines
+	$(BIN)/pytest -m 'long or ray' --ignore tests/pipelines
+	$(BIN)/pytest -m long tests/pipelines
 
 coverage: setup  # what runs within the process takes a third longer
 	$(BIN)/pytest --cov=sddusr --cov=pipelines --cov=tune --cov-report=term:skip-covered

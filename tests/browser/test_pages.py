@@ -204,6 +204,7 @@ def test_mlflow_draws_the_pictures_of_each_validation(page: Page, mlflow_ui: str
     page.wait_for_function(f"(first) => {drawn}.some((src) => !first.includes(src))", arg=first)
 
 
+@pytest.mark.long
 def test_a_run_opens_on_its_curves_and_not_on_points_of_the_test(
     page: Page, mlflow_ui: str, logged_run
 ):

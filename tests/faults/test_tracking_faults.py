@@ -36,6 +36,7 @@ def points(uri: str, run_id: str, key: str = "loss") -> list[tuple[int, float]]:
     return [(one.step, one.value) for one in MlflowClient(uri).get_metric_history(run_id, key)]
 
 
+@pytest.mark.long
 def test_a_killed_process_loses_and_doubles_no_row(tmp_path):
     """Each life is killed at another moment; the next one begins again a few steps earlier."""
     uri, folder = f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "run")

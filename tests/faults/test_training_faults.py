@@ -40,6 +40,7 @@ def finish(process) -> int | None:
     return process.exitcode
 
 
+@pytest.mark.long
 def test_a_run_killed_again_and_again_ends_with_the_same_hash(tiny_shards, tmp_path, unbroken):
     rng = random.Random(0)
     folder = tmp_path / "run"

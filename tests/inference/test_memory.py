@@ -212,6 +212,7 @@ print(peak_bytes(torch.device("cpu")) - held)
 """
 
 
+@pytest.mark.long
 def test_a_process_keeps_to_the_memory_it_was_given():
     room = 380
     script = SCRIPT.replace("{room}", str(room))

@@ -93,6 +93,7 @@ def test_the_average_of_the_weights_follows_them():
     assert torch.equal(average.model.dictionary.ref_tokens, model.dictionary.ref_tokens)
 
 
+@pytest.mark.long
 def test_ranks_write_the_same_tokens_as_one_process(tiny_shards, tmp_path):
     worlds = (1, 3)
     for world in worlds:

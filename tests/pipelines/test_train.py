@@ -208,6 +208,7 @@ def test_a_second_start_of_a_run_is_refused_by_name_and_changes_nothing(options,
     assert not (tmp_path / "mlflow.db").exists()  # no MLflow run is left RUNNING
 
 
+@pytest.mark.long
 def test_a_worker_hands_back_what_a_second_try_would_meet_again(options, tiny_shards, tmp_path):
     data = shutil.copytree(tiny_shards.root, tmp_path / "data")
     for shard in data.glob("train-*.parquet"):

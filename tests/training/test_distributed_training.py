@@ -36,6 +36,7 @@ def test_micro_batches_of_ranks_give_the_gradient_of_one_batch(world, tiny_shard
     torch.testing.assert_close(first, alone, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.long
 def test_one_rank_that_is_told_to_stop_stops_both_and_the_rest_is_bit_equal(tiny_shards, tmp_path):
     def train(folder: Path, stop_after: int) -> None:
         folder.mkdir(exist_ok=True)
