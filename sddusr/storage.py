@@ -5,6 +5,7 @@ import os
 import posixpath
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,22 @@ def member(root: str | Path, name: str) -> str:
     return place
 
 
+def members(root: str | Path, names: Sequence[str]) -> list[str]:
+    """Files right below `root` whose names were read from an index; `member` for many.
+
+    Raises:
+        ValueError: a name, or a symbolic link of that name, leads out of `root`.
+    """
+    places = []
+    for name in names:
+        place = join(root, name)
+        is_plain = not any(char in "/\\:\0" for char in name) and name not in ("", ".", "..")
+        if not is_plain or (is_local(place) and os.path.islink(place)):
+            place = member(root, name)
+        places.append(place)
+    return places
+
+
 def check_name(name: str) -> None:
     """A name that can become the name of a file of ours, here and in an object store.
 
@@ -111,6 +128,13 @@ def list_files(place: str | Path, kind: fs.FileType = fs.FileType.File) -> dict[
     found = system.get_file_info(fs.FileSelector(path))
     names = sorted(item.base_name for item in found if item.type == kind)
     return {name: join(place, name) for name in names}
+
+
+def file_sizes(folder: str | Path) -> dict[str, int]:
+    """Base name -> bytes of the files right below a folder, by one listing."""
+    system, path = resolve(folder)
+    found = system.get_file_info(fs.FileSelector(path))
+    return {item.base_name: item.size for item in found if item.type == fs.FileType.File}
 
 
 def _list_local(folder: str, kind: fs.FileType) -> list[str]:

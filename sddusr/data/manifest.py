@@ -1,12 +1,16 @@
 """The index of a data folder: the only thing a reader trusts, and written last."""
 
+import gc
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from itertools import chain
+from typing import Any, NamedTuple, get_origin, get_type_hints
 
 from sddusr import storage
-from sddusr.config import from_dict
 
 SCHEMA_VERSION = 2
 """Of shards and manifest; raised when a reader of the older one would go wrong, or when the same
@@ -17,9 +21,8 @@ MANIFEST = "manifest.json"
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardEntry:
-    """What the manifest knows about one shard."""
+class ShardEntry(NamedTuple):
+    """What the manifest knows about one shard; a tuple, as there may be a hundred thousand."""
 
     name: str
     split: str
@@ -50,9 +53,10 @@ class Manifest:
     quarantined: dict[str, str] = field(default_factory=dict)
     """Triplets set aside, and why."""
 
-    @property
+    @cached_property
     def entries(self) -> list[ShardEntry]:
-        return [from_dict(ShardEntry, shard) for shard in self.shards]
+        """The shards by field."""
+        return [ShardEntry(**shard) for shard in self.shards]
 
 
 def build_manifest(
@@ -70,13 +74,14 @@ def build_manifest(
         content_hash=hashlib.sha256(summary.encode()).hexdigest(),
         parameters=parameters,
         counts=counts,
-        shards=[asdict(entry) for entry in entries],
+        shards=[entry._asdict() for entry in entries],
         quarantined=quarantined,
     )
 
 
 def write_manifest(root: str, manifest: Manifest) -> None:
-    text = json.dumps(asdict(manifest), indent=1, sort_keys=True)
+    tree = {each.name: getattr(manifest, each.name) for each in fields(manifest)}
+    text = json.dumps(tree, indent=1, sort_keys=True)
     storage.write_atomic(storage.join(root, MANIFEST), text.encode())
 
 
@@ -92,6 +97,11 @@ def read_manifest(root: str) -> Manifest:
         raise FileNotFoundError(
             f"{place}: no such file; run pipelines/preprocess.py to the end with --out {root}"
         )
+    with _collection_off():
+        return _read(place)
+
+
+def _read(place: str) -> Manifest:
     tree = storage.read_json(place)
     version = tree.get("schema_version") if isinstance(tree, dict) else None
     if version != SCHEMA_VERSION:
@@ -103,21 +113,43 @@ def read_manifest(root: str) -> Manifest:
         entries = manifest.entries
     except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{place}: not a manifest ({error}); preprocess again") from error
-    for entry in entries:
-        _check_entry(entry, place)
+    _check_entries(entries, place)
     return manifest
 
 
-def _check_entry(entry: ShardEntry, place: str) -> None:
-    texts = (entry.name, entry.split, entry.sha256, entry.footer_sha256, entry.content_sha256)
-    numbers = (entry.num_rows, entry.num_bytes, entry.max_crop_px)
-    good = (
-        all(isinstance(text, str) for text in texts)
-        and all(type(number) is int and number >= 0 for number in numbers)
-        and entry.split in SPLITS
-        and isinstance(entry.ids, list)
-        and len(entry.ids) == entry.num_rows
-        and all(isinstance(id, str) for id in entry.ids)
+@contextmanager
+def _collection_off() -> Iterator[None]:
+    """Inside, nothing is looked for that could be freed: of a hundred thousand shards' entries
+    nothing can, and looking takes as long as reading them."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+KINDS = {name: get_origin(kind) or kind for name, kind in get_type_hints(ShardEntry).items()}
+"""Of an entry's fields; a list's is `list`."""
+
+
+def _check_entries(entries: list[ShardEntry], place: str) -> None:
+    """Check all by columns, which takes a third of a second for a hundred thousand; where one is
+    wrong, find it."""
+    if not _are_good(entries):
+        damaged = next(entry for entry in entries if not _are_good([entry]))
+        raise ValueError(f"{place}: entry {damaged.name!r} is damaged; preprocess again")
+
+
+def _are_good(entries: list[ShardEntry]) -> bool:
+    columns = {name: [getattr(entry, name) for entry in entries] for name in KINDS}
+    ids = columns["ids"]
+    return (
+        all(set(map(type, column)) <= {KINDS[name]} for name, column in columns.items())
+        and min(chain(columns["num_rows"], columns["num_bytes"], columns["max_crop_px"]), default=0)
+        >= 0
+        and set(columns["split"]) <= set(SPLITS)
+        and list(map(len, ids)) == columns["num_rows"]
+        and set(map(type, chain.from_iterable(ids))) <= {str}
     )
-    if not good:
-        raise ValueError(f"{place}: entry {entry.name!r} is damaged; preprocess again")

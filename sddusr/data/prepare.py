@@ -77,7 +77,7 @@ class ShardReport:
     """The shard was there already, whole and made of the same inputs."""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self) | {"entry": self.entry and self.entry._asdict()})
 
     @classmethod
     def from_json(cls, text: str) -> "ShardReport":

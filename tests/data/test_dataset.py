@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sddusr.data.dataset import ShardSet
-from sddusr.data.manifest import MANIFEST, build_manifest, write_manifest
+from sddusr.data.manifest import (
+    MANIFEST,
+    ShardEntry,
+    build_manifest,
+    read_manifest,
+    write_manifest,
+)
 from sddusr.data.schema import SCHEMA, check_sizes, from_record, to_record
 from sddusr.data.shard import Shard, write_shard
 from sddusr.geometry.box import Box
@@ -156,9 +161,7 @@ def test_manifest_tells_contents_not_places(tmp_path):
 
 def test_a_shard_describes_itself_as_it_was_written(tmp_path):
     entry = write_shard(f"{tmp_path}/s.parquet", "train", [make_triplet()], {})
-    assert dataclasses.asdict(Shard(f"{tmp_path}/s.parquet").describe("train")) == (
-        dataclasses.asdict(entry)
-    )
+    assert Shard(f"{tmp_path}/s.parquet").describe("train") == entry
 
 
 @pytest.mark.parametrize(
@@ -214,3 +217,30 @@ def test_detail_that_is_not_finite_is_refused(field, value):
     changed.flat[3] = value
     with pytest.raises(ValueError, match="detail is not finite"):
         check_sizes(triplet._replace(**{field: changed}))
+
+
+def test_a_manifest_of_many_shards_is_checked_to_the_last(tmp_path):
+    entries = [
+        ShardEntry(
+            name=f"train-{i:05d}.parquet",
+            split="train",
+            num_rows=1,
+            num_bytes=i,
+            sha256="a",
+            footer_sha256="b",
+            content_sha256=f"{i}",
+            max_crop_px=32,
+            ids=[f"{i}"],
+        )
+        for i in range(1000)
+    ]
+    write_manifest(str(tmp_path), build_manifest(entries, {}, {}))
+    assert read_manifest(str(tmp_path)).entries == entries
+    for change in ({"num_bytes": -1}, {"ids": ["a", "b"]}, {"split": "other"}, {"sha256": 3}):
+        damaged = [*entries[:-1], entries[-1]._replace(**change)]
+        place = tmp_path / "manifest.json"
+        tree = json.loads(place.read_text()) | {"shards": [each._asdict() for each in damaged]}
+        (tmp_path / "bad").mkdir(exist_ok=True)
+        (tmp_path / "bad" / "manifest.json").write_text(json.dumps(tree))
+        with pytest.raises(ValueError, match=r"entry 'train-00999.parquet' is damaged"):
+            read_manifest(str(tmp_path / "bad"))
