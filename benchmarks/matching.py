@@ -16,8 +16,8 @@ from _timing import Row, arguments, compare, finish, measured_rates
 from torch import Tensor
 
 from sddusr.config.arguments import parse_args
-from sddusr.model.matching.matcher import sparse_match
 from sddusr.model.matching.nearest_key import CERTAIN, PROBABLE
+from sddusr.model.matching.sparse_search import sparse_match
 from sddusr.model.matching.transfer import transfer_patches
 
 FULL, QUICK = (448, 896), (144, 288)

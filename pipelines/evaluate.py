@@ -5,23 +5,20 @@ python pipelines/evaluate.py --checkpoint DIR --data DIR
 python pipelines/evaluate.py --sr-dir DIR --data DIR
 """
 
-import json
 import logging
-import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 if not __package__:  # a script of a checkout, in which only sddusr is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import pipelines  # noqa: F401  # names what is not installed
 
 
-from pipelines.ray_runtime import cluster
-from pipelines.ray_runtime.persistent_paths import persistent_path
-from pipelines.ray_runtime.tasks import map_actors
+from pipelines.options.evaluate import EvaluateOptions
+from pipelines.ray_runtime.scoring import score_rows
 from pipelines.report import ReportOptions, write_report
 from pipelines.tracking import links
 from pipelines.tracking.background import mirror
@@ -30,7 +27,7 @@ from pipelines.tracking.model_uris import local_checkpoint
 from sddusr import storage
 from sddusr.checkpoint import Checkpoint, read_checkpoint
 from sddusr.cli import command_line
-from sddusr.data.dataset import Row, ShardSet
+from sddusr.data.dataset import ShardSet
 from sddusr.evaluation.other_metrics import choose
 from sddusr.evaluation.ref_registration import check_registration
 from sddusr.evaluation.results import (
@@ -46,8 +43,6 @@ from sddusr.evaluation.scoring import (
     BICUBIC,
     COMPARISONS,
     LPIPS_MEASURED,
-    EvaluationConfig,
-    Scorer,
     lpips_note,
     pair_others,
     pick_rows,
@@ -68,30 +63,6 @@ TRACKED = (
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(EvaluationConfig):
-    """Score a checkpoint, other methods' pictures, or both, beside bicubic enlargement.
-
-    Writes tables, the checkpoint's pictures and page.html with a slider for each picture. Examples:
-
-    python pipelines/evaluate.py --checkpoint runs/paper-1a2b3c4d --data shards
-
-    python pipelines/evaluate.py --sr-dir results/KeDuSR results/DCSR --data shards --out board
-
-    python pipelines/evaluate.py --sr-dir phone/ours phone/DCSR --metrics skimage:blur_effect
-    """
-
-    num_actors: int = 1
-    """Processes that score; each holds the weights, and a GPU where the cluster has them."""
-    seed: int = 0
-    """Of the bootstrap intervals."""
-    tracking_uri: str | None = None
-    """MLflow; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db. A checkpoint's evaluation
-    is a run below its training run."""
-    experiment: str = links.EXPERIMENT
-    """MLflow's experiment, for an evaluation that belongs to no training run."""
-
-
 class EvaluationResult(NamedTuple):
     """Everything that was measured, and where it lies."""
 
@@ -108,34 +79,6 @@ class EvaluationResult(NamedTuple):
     """MLflow's."""
 
 
-class ScorerActor:
-    """Ray Data's actor around a `Scorer`.
-
-    It returns scores as JSON, so that the column has one type, or what is wrong with the input:
-    Ray Data would turn an exception into one of its own.
-    """
-
-    def __init__(
-        self,
-        options: EvaluateOptions,
-        rows: Sequence[Row],
-        others: Mapping[str, Mapping[str, str]],
-        lpips: bool,
-        memory_share: float,
-    ) -> None:
-        self.rows = rows
-        self.num_comparisons = options.num_comparisons
-        self.scorer = Scorer(options, others, lpips, memory_share=memory_share)
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, str]:
-        index = item["index"]
-        try:
-            images = self.scorer.evaluate(self.rows[index], compare=index < self.num_comparisons)
-        except command_line.USER_ERRORS as error:
-            return {"error": str(error), "images": "[]"}
-        return {"error": "", "images": json.dumps([image.as_row() for image in images])}
-
-
 def evaluate(options: EvaluateOptions) -> EvaluationResult:
     """Score the split; write the results below `out` and log them to MLflow.
 
@@ -146,7 +89,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     if options.checkpoint:
         found = local_checkpoint(options.checkpoint, options.tracking_uri)
         options = replace(options, checkpoint=found)
-    options = _with_absolute_places(options)
+    options = options.with_absolute_places()
     checkpoint = read_checkpoint(options.checkpoint) if options.checkpoint else None
     shards = ShardSet(options.data)
     trained_on = checkpoint.config.data.register_ref if checkpoint else None
@@ -154,7 +97,9 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     rows = pick_rows(options, shards)
     others = pair_others(options, [row.id for row in rows])
     note = lpips_note(options)
-    images = list(_scores(options, rows, others, lpips=note == LPIPS_MEASURED))
+    images = list(
+        score_rows(options, options.num_actors, rows, others, lpips=note == LPIPS_MEASURED)
+    )
     summaries, differences = summarize(images), gains(images, BICUBIC, options.seed)
     left_out = describe_flat_regions(images)
     if left_out:
@@ -187,48 +132,6 @@ def _about(options: EvaluateOptions, checkpoint: Checkpoint | None, lpips: str) 
     return about | choose(options.metrics).notes | {"code": links.code_version()}
 
 
-def _with_absolute_places(options: EvaluateOptions) -> EvaluateOptions:
-    """Actors may run in another folder."""
-    given = {name: getattr(options, name) for name in ("data", "out", "checkpoint")}
-    absolute = {
-        name: place and persistent_path(place, f"--{name}") for name, place in given.items()
-    }
-    absolute["sr_dir"] = tuple(persistent_path(place, "--sr-dir") for place in options.sr_dir)
-    if options.lpips_weights != "imagenet":
-        absolute["lpips_weights"] = storage.absolute(options.lpips_weights)
-    return replace(options, **absolute)
-
-
-def _scores(
-    options: EvaluateOptions,
-    rows: Sequence[Row],
-    others: Mapping[str, Mapping[str, str]],
-    lpips: bool,
-) -> Iterator[ImageScores]:
-    """Every picture's scores, in the order of the rows."""
-    cluster.init_ray()
-    num_gpus = cluster.gpus_for_each(options.num_actors)
-    scored = map_actors(
-        ScorerActor,
-        (options, rows, others, lpips, num_gpus or 1 / options.num_actors),
-        num_items=len(rows),
-        num_actors=options.num_actors,
-        num_gpus=num_gpus,
-        in_order=True,
-    )
-    for number, item in enumerate(scored, start=1):
-        if item["error"]:
-            raise ValueError(item["error"])
-        images = [ImageScores.from_row(row) for row in json.loads(item["images"])]
-        message = ", ".join(
-            f"{image.method} {image.scores.full_psnr:.2f} dB"
-            for image in images
-            if image.protocol == images[0].protocol
-        )
-        log.info("%d/%d %s: %s", number, len(rows), images[0].id, message)
-        yield from images
-
-
 def _track(
     options: EvaluateOptions,
     summaries: Sequence[Summary],
@@ -238,7 +141,7 @@ def _track(
 ) -> str:
     """Log to a child run of the training run; the child's id."""
     uri, run = links.tracking_uri(options.tracking_uri), RunFolder(options.out)
-    rows = {_prefix(options, summary): _scores_of(summary) for summary in summaries}
+    rows = {_prefix(options, summary): summary.finite_scores() for summary in summaries}
     own = {_prefix(options, s) for s in summaries if checkpoint and s.method == options.name}
     describe_evaluation(
         run,
@@ -264,16 +167,6 @@ def _track(
 
 def _prefix(options: EvaluateOptions, summary: Summary) -> str:
     return f"{options.split}/{summary.protocol}/{summary.method}"
-
-
-def _scores_of(summary: Summary) -> dict[str, float]:
-    row = summary.scores._asdict() | {"full_lpips": summary.full_lpips}
-    row |= {name.replace(":", "-"): mean for name, mean in (summary.others or {}).items()}
-    return {
-        name: value
-        for name, value in row.items()
-        if value is not None and math.isfinite(value)  # MLflow makes 1.8e308 of inf
-    }
 
 
 def main(options: EvaluateOptions) -> None:

@@ -5,20 +5,19 @@ import hashlib
 import json
 import logging
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
 if not __package__:  # a script of a checkout, in which only sddusr is installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import pipelines  # noqa: F401  # names what is not installed
 
-import tyro
 from ray.train import Result, ScalingConfig
 
+from pipelines.options.train import TrainOptions
 from pipelines.ray_runtime import cluster, persistent_paths
-from pipelines.ray_runtime.capacity import WorkerOptions, scaling
-from pipelines.ray_runtime.fit import NodesLostError, fit_workers
+from pipelines.ray_runtime.capacity import scaling
+from pipelines.ray_runtime.fit import NodesLostError, earlier_progress, fit_until_stopped
 from pipelines.ray_runtime.preflight import (
     check_data,
     check_shared,
@@ -27,65 +26,19 @@ from pipelines.ray_runtime.preflight import (
     with_absolute_weights,
 )
 from pipelines.ray_runtime.results import run_result
-from pipelines.ray_runtime.stop_request import StoppableWork
-from pipelines.ray_runtime.worker import store_of
 from pipelines.tracking import links
-from pipelines.tracking.background import END_WAIT_S, describe, mirror, mirrored
-from pipelines.tracking.links import DATA_TAG, SCORE_TAG
+from pipelines.tracking.background import mirrored
+from pipelines.tracking.trainings import describe_training, mirror_finished, register_best
 from sddusr import storage as places
-from sddusr.checkpoint import resolve
 from sddusr.cli import command_line
-from sddusr.config import DEMO, PRESETS, Config, flatten, to_dict
+from sddusr.config import PRESETS, Config, to_dict
 from sddusr.data.dataset import ShardSet
 from sddusr.data.folder_lock import hold_lock
-from sddusr.runs.inputs import RunInputs, datasets_of
 from sddusr.runs.own_folders import check_run_folder, check_run_name, delete_run
 from sddusr.runs.run_folder import RunFolder
-from sddusr.training.loop import NonFiniteError, Progress, check_same_run
+from sddusr.training.loop import NonFiniteError, Progress
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions(WorkerOptions):
-    """Train, or go on with a run: the same command resumes from its newest good checkpoint."""
-
-    data: str | None = None
-    """Folder or URI of shards from pipelines/preprocess.py; without it, the pictures that ship
-    with scikit-image and scikit-learn are preprocessed into STORAGE/samples."""
-    name: str | None = None
-    """Run's name, that of its folder in --storage; by default the preset and a hash of config and
-    data."""
-    storage: str | None = None
-    """Folder or URI that holds the runs; on several machines, one that all of them reach. By
-    default `runs`, in a job on a cluster of one machine `~/sddusr/runs`."""
-    fresh: bool = False
-    """Delete the earlier run of this name, checkpoints too, and train anew. A folder that is no
-    run is never deleted."""
-    max_failures: int = 3
-    """How often workers that die are started again before the run fails; -1: always. A node that
-    is taken after a notice does not count."""
-    lost_nodes_s: float = 1800.0
-    """How long a run that lost nodes waits for new ones before it fails; the same command then goes
-    on with it later."""
-    rank_timeout_s: int = 1800
-    """How long a worker waits for the others in one exchange of gradients before it gives up, and
-    all start again from the newest checkpoint; the log says before which rank they wait for."""
-    tracking_uri: str | None = None
-    """MLflow; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db, in a job below
-    `~/sddusr`."""
-    experiment: str = links.EXPERIMENT
-    """MLflow's experiment."""
-    parent_run: str | None = None
-    """Id of an MLflow run that this one is a part of."""
-    tracking_wait_s: float = END_WAIT_S
-    """How long the end of the run waits for an MLflow that is unreachable; the rest stays in the
-    run's folder, and the log names the command that uploads it."""
-    register_model: str | None = None
-    """Name under which the best checkpoint is registered in MLflow; by default sddusr-PRESET, and
-    the empty name registers none."""
-    preset: Annotated[str, tyro.conf.Suppress] = "demo"
-    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=lambda: DEMO)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +83,10 @@ def run_training(options: TrainOptions) -> TrainResult:
     name = options.name or f"{options.preset}-{_fingerprint(options.config, shards)}"
     folder = places.join(storage, name)
     check_run_folder(folder)
-    earlier = None if options.fresh else _earlier_progress(folder, options.config, shards)
+    earlier = None if options.fresh else earlier_progress(folder, options.config, shards)
     if earlier is not None and earlier.step == options.config.train.num_steps:
         log.info("run %s in %s is finished; --fresh trains anew", name, folder)
-        run_id = _mirror_finished(RunFolder(folder), uri, options.tracking_wait_s)
+        run_id = mirror_finished(RunFolder(folder), uri, options.tracking_wait_s)
         return TrainResult(folder=folder, progress=earlier, run_id=run_id or earlier.tracking_run)
     workers = _workers(options)
     if earlier is None:
@@ -143,33 +96,24 @@ def run_training(options: TrainOptions) -> TrainResult:
         if options.fresh:
             delete_run(folder)
         run = RunFolder(folder)
-        _describe(run, options, uri, name, shards)
+        describe_training(
+            run,
+            uri,
+            name=name,
+            experiment=options.experiment,
+            preset=options.preset,
+            config=options.config,
+            shards=shards,
+            parent=options.parent_run,
+        )
         with mirrored(run, uri, options.tracking_wait_s) as mirrored_run:
             run_id = mirrored_run.run_id
             log.info("run %s in %s, MLflow run %s", name, folder, run_id or "is created later")
-            progress = _train(options, workers, shards.root, folder, run_id)
-            _register(options, run, progress, shards)
+            progress = fit_until_stopped(options, workers, shards.root, folder, run_id)
+            model = options.register_model
+            model = f"sddusr-{options.preset}" if model is None else model
+            register_best(run, model, progress, shards)
     return TrainResult(folder=folder, progress=progress, run_id=mirrored_run.run_id)
-
-
-def _train(
-    options: TrainOptions, workers: ScalingConfig, data: str, folder: str, tracking_run: str
-) -> Progress:
-    """Train until the last step, or until the command is asked to end.
-
-    Raises:
-        StoppedError: SIGTERM or Ctrl-C; a checkpoint was saved.
-    """
-    stoppable = StoppableWork[Progress | None]()
-    progress = stoppable.run(
-        lambda: fit_workers(options, workers, data, folder, tracking_run, stoppable.flag)
-    )
-    if progress is None:
-        raise command_line.StoppedError(
-            f"stopped; a checkpoint is saved in {folder}, and the same command resumes",
-            stoppable.signal_number,
-        )
-    return progress
 
 
 def _places(options: TrainOptions) -> tuple[str, str, str | None]:
@@ -194,56 +138,9 @@ def _workers(options: TrainOptions) -> ScalingConfig:
     return scaling(options, options.config.train.batch_size)
 
 
-def _describe(run: RunFolder, options: TrainOptions, uri: str, name: str, shards: ShardSet) -> None:
-    """Say what the run is; one that goes on keeps its MLflow run."""
-    describe(
-        run,
-        uri,
-        name=name,
-        experiment=options.experiment,
-        params=flatten(to_dict(options.config)) | {"data_hash": shards.content_hash},
-        tags={"sddusr.data": shards.root, "sddusr.preset": options.preset},
-        parent=options.parent_run or "",
-        inputs=RunInputs(datasets=datasets_of(shards, ("train", "val"))),
-    )
-
-
-def _mirror_finished(run: RunFolder, uri: str, wait_s: float) -> str:
-    """Send what MLflow still misses of a finished run; its MLflow id."""
-    if run.config() is None:
-        return ""
-    run.end("finished")
-    return mirror(run.folder, uri, wait_s)
-
-
-def _register(options: TrainOptions, run: RunFolder, progress: Progress, shards: ShardSet) -> None:
-    """Ask for the best checkpoint to become a version of the registered model."""
-    name = options.register_model
-    name = f"sddusr-{options.preset}" if name is None else name
-    if name:
-        place = resolve(run.folder)
-        tags = {"sddusr.checkpoint": place.rpartition("/")[2]}
-        if progress.best_step:
-            tags |= {SCORE_TAG: f"{progress.best_score:.4f}", DATA_TAG: shards.content_hash}
-        run.register_model(name, place, tags)
-
-
 def _fingerprint(config: Config, shards: ShardSet) -> str:
     described = json.dumps([to_dict(config), shards.content_hash], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()[:8]
-
-
-def _earlier_progress(folder: str, config: Config, shards: ShardSet) -> Progress | None:
-    """How far the run in `folder` is; None where it is new.
-
-    Raises:
-        ValueError: the folder holds a run of another config or other data.
-    """
-    checkpoint = store_of(folder, config).newest_good()
-    if checkpoint is None:
-        return None
-    check_same_run(checkpoint, config, shards.content_hash)
-    return Progress(**checkpoint.progress)
 
 
 def main(options: TrainOptions) -> int:

@@ -11,12 +11,13 @@ import torch
 from ray import tune
 from ray.train import ScalingConfig
 
+from pipelines.options.train import TrainOptions
+from pipelines.ray_runtime.fit import fit_workers
 from pipelines.ray_runtime.gauges import RunGauges, run_name
 from pipelines.ray_runtime.stop_request import StopPoll
 from pipelines.ray_runtime.system_metrics import SystemMetrics
 from pipelines.ray_runtime.worker import store_of
 from pipelines.tracking.background import describe
-from pipelines.train import TrainOptions, fit_workers
 from sddusr.checkpoint import CheckpointStore
 from sddusr.cli import command_line
 from sddusr.config import Config, flatten, to_dict

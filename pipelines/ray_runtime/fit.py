@@ -9,10 +9,13 @@ from ray.train.torch import TorchTrainer
 
 from pipelines.ray_runtime.backend import PersistentGroup
 from pipelines.ray_runtime.final_error import clear_final_error
-from pipelines.ray_runtime.worker import Outcome, train_worker
+from pipelines.ray_runtime.stop_request import StoppableWork
+from pipelines.ray_runtime.worker import Outcome, store_of, train_worker
 from sddusr import storage
+from sddusr.cli import command_line
 from sddusr.config import Config, to_dict
-from sddusr.training.loop import Progress
+from sddusr.data.dataset import ShardSet
+from sddusr.training.loop import Progress, check_same_run
 
 LOST_TRY_S = 60.0
 """How long Ray Train waits for workers before it counts a try (its own default)."""
@@ -28,7 +31,7 @@ class NodesLostError(RuntimeError):
 
 
 class FitOptions(Protocol):
-    """What a fit needs to know; `pipelines.train.TrainOptions` says it."""
+    """What a fit needs to know; `pipelines.options.train.TrainOptions` says it."""
 
     @property
     def config(self) -> Config: ...
@@ -40,6 +43,39 @@ class FitOptions(Protocol):
     def lost_nodes_s(self) -> float: ...
     @property
     def rank_timeout_s(self) -> int: ...
+
+
+def earlier_progress(folder: str, config: Config, shards: ShardSet) -> Progress | None:
+    """How far the run in `folder` is; None where it is new.
+
+    Raises:
+        ValueError: the folder holds a run of another config or other data.
+    """
+    checkpoint = store_of(folder, config).newest_good()
+    if checkpoint is None:
+        return None
+    check_same_run(checkpoint, config, shards.content_hash)
+    return Progress(**checkpoint.progress)
+
+
+def fit_until_stopped(
+    options: FitOptions, workers: ScalingConfig, data: str, folder: str, tracking_run: str
+) -> Progress:
+    """Train until the last step, or until the command is asked to end.
+
+    Raises:
+        StoppedError: SIGTERM or Ctrl-C; a checkpoint was saved.
+    """
+    stoppable = StoppableWork[Progress | None]()
+    progress = stoppable.run(
+        lambda: fit_workers(options, workers, data, folder, tracking_run, stoppable.flag)
+    )
+    if progress is None:
+        raise command_line.StoppedError(
+            f"stopped; a checkpoint is saved in {folder}, and the same command resumes",
+            stoppable.signal_number,
+        )
+    return progress
 
 
 def fit_workers(

@@ -141,6 +141,9 @@ class DataConfig:
     """Side of the LR crop and of its centre stand-in, in LR pixels (a multiple of 2)."""
     shift_px: tuple[int, int] = (32, 96)
     """Least and largest distance, along y and along x, from the crop to its centre stand-in."""
+    far_share: float = 0.0
+    """Share of the samples whose stand-in lies as far from the crop as the window has room for:
+    what a network with a detail skip learns from that a match outside the box may be wrong."""
     augment: bool = True
     """Flips and the four rotations."""
     color_augment: float = 0.0
@@ -168,10 +171,9 @@ class DataConfig:
             0 <= low <= high and low % LR_PER_CELL == 0 and high % LR_PER_CELL == 0,
             f"data.shift_px is {self.shift_px}, need two even numbers, the smaller first",
         )
-        require(
-            0 <= self.color_augment <= 1,
-            f"data.color_augment is {self.color_augment}, need 0 to 1",
-        )
+        for name in ("far_share", "color_augment"):
+            share = getattr(self, name)
+            require(0 <= share <= 1, f"data.{name} is {share}, need 0 to 1")
         require(
             0 < self.mask_quantile < 1,
             f"data.mask_quantile is {self.mask_quantile}, need a number between 0 and 1",

@@ -34,12 +34,17 @@ class Span(NamedTuple):
 
 
 def draw_span(
-    length_px: int, center_px: tuple[int, int], config: DataConfig, rng: np.random.Generator
+    length_px: int,
+    center_px: tuple[int, int],
+    config: DataConfig,
+    rng: np.random.Generator,
+    is_far: bool = False,
 ) -> Span:
     """Draw where a crop starts, and its stand-in at the wanted distance from it.
 
     Where no stand-in inside `center_px` has a distance within `shift_px` (a small window, or a
-    crop far from the centre box), the nearest feasible distance is taken.
+    crop far from the centre box), the nearest feasible distance is taken; the farthest one where
+    `is_far`.
 
     Args:
         length_px: length of the LR picture along this axis.
@@ -49,7 +54,7 @@ def draw_span(
     start = int(rng.integers(0, (length_px - config.crop_px) // LR_PER_CELL + 1)) * LR_PER_CELL
     candidates = np.arange(center_px[0], center_px[1] - config.crop_px + 1, LR_PER_CELL)
     distance = np.abs(candidates - start)
-    low, high = config.shift_px
+    low, high = (length_px, length_px) if is_far else config.shift_px
     violation = np.maximum(np.maximum(low - distance, distance - high), 0)
     return Span(start, int(rng.choice(_where_least(candidates, violation))))
 
@@ -71,8 +76,11 @@ def cut_sample(triplet: Triplet, config: DataConfig, rng: np.random.Generator) -
     source = crop(triplet.lr, center) if triplet.lr_center is None else triplet.lr_center
     _check_fits(triplet, center, config.crop_px)
     height, width = triplet.lr.shape[:2]
-    y = draw_span(height, (center.y0, center.y1), config, rng)
-    x = draw_span(width, (center.x0, center.x1), config, rng)
+    # A generator of its own: crops stay what they were before there was this one.
+    others = rng.spawn(1)[0]
+    is_far = config.far_share > 0 and others.random() < config.far_share
+    y = draw_span(height, (center.y0, center.y1), config, rng, is_far)
+    x = draw_span(width, (center.x0, center.x1), config, rng, is_far)
     here = _square(y.crop, x.crop, config.crop_px)
     inside = _square(y.center - center.y0, x.center - center.x0, config.crop_px)
     sample = Sample(
@@ -84,8 +92,7 @@ def cut_sample(triplet: Triplet, config: DataConfig, rng: np.random.Generator) -
         center_offset=(SCALE * (y.center - y.crop), SCALE * (x.center - x.crop)),
     )
     sample = _augment(sample, rng) if config.augment else sample
-    # A generator of its own: crops stay what they were before there was this one.
-    return _change_appearance(sample, triplet, config, rng.spawn(1)[0])
+    return _change_appearance(sample, triplet, config, others)
 
 
 def _change_appearance(

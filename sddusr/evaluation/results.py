@@ -68,6 +68,14 @@ class Summary(NamedTuple):
         known = head | self.scores._asdict() | {"full_lpips": self.full_lpips}
         return known | (self.others or {})
 
+    def finite_scores(self) -> dict[str, float]:
+        """The means that a metrics store takes: MLflow makes 1.8e308 of inf."""
+        row = self.scores._asdict() | {"full_lpips": self.full_lpips}
+        row |= {name.replace(":", "-"): mean for name, mean in (self.others or {}).items()}
+        return {
+            name: value for name, value in row.items() if value is not None and math.isfinite(value)
+        }
+
 
 class Gain(NamedTuple):
     """How much better a method scores than another on the same pictures."""

@@ -16,7 +16,8 @@ from sddusr.inference.conversion import Pixels, Uploads, part_on
 from sddusr.inference.tiles import cut, grown, in_tiles, reach, scaled, tiles, within
 from sddusr.model.deformable import exact_planes
 from sddusr.model.matching.fast_search import MatchingMode
-from sddusr.model.matching.matcher import Progress, Search
+from sddusr.model.matching.matcher import Search
+from sddusr.model.matching.nearest_key import Progress
 from sddusr.model.matching.transfer import CELL, CellBank
 from sddusr.model.matching.twins import CenterPlace
 from sddusr.model.sddusr import SDDuSR

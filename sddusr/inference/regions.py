@@ -19,7 +19,7 @@ from sddusr.inference.sources import Region, SourceMaker, Sources
 from sddusr.inference.tiles import cut, grown, in_tiles, lr_reach, scaled, tiles, within
 from sddusr.inference.trust_map import TrustMap
 from sddusr.model.fusion import Fusion
-from sddusr.model.matching.matcher import Progress
+from sddusr.model.matching.nearest_key import Progress
 from sddusr.model.sddusr import SDDuSR
 
 DECODER_TILES = 2

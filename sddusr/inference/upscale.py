@@ -30,7 +30,8 @@ from sddusr.inference.result import Matches, Upscaled, is_without_ref
 from sddusr.inference.tiles import scaled
 from sddusr.inference.trust_map import TrustMap
 from sddusr.model.matching.fast_search import MatchingMode
-from sddusr.model.matching.matcher import Progress, Search
+from sddusr.model.matching.matcher import Search
+from sddusr.model.matching.nearest_key import Progress
 from sddusr.model.precision import Precision, computing_in
 from sddusr.model.sddusr import SDDuSR
 

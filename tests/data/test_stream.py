@@ -17,7 +17,7 @@ from sddusr.data.crops import Sample, cut_sample, draw_span
 from sddusr.data.dataset import ShardSet
 from sddusr.data.detail import mask_label
 from sddusr.data.stream import BatchStream, collate, sample_at, seed_at, share
-from sddusr.geometry.box import Box
+from sddusr.geometry.box import Box, to_lr
 from sddusr.types import IMAGES, Batch
 from tests.conftest import make_triplet
 
@@ -232,6 +232,24 @@ def test_offsets_are_even_inside_and_shifted_as_far_as_can_be(length, start, sid
     else:
         miss = {max(shift[0] - d, d - shift[1]): d for d in distances}
         assert max(shift[0] - chosen, chosen - shift[1]) == min(miss)
+
+
+def test_far_stand_ins_lie_as_far_from_the_crop_as_there_is_room():
+    triplet = make_triplet("t")
+    center = to_lr(triplet.center_box)
+    config = dataclasses.replace(CONFIG, augment=False)
+    far = dataclasses.replace(config, far_share=1.0)
+    for seed in range(20):
+        near_y, near_x = cut_sample(triplet, config, np.random.default_rng(seed)).center_offset
+        far_y, far_x = cut_sample(triplet, far, np.random.default_rng(seed)).center_offset
+        assert max(abs(near_y), abs(near_x)) <= 2 * config.shift_px[1]
+        assert abs(far_y) >= center.height - config.crop_px
+        assert abs(far_x) >= center.width - config.crop_px
+        span = draw_span(
+            64, (center.y0, center.y1), config, np.random.default_rng(seed), is_far=True
+        )
+        reach = max(abs(center.y0 - span.crop), abs(center.y1 - config.crop_px - span.crop))
+        assert abs(span.center - span.crop) == reach
 
 
 def test_a_window_of_the_default_size_always_has_a_shift_as_asked():

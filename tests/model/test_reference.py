@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import reference
 from sddusr.config import MaskConfig
-from sddusr.model.matching.matcher import sparse_match
+from sddusr.model.matching.sparse_search import sparse_match
 from sddusr.model.matching.transfer import transfer_patches
 from sddusr.model.sddusr import SDDuSR
 from tests.tiny import TINY, pictures, without_zero_starts

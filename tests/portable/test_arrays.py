@@ -8,7 +8,7 @@ from sddusr.geometry.box import Box
 from sddusr.imaging.arrays import enlarge_bicubic
 from sddusr.imaging.resize import bicubic_up
 from sddusr.model import evidence
-from sddusr.model.matching.matcher import sparse_match
+from sddusr.model.matching.sparse_search import sparse_match
 from sddusr.model.matching.transfer import CellBank as TorchBank
 from sddusr.model.matching.transfer import transfer_patches as transfer_in_torch
 from sddusr.model.matching.twins import CenterPlace, find_twins

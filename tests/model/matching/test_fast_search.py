@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from sddusr.geometry.box import Box
 from sddusr.model.matching import clustered_keys, fast_search
 from sddusr.model.matching.clustered_keys import ClusteredKeys
-from sddusr.model.matching.matcher import sparse_match, unit_patches
 from sddusr.model.matching.nearest_key import plain_search
+from sddusr.model.matching.patches import unit_patches
+from sddusr.model.matching.sparse_search import sparse_match
 from sddusr.model.matching.twins import CenterPlace
 from sddusr.model.tuning import TUNINGS
 

@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 
 from sddusr.config import MaskConfig, MatchingConfig
 from sddusr.model.matching import nearest_key
-from sddusr.model.matching.matcher import PatchTable, SparseMatching, sparse_match, unit_patches
+from sddusr.model.matching.matcher import SparseMatching
 from sddusr.model.matching.nearest_key import best_key
+from sddusr.model.matching.patches import PatchTable, unit_patches
 from sddusr.model.matching.soft_assignment import SoftAssignment
+from sddusr.model.matching.sparse_search import sparse_match
 from sddusr.model.matching.transfer import CELL, PATCH, transfer_patches
 from sddusr.model.tuning import CPU, GPU, TUNINGS
 from tests.tunings import tuned

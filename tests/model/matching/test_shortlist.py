@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sddusr.model.matching import shortlist
-from sddusr.model.matching.matcher import unit_patches
 from sddusr.model.matching.nearest_key import CERTAIN, PROBABLE, KeySearch
+from sddusr.model.matching.patches import unit_patches
 from sddusr.model.matching.shortlist import Shortlist
 
 ROUNDING = 1e-6

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sddusr.config import MaskConfig, MatchingConfig
 from sddusr.geometry.box import Box
 from sddusr.inference.tiles import reach
-from sddusr.model.matching.matcher import SparseMatching, sparse_match
+from sddusr.model.matching.matcher import SparseMatching
+from sddusr.model.matching.sparse_search import sparse_match
 from sddusr.model.matching.twins import CenterPlace, find_twins
 
 ROWS, COLS = 26, 30
@@ -97,7 +98,7 @@ def test_only_cells_that_are_left_are_searched(features, monkeypatch):
         found = features(lr)
     place = CenterPlace(Box(0, ROWS, 0, COLS), -(-reach(features) // 2))
     told = []
-    monkeypatch.setattr("sddusr.model.matching.matcher._exact_search", None)
+    monkeypatch.setattr("sddusr.model.matching.sparse_search._exact_search", None)
     match = sparse_match(found, found, None, None, told.append, place=place)
     assert torch.equal(match.key_index[0], torch.arange(ROWS * COLS))
     assert told == [1]

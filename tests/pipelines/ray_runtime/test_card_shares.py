@@ -6,9 +6,8 @@ import pytest
 import ray
 import torch
 
-from pipelines import evaluate
 from pipelines.evaluate import EvaluateOptions
-from pipelines.ray_runtime import cluster, upscaling
+from pipelines.ray_runtime import cluster, scoring, upscaling
 from sddusr.photos.jobs import Settings
 from tune import trial
 
@@ -22,7 +21,7 @@ def asked(monkeypatch):
         found.update(given, args=args)
         return iter(())
 
-    for module in (evaluate, upscaling):
+    for module in (scoring, upscaling):
         monkeypatch.setattr(module, "map_actors", map_actors)
     monkeypatch.setattr(cluster, "init_ray", lambda: None)
     return found
@@ -33,7 +32,7 @@ def test_actors_that_score_share_a_card_only_with_those_on_it(monkeypatch, asked
     """Four actors on four cards have one each, on two half of one; else a quarter of the RAM."""
     monkeypatch.setattr(cluster, "gpus_for_each", lambda num: num_gpus)
     options = EvaluateOptions(data="shards", out="out", checkpoint="compact", num_actors=4)
-    list(evaluate._scores(options, [], {}, False))
+    list(scoring.score_rows(options, options.num_actors, [], {}, False))
     assert asked["num_gpus"] == num_gpus
     assert asked["args"][-1] == share
 
