@@ -153,12 +153,15 @@ def pair(side: int) -> tuple[dict[str, bytes], dict[str, str]]:
 
 def memory() -> dict[str, float]:
     """Megabytes of this server's processes, by the part of their name."""
-    held = dict.fromkeys(SHOWN, 0.0)
-    for part in SHOWN:
-        for process in processes_of(part):
-            with contextlib.suppress(psutil.Error):
-                held[part] += process.memory_full_info().uss / 1e6
-    return held
+    return {part: sum(map(private_mb, processes_of(part))) for part in SHOWN}
+
+
+def private_mb(process: psutil.Process) -> float:
+    """Resident, without what it shares; 0 where the process has ended meanwhile."""
+    try:
+        return process.memory_full_info().uss / 1e6
+    except psutil.Error:
+        return 0.0
 
 
 def processes_of(part: str) -> list[psutil.Process]:
