@@ -3,13 +3,18 @@
 
 python benchmarks/serving.py
 
-python benchmarks/serving.py --clients 10 --requests 200 --side 256
+python benchmarks/serving.py --clients 10 --requests 200 --side 64
+
+python benchmarks/serving.py --too-large 5000 --timeout-s 2
 
 It starts a server on this machine and measures over real connections. Memory is that of
-its processes (resident, without what they share), after every tenth of the requests.
+its processes (resident, without what they share), after every twentieth of the requests.
+With --too-large it sends one wide image of that side instead, which takes longer than
+--timeout-s, and looks which process answers the next request.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -43,6 +48,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--side", type=int, default=256, help="rows and columns of the wide image")
     parser.add_argument("--max-queued", type=int, default=4)
+    parser.add_argument("--timeout-s", type=float, default=300.0)
+    parser.add_argument(
+        "--too-large", type=int, default=0, help="rows and columns of a wide image beyond it"
+    )
     parser.add_argument("--checkpoint", default="compact")
     given = parse_args(parser)
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -50,12 +59,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = start(address, given, Path(folder))
         try:
-            measure(address, given)
+            if given.too_large:
+                exceed(address, given, Path(folder))
+            else:
+                measure(address, given)
         finally:
             server.send_signal(signal.SIGTERM)
             print(f"ended by SIGTERM with code {server.wait(timeout=300)}")
-        left = [file for file in Path(folder).rglob("*") if file.is_file() and file.name != "log"]
-        print(f"files left in its temporary folder: {len(left)}")
+        print(f"files left in its temporary folder: {len(files_in(Path(folder)))}")
 
 
 def start(address: str, given: argparse.Namespace, folder: Path) -> subprocess.Popen[bytes]:
@@ -63,6 +74,7 @@ def start(address: str, given: argparse.Namespace, folder: Path) -> subprocess.P
     port = address.rstrip("/").rpartition(":")[2]
     command = [sys.executable, str(ROOT / "pipelines" / "serve.py"), "--port", port]
     command += ["--checkpoint", given.checkpoint, "--max-queued", str(given.max_queued)]
+    command += ["--timeout-s", str(given.timeout_s)]
     began = time.monotonic()
     with (folder / "log").open("w") as log:
         environment = os.environ | {"TMPDIR": str(folder), "RAY_TMPDIR": "/tmp"}
@@ -76,18 +88,12 @@ def start(address: str, given: argparse.Namespace, folder: Path) -> subprocess.P
 
 
 def measure(address: str, given: argparse.Namespace) -> None:
-    side = given.side
-    scene = cv2.resize(data.coffee(), (2 * side, 2 * side), interpolation=cv2.INTER_AREA)
-    edge = round(2 * side * MARGIN) // 4 * 4
-    tele = scene[edge : 2 * side - edge, edge : 2 * side - edge].copy()
-    wide = cv2.resize(scene, (side, side), interpolation=cv2.INTER_AREA)
-    files = {"wide": encode_png(wide), "tele": encode_png(tele)}
-    box = f"{edge},{2 * side - edge},{edge},{2 * side - edge}"
-    print(f"wide {side}x{side}, tele {tele.shape[0]}x{tele.shape[1]}, {os.cpu_count()} cores")
+    files, box = pair(given.side)
+    print(f"wide {given.side}x{given.side}, {os.cpu_count()} cores")
 
     def ask(_number: int) -> tuple[int, float, str]:
         began = time.monotonic()
-        answer = requests.post(f"{address}upscale", files=files, data={"box": box}, timeout=3600)
+        answer = requests.post(f"{address}upscale", files=files, data=box, timeout=3600)
         return answer.status_code, time.monotonic() - began, answer.headers.get("Retry-After", "")
 
     ask(0)
@@ -102,10 +108,10 @@ def measure(address: str, given: argparse.Namespace) -> None:
         delays = sorted({retry_after for _, retry_after in refused})
         print(f"  429 within {slowest:.2f} s, Retry-After {', '.join(delays)}")
     took = []
-    tenth = max(1, given.requests // 10)
+    step = max(1, given.requests // 20)
     print(f"{'requests':>8}  " + "  ".join(f"{name:>15}" for name in SHOWN) + "   (MB)")
     for number in range(given.requests + 1):
-        if number % tenth == 0:
+        if number % step == 0:
             held = memory()
             print(f"{number:>8}  " + "  ".join(f"{held[name]:>15.0f}" for name in SHOWN))
         if number < given.requests:
@@ -118,19 +124,61 @@ def measure(address: str, given: argparse.Namespace) -> None:
     )
 
 
+def exceed(address: str, given: argparse.Namespace, folder: Path) -> None:
+    """An image that takes too long, and a small one afterwards."""
+    before = [process.pid for process in processes_of("Upscaling")]
+    files, _ = pair(given.too_large)  # without its box: it is looked for, which takes longest
+    print(f"wide {given.too_large}x{given.too_large}, --timeout-s {given.timeout_s:g}")
+    began = time.monotonic()
+    answer = requests.post(f"{address}upscale", files=files, timeout=3600)
+    print(f"{answer.status_code} after {time.monotonic() - began:.1f} s: {answer.text}")
+    print(f"files left in its temporary folder: {len(files_in(folder))}")
+    began = time.monotonic()
+    files, box = pair(given.side)
+    answer = requests.post(f"{address}upscale", files=files, data=box, timeout=3600)
+    after = [process.pid for process in processes_of("Upscaling")]
+    print(f"{answer.status_code} for {given.side}x{given.side}, {time.monotonic() - began:.1f} s")
+    print(f"the same process: {before == after}; {len(before)} before, {len(after)} now")
+
+
+def pair(side: int) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Files of a wide and a tele image, and the box of the second."""
+    scene = cv2.resize(data.coffee(), (2 * side, 2 * side), interpolation=cv2.INTER_AREA)
+    edge = round(2 * side * MARGIN) // 4 * 4
+    tele = scene[edge : 2 * side - edge, edge : 2 * side - edge].copy()
+    wide = cv2.resize(scene, (side, side), interpolation=cv2.INTER_AREA)
+    box = f"{edge},{2 * side - edge},{edge},{2 * side - edge}"
+    return {"wide": encode_png(wide), "tele": encode_png(tele)}, {"box": box}
+
+
 def memory() -> dict[str, float]:
     """Megabytes of this server's processes, by the part of their name."""
-    held = dict.fromkeys(SHOWN, 0.0)
+    return {part: sum(map(private_mb, processes_of(part))) for part in SHOWN}
+
+
+def private_mb(process: psutil.Process) -> float:
+    """Resident, without what it shares; 0 where the process has ended meanwhile."""
+    try:
+        return process.memory_full_info().uss / 1e6
+    except psutil.Error:
+        return 0.0
+
+
+def processes_of(part: str) -> list[psutil.Process]:
+    """Ray's processes below this one whose name has this part."""
+    found = []
     for process in psutil.Process().children(recursive=True):
-        try:
-            name = " ".join(process.cmdline()).rstrip("\0")
-            info = process.memory_full_info()
-        except psutil.Error:
-            continue
-        for part in SHOWN if name.startswith("ray::") else ():
-            if part.lower() in name.lower():
-                held[part] += info.uss / 1e6
-    return held
+        with contextlib.suppress(psutil.Error):
+            name = " ".join(process.cmdline()).rstrip("\0").lower()
+            if name.startswith("ray::") and part.lower() in name:
+                found.append(process)
+    return found
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Uploads and results that are still there."""
+    kept = ("log", "lock")
+    return [file for file in folder.rglob("*") if file.is_file() and file.name not in kept]
 
 
 if __name__ == "__main__":
