@@ -14,9 +14,11 @@ from sddusr.export import package as exporter
 from sddusr.export.card import table_row, write_card
 from sddusr.export.package import export_package
 from sddusr.export.parity import GraphReport, check_parity
+from sddusr.export.specs import list_graphs
 from sddusr.imaging.images import read_picture, write_png
 from sddusr.inference import super_resolve
 from sddusr.inference.memory import Plan
+from sddusr.model.evidence import EMPTY, FULL
 from sddusr.portable.memory import PortablePlan
 from sddusr.portable.package import MANIFEST, Package
 from sddusr.portable.upscale import super_resolve as run_package
@@ -209,3 +211,14 @@ def test_programs_of_torch_export(tmp_path):
     picture = torch.rand(1, 3, 30, 26)
     wanted = seeded(small("demo")).matching.features(picture)
     torch.testing.assert_close(program(picture), wanted)
+
+
+def test_the_example_of_evidence_passes_both_sides_of_its_gate():
+    """Where Ref is the enlarged centre nothing of it is shown; a graph without that differs."""
+    config = least("baseline")
+    config = replace(config, detail=replace(config.detail, enabled=True))
+    (spec,) = (x for x in list_graphs(seeded(config), config) if x.name == "evidence")
+    ref, enlarged = spec.example({"h": 40, "w": 48})
+    strength = (ref - enlarged).abs().mean(1)
+    assert EMPTY < strength[..., 4:20].mean() < FULL
+    assert strength[..., 28:].mean() > 10 * FULL
