@@ -87,9 +87,10 @@ def _example(spec: Input, sides: dict[str, int], generator: torch.Generator) -> 
 
 
 def _show_nothing_on_the_left(ref: Tensor, enlarged: Tensor) -> None:
-    """Ref is the enlarged centre there but for rounding, as where it has nothing to show."""
+    """Ref is the enlarged centre there, exactly or but for rounding: it has nothing to show."""
     half = ref.shape[-1] // 2
     ref[..., :half] = enlarged[..., :half] + 1.6 / 255 * (ref[..., :half] - 0.5).abs()
+    ref[..., : half // 2] = enlarged[..., : half // 2]
 
 
 def list_graphs(model: SDDuSR, config: ModelConfig) -> list[GraphSpec]:

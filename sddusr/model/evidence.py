@@ -4,6 +4,7 @@ Everything here is free of parameters and of gradients, looks at most `reach` pi
 repeating the border, so a window of a larger picture gives the same inside its halo.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -90,7 +91,8 @@ def measure_evidence(bands: Bands, window_px: int) -> RefEvidence:
     pairs = torch.cat([bands.fine * bands.fine, bands.own * bands.own, bands.fine * bands.own], 1)
     sums = box_mean(pairs.unflatten(1, (3, 3)).sum(2), CORRELATION_PX)
     power, own_power, shared = sums.unbind(1)
-    correlation = shared / (power * own_power + TINY).sqrt()
+    # Not `+ TINY`: the ONNX exporter leaves out what adds 1e-8 or less, and 0 / 0 is no number.
+    correlation = shared / (math.sqrt(TINY) * (power * own_power / TINY + 1).sqrt())
     differences = [bands.seen - bands.known, bands.soft - bands.center, detail]
     maps = torch.cat([x.abs().mean(1, keepdim=True) for x in differences], 1)
     evidence = torch.cat([box_mean(maps, MEAN_PX), correlation.unsqueeze(1)], 1)
