@@ -165,7 +165,7 @@ def private_mb(process: psutil.Process) -> float:
 
 
 def processes_of(part: str) -> list[psutil.Process]:
-    """Ray's processes below this one whose name has this part."""
+    """Ray processes started by this one, by a part of their name."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):

@@ -52,7 +52,7 @@ class PreprocessOptions:
     (blur, 2x2 means, noise, JPEG)."""
     pair: PairConfig = field(default_factory=PairConfig)
     """How the same layouts find the tele picture in the wide one. `min_box_px` of twice the
-    crop refuses pairs whose Ref is too small for a training crop."""
+    crop refuses pairs with a Ref too small for a training crop."""
     register_ref: RefRegistration = "auto"
     """How Ref is registered to the centre of LR before it is stored. auto: the homography that is
     left over and colours, then a smooth flow where it explains more; homography: no flow; none: Ref
@@ -65,8 +65,8 @@ class PreprocessOptions:
     max_errors_share: float = 0.1
     """Largest share of triplets that may be set aside."""
     check_triplets: bool = True
-    """Refuse triplets of dusr-real and folders whose pictures do not belong together: LR against
-    halved HR, Ref against HR on its box, flat pictures."""
+    """Refuse inconsistent triplets of dusr-real and folders: LR that does not match halved HR, Ref
+    that does not match HR on its box, flat images."""
     max_megapixels: float = MAX_PIXELS / 1e6
     """Larger pictures are refused before they are decoded."""
     overwrite: bool = False

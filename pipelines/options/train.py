@@ -25,7 +25,7 @@ class TrainOptions(WorkerOptions):
     """Folder or URI that holds the runs; on several machines, one that all of them reach. By
     default `runs`, in a job on a cluster of one machine `~/sddusr/runs`."""
     fresh: bool = False
-    """Delete the earlier run of this name, checkpoints too, and train anew. A folder that is no
+    """Delete the earlier run of this name, checkpoints too, and start again. A folder that is no
     run is never deleted."""
     max_failures: int = 3
     """How often workers that die are started again before the run fails; -1: always. A node that
