@@ -93,26 +93,36 @@ def run_training(options: TrainOptions) -> TrainResult:
         check_weights(options.config)
     check_shared(storage, shards.root, uri)
     with hold_lock(places.join(storage, f".{name}.lock"), f"run {name} in {folder}"):
-        if options.fresh:
-            delete_run(folder)
-        run = RunFolder(folder)
-        describe_training(
-            run,
-            uri,
-            name=name,
-            experiment=options.experiment,
-            preset=options.preset,
-            config=options.config,
-            shards=shards,
-            parent=options.parent_run,
-        )
-        with mirrored(run, uri, options.tracking_wait_s) as mirrored_run:
-            run_id = mirrored_run.run_id
-            log.info("run %s in %s, MLflow run %s", name, folder, run_id or "is created later")
-            progress = fit_until_stopped(options, workers, shards.root, folder, run_id)
-            model = options.register_model
-            model = f"sddusr-{options.preset}" if model is None else model
-            register_best(run, model, progress, shards)
+        return _train_locked(options, workers, shards, folder, name, uri)
+
+
+def _train_locked(
+    options: TrainOptions,
+    workers: ScalingConfig,
+    shards: ShardSet,
+    folder: str,
+    name: str,
+    uri: str,
+) -> TrainResult:
+    """Train and register, in a folder that no other run writes to."""
+    if options.fresh:
+        delete_run(folder)
+    run = RunFolder(folder)
+    describe_training(
+        run,
+        uri,
+        name=name,
+        experiment=options.experiment,
+        preset=options.preset,
+        config=options.config,
+        shards=shards,
+        parent=options.parent_run,
+    )
+    with mirrored(run, uri, options.tracking_wait_s) as mirrored_run:
+        run_id = mirrored_run.run_id
+        log.info("run %s in %s, MLflow run %s", name, folder, run_id or "is created later")
+        progress = fit_until_stopped(options, workers, shards.root, folder, run_id)
+        register_best(run, options.model_name, progress, shards)
     return TrainResult(folder=folder, progress=progress, run_id=mirrored_run.run_id)
 
 

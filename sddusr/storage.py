@@ -5,7 +5,6 @@ import os
 import posixpath
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,26 +60,12 @@ def member(root: str | Path, name: str) -> str:
     parts = name.replace("\\", "/").split("/")
     if "\0" in name or any(part in ("", ".", "..") for part in parts) or ":" in parts[0]:
         raise ValueError(f"{root}: refused {name!r}, need a plain name inside the folder")
-    place = join(root, *parts)
-    if is_local(root) and not Path(place).resolve().is_relative_to(Path(root).resolve()):
-        raise ValueError(f"{root}: refused {name!r}, a link that leads out of the folder")
-    return place
-
-
-def members(root: str | Path, names: Sequence[str]) -> list[str]:
-    """Files right below `root` whose names were read from an index; `member` for many.
-
-    Raises:
-        ValueError: a name, or a symbolic link of that name, leads out of `root`.
-    """
-    places = []
-    for name in names:
-        place = join(root, name)
-        is_plain = not any(char in "/\\:\0" for char in name) and name not in ("", ".", "..")
-        if not is_plain or (is_local(place) and os.path.islink(place)):
-            place = member(root, name)
-        places.append(place)
-    return places
+    if is_local(root):
+        way = [join(root, *parts[: i + 1]) for i in range(len(parts))]
+        has_link = any(map(os.path.islink, way))  # resolving is slow, and an index is long
+        if has_link and not Path(way[-1]).resolve().is_relative_to(Path(root).resolve()):
+            raise ValueError(f"{root}: refused {name!r}, a link that leads out of the folder")
+    return join(root, *parts)
 
 
 def check_name(name: str) -> None:

@@ -51,3 +51,8 @@ class TrainOptions(WorkerOptions):
     the empty name registers none."""
     preset: Annotated[str, tyro.conf.Suppress] = "demo"
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=lambda: DEMO)
+
+    @property
+    def model_name(self) -> str:
+        """Name of the registered model; empty for none."""
+        return f"sddusr-{self.preset}" if self.register_model is None else self.register_model

@@ -32,7 +32,7 @@ class ShardSet:
         self.root = str(root)
         self.manifest: Manifest = read_manifest(self.root)
         self.entries = self.manifest.entries
-        self._places = storage.members(self.root, [entry.name for entry in self.entries])
+        self._places = [storage.member(self.root, entry.name) for entry in self.entries]
         sizes = storage.file_sizes(self.root)  # one listing, not a question for each shard
         for entry, place in zip(self.entries, self._places, strict=True):
             size = sizes.get(entry.name)
