@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """Train on shards with Ray Train: `python pipelines/train.py [PRESET] --data DIR`."""
 
-import hashlib
-import json
 import logging
 import sys
 from dataclasses import dataclass, replace
@@ -31,7 +29,7 @@ from pipelines.tracking.background import mirrored
 from pipelines.tracking.trainings import describe_training, mirror_finished, register_best
 from sddusr import storage as places
 from sddusr.cli import command_line
-from sddusr.config import PRESETS, Config, to_dict
+from sddusr.config import PRESETS
 from sddusr.data.dataset import ShardSet
 from sddusr.data.folder_lock import hold_lock
 from sddusr.runs.own_folders import check_run_folder, check_run_name, delete_run
@@ -80,7 +78,7 @@ def run_training(options: TrainOptions) -> TrainResult:
         data = samples_shards(storage)
     shards = ShardSet(data)
     check_data(shards, options.config)
-    name = options.name or f"{options.preset}-{_fingerprint(options.config, shards)}"
+    name = options.run_name(shards.content_hash)
     folder = places.join(storage, name)
     check_run_folder(folder)
     earlier = None if options.fresh else earlier_progress(folder, options.config, shards)
@@ -146,11 +144,6 @@ def _workers(options: TrainOptions) -> ScalingConfig:
     cluster.init_ray()
     persistent_paths.check_is_named(options.storage, "--storage", "a folder or URI")
     return scaling(options, options.config.train.batch_size)
-
-
-def _fingerprint(config: Config, shards: ShardSet) -> str:
-    described = json.dumps([to_dict(config), shards.content_hash], sort_keys=True)
-    return hashlib.sha256(described.encode()).hexdigest()[:8]
 
 
 def main(options: TrainOptions) -> int:

@@ -1,5 +1,7 @@
 """The flags of training."""
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -8,7 +10,7 @@ import tyro
 from pipelines.ray_runtime.capacity import WorkerOptions
 from pipelines.tracking import links
 from pipelines.tracking.background import END_WAIT_S
-from sddusr.config import DEMO, Config
+from sddusr.config import DEMO, Config, to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,12 @@ class TrainOptions(WorkerOptions):
     the empty name registers none."""
     preset: Annotated[str, tyro.conf.Suppress] = "demo"
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=lambda: DEMO)
+
+    def run_name(self, data_hash: str) -> str:
+        """`name`, or the preset and a hash of all that decides the result."""
+        described = json.dumps([to_dict(self.config), data_hash], sort_keys=True)
+        fingerprint = hashlib.sha256(described.encode()).hexdigest()[:8]
+        return self.name or f"{self.preset}-{fingerprint}"
 
     @property
     def model_name(self) -> str:
