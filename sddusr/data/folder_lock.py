@@ -4,6 +4,7 @@ A lock that a dead process left is told from a live one: on the same machine by 
 another machine by its heartbeat, which a living process renews. No clocks are compared.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -80,7 +81,8 @@ def _acquire(place: str, what: str, token: str) -> None:
             )
         log.warning("%s: taking over from a process that is gone (%s)", what, holder.get("host"))
         if storage.is_local(place):
-            _remove_if(place, holder)
+            if _take_over(place, holder, token):
+                return
         else:
             storage.write_atomic(place, _content(token, 0))
             time.sleep(SETTLE_S)
@@ -98,8 +100,22 @@ def _create(place: str, token: str) -> bool:
         return (_read(place) or {}).get("token") == token
     path = Path(place)
     path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}")
+    draft.write_bytes(_content(token, 0))
     try:
-        with open(path, "xb") as file:  # exclusive, on NFS too
+        os.link(draft, path)  # exclusive, on NFS too, and never seen half-written
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        return _create_in_steps(path, token)
+    finally:
+        draft.unlink()
+    return True
+
+
+def _create_in_steps(path: Path, token: str) -> bool:
+    try:
+        with open(path, "xb") as file:
             file.write(_content(token, 0))
     except FileExistsError:
         return False
@@ -156,19 +172,26 @@ def _is_alive(place: str, holder: dict[str, Any]) -> bool:
     return False
 
 
-def _remove_if(place: str, holder: dict[str, Any]) -> None:
-    """Remove a dead lock: of several that see it, one renames it and the others come too late."""
-    aside = f"{place}.{uuid.uuid4().hex}"
+def _take_over(place: str, holder: dict[str, Any], token: str) -> bool:
+    """Put one's own lock in a dead one's place; False where another process came first.
+
+    Of several that see it dead, only the one that holds a second lock, named by the dead one's
+    content, may replace it. So nobody removes a lock that was made meanwhile.
+    """
+    content = json.dumps(holder, sort_keys=True).encode()
+    right = f"{place}.{hashlib.sha256(content).hexdigest()[:12]}"
     try:
-        os.rename(place, aside)
-    except FileNotFoundError:
-        return
-    if _read(aside) != holder:  # a new one was made meanwhile: give it back
-        try:
-            os.link(aside, place)
-        except OSError:
-            log.warning("%s: two processes may write there", place)
-    os.unlink(aside)
+        _acquire(right, "taking over", token)
+    except LockedError:
+        time.sleep(0.01)
+        return False
+    try:
+        if _read(place) != holder:
+            return False
+        storage.write_atomic(place, _content(token, 0))
+        return True
+    finally:
+        _release(right, token)
 
 
 def _beat(place: str, token: str, stop: threading.Event) -> None:

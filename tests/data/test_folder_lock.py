@@ -93,6 +93,17 @@ def test_a_process_id_that_another_process_has_now_does_not_count(place):
         pass
 
 
+def test_a_file_system_without_links_has_locks_too(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError("not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    place = str(tmp_path / ".lock")
+    with hold_lock(place, "run a"), pytest.raises(LockedError), hold_lock(place, "run a"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_lock_is_renewed(place):
     with hold_lock(place, "run"):
         time.sleep(0.5)
@@ -116,11 +127,44 @@ def test_a_killed_process_leaves_a_lock_that_is_taken_over_at_once(tmp_path):
     assert time.monotonic() - started < 2
 
 
+def test_a_process_that_died_while_it_took_over_is_taken_over_too(tmp_path, monkeypatch):
+    place = str(tmp_path / ".lock")
+    dead = json.loads(folder_lock._content("old", 0)) | {"started": 1.0}
+    storage.write_atomic(place, json.dumps(dead).encode())
+
+    def die(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(storage, "write_atomic", die)
+        broken.setattr(folder_lock, "_release", die)
+        with pytest.raises(KeyboardInterrupt), hold_lock(place, "run"):
+            pass
+    (left,) = (each for each in tmp_path.iterdir() if each.name != ".lock")
+    left.write_text(json.dumps(json.loads(left.read_text()) | {"started": 1.0}))
+    with hold_lock(place, "run"):
+        assert json.loads(storage.read_bytes(place))["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slow_process_leaves_a_lock_that_was_made_meanwhile(tmp_path):
+    place = str(tmp_path / ".lock")
+    dead = json.loads(folder_lock._content("old", 0)) | {"started": 1.0}
+    storage.write_atomic(place, json.dumps(dead).encode())
+    with hold_lock(place, "run"):
+        held = storage.read_bytes(place)
+        assert not folder_lock._take_over(place, dead, "slow")
+        assert storage.read_bytes(place) == held
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_of_many_that_start_at_once_one_works_at_a_time(place):
     storage.write_atomic(place, json.dumps({**other_machine(), "machine": "gone"}).encode())
     working, most, refused = [], [], []
+    start = threading.Barrier(6)
 
     def work():
+        start.wait()
         try:
             with hold_lock(place, "run"):
                 working.append(1)
