@@ -8,12 +8,14 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4
-"""`mallopt`'s parameters: how much is free before it is handed back, and how many blocks may be
-mapped by themselves."""
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
+"""`mallopt`'s parameters: how much is free before it is handed back, from which size a block is
+mapped by itself, and how many may be."""
 
 KEEP = {TRIM_THRESHOLD: 2**31 - 1, MMAP_MAX: 0}
-DEFAULT = {TRIM_THRESHOLD: 2**17, MMAP_MAX: 2**16}
+DEFAULT = {TRIM_THRESHOLD: 2**26, MMAP_THRESHOLD: 2**25, MMAP_MAX: 2**16}
+"""What glibc comes to by itself once large blocks were freed. It adapts no more when it was told,
+and with what it starts from, a training's steps after a validation would map every map anew."""
 
 
 @contextmanager

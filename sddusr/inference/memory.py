@@ -33,6 +33,10 @@ that a plan, and with it the pixels, do not depend on what the process did befor
 ENCODER_MAPS, ALIGNMENT_MAPS, FUSION_MAPS, VGG_MAPS = 6, 10, 6, 3
 """Maps of the stage's width that are alive at once."""
 
+CENTER_TILES = 2
+"""The least side of a part of the centre, as a multiple of the tiles' (but for the smallest tiles):
+half as large, its encoders would compute twice what they keep."""
+
 OFFSET_MAPS = 81
 """For each group of the deformable convolution: offsets and gates of nine taps, three times."""
 
@@ -153,7 +157,8 @@ class Cost:
             0 if is_whole else bank + self.sampling(),
         )
         room = max(stages) - bank
-        center_px = self.center_px(room, tile_px)
+        is_least = tile_px == self.sizes.tile_sides[-1]
+        center_px = self.center_px(room, tile_px if is_least else CENTER_TILES * tile_px)
         num_bytes = LIBRARY_BYTES + kept + bank + max(room, self.learning(center_px))
         return Plan(region_px, tile_px, center_px, dtype, kept_maps, num_bytes)
 

@@ -160,7 +160,8 @@ class Reconstruction:
             joined = self.sources.joined(enlarged, window)
             return fusion.narrowed(joined, fusion.before_gates(joined))
 
-        narrow = in_tiles(narrowed, area, tile_px, self.narrow_halo, Fraction(SCALE), frame)
+        side = tile_px + self.decoder_halo  # so that as many cover the halo too
+        narrow = in_tiles(narrowed, area, side, self.narrow_halo, Fraction(SCALE), frame)
         return self._decoded(region, core, area, enlarged.part(area), narrow)
 
     def _joined(self, region: Region, window: Box) -> Float[Tensor, "1 wide _ _"]:
