@@ -1,4 +1,4 @@
-"""Networks named as MLflow names them: models:/NAME@best, models:/NAME/3, runs:/RUN/NAME."""
+"""Networks by name: MLflow's models:/NAME@best, models:/NAME/3, runs:/RUN/NAME, or ours."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from mlflow import artifacts
 
 from pipelines.tracking.client import WRONG_URI, MlflowException, make_client
 from pipelines.tracking.links import tracking_uri
-from sddusr import storage
+from sddusr import pretrained, storage
 from sddusr.checkpoint import HASHES, OF_MLFLOW
 from sddusr.runs.run_folder import MLFLOW
 
@@ -18,15 +18,15 @@ CACHE = Path("~", ".cache", "sddusr", "models")
 
 
 def local_checkpoint(place: str, uri: str | None = None, cache: Path = CACHE) -> str:
-    """The checkpoint in a model that MLflow names, downloaded into `cache`; any other place as it
-    is.
+    """The checkpoint in a model that MLflow names, downloaded into `cache`, or the one that ships
+    by that name; any other place as it is.
 
     Raises:
         ValueError: MLflow has no such model, or it is none of ours.
         OSError: the cache cannot be written.
     """
     if not place.startswith(OF_MLFLOW):
-        return place
+        return pretrained.NAMES.get(place, place)
     cache = cache.expanduser()
     cache.mkdir(parents=True, exist_ok=True)
     store = tracking_uri(uri)

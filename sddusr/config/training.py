@@ -188,7 +188,7 @@ class TrainConfig:
     """Optimizer steps."""
     init_from: str = ""
     """Checkpoint or run whose network a new run starts from, such as a `-rec` run for the stage
-    `full`; empty starts from the published weights."""
+    `full`, or `compact`, the network that ships; empty starts from the published weights."""
     init_missing: Literal["refuse", "fresh"] = "refuse"
     """What `init_from` does about parts that its network lacks or that have another shape: refuse
     them, or let them start fresh (a network that gets a detail skip or another dictionary)."""

@@ -47,7 +47,8 @@ class EvaluationConfig:
     """Folder or URI that pipelines/preprocess.py wrote. Left out: pictures of --sr-dir without HR,
     by those of --metrics that need none."""
     checkpoint: str | None = None
-    """A checkpoint, or a training run's folder (its best checkpoint)."""
+    """A checkpoint, a training run's folder (its best checkpoint), a model that MLflow names, or
+    `compact`, the network that ships."""
     sr_dir: tuple[str, ...] = ()
     """Other methods' pictures, a folder for each, named like the rows, with or without the split
     before it."""

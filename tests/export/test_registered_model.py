@@ -14,6 +14,7 @@ from pipelines.tracking.background import describe, mirror
 from pipelines.tracking.client import MlflowClient
 from pipelines.tracking.links import DATA_TAG, SCORE_TAG
 from pipelines.tracking.model_uris import local_checkpoint
+from sddusr import pretrained
 from sddusr.checkpoint import load_model, write_checkpoint
 from sddusr.config import Config
 from sddusr.geometry.box import Box
@@ -166,6 +167,7 @@ def test_commands_take_the_best_model_by_its_name_in_mlflow(tmp_path, checkpoint
         assert all(torch.equal(loaded[key], value) for key, value in expected.items())
         assert local_checkpoint(named, uri, tmp_path / "cache") == place  # again, over the last one
     assert local_checkpoint(checkpoint, uri) == checkpoint
+    assert local_checkpoint("compact", uri) == pretrained.COMPACT
     with pytest.raises(ValueError, match=r"models:/nobody@best: MLflow at sqlite:.* no such model"):
         local_checkpoint("models:/nobody@best", uri, tmp_path / "cache")
     with pytest.raises(
