@@ -108,6 +108,8 @@ class DetailConfig:
     """Side (HR px, odd) of the mean that is taken off Ref − bicubic; what is left is detail."""
     trust_dim: int = 16
     """Channels of the trust's convolutions."""
+    support_px: int = 25
+    """Side (HR px, odd) of the surroundings that must be trusted, too, inside the box; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +161,12 @@ class ModelConfig:
         require(
             self.detail.window_px >= 3 and self.detail.window_px % 2 == 1,
             f"model.detail.window_px is {self.detail.window_px}, need an odd number of 3 or more",
+        )
+        require(
+            self.detail.support_px == 0
+            or (self.detail.support_px >= 3 and self.detail.support_px % 2 == 1),
+            f"model.detail.support_px is {self.detail.support_px}, need 0 or an odd number of 3 or "
+            f"more",
         )
         require(
             self.matching.temperature > 0,

@@ -187,8 +187,10 @@ def trust_halo(model: SDDuSR) -> int:
     """LR pixels that the trust in the picture's frame looks around a rectangle."""
     if model.trust is None or not model.trust.learned:
         return 0
-    windows = -(-(max(LOOK_PX, MEAN_PX) // 2) // SCALE)
-    return reach(model.trust.of_place) + windows + BILINEAR_REACH_PX
+    windows, support = (
+        -(-(side // 2) // SCALE) for side in (max(LOOK_PX, MEAN_PX), model.trust.support_px)
+    )
+    return reach(model.trust.of_place) + windows + BILINEAR_REACH_PX + support
 
 
 def _mean_of_channels(features: Float[Tensor, "1 c h w"]) -> Float32[np.ndarray, "h w"]:

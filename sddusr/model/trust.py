@@ -35,6 +35,8 @@ LOOK_PX = 5
 EVIDENCE_GAIN, DETAIL_GAIN = 20.0, 10.0
 """Bring differences of pictures in 0..1 to about 1 for the convolutions."""
 NUM_QUERY_MAPS = 6
+SUPPORT_SCALE, SUPPORT_CENTER = 15.0, 0.35
+"""Logistic of the mean trust around a pixel: 0.9 leaves all of its own, 0.1 a fiftieth."""
 
 
 class Trust(nn.Module):
@@ -43,6 +45,7 @@ class Trust(nn.Module):
     def __init__(self, dim: int, config: DetailConfig) -> None:
         super().__init__()
         self.learned, width = config.trust, config.trust_dim
+        self.support_px = config.support_px
         self.match_scale = nn.Parameter(torch.full((2,), math.log(MATCH_SCALE)))
         self.match_center = nn.Parameter(torch.full((2,), MATCH_CENTER))
         if not self.learned:
@@ -98,9 +101,10 @@ class Trust(nn.Module):
     ) -> Float[Tensor, "b 1 2*h 2*w"]:
         """The share of the moved detail that is added, 0 to 1.
 
-        At its own place it hangs on Ref alone. Elsewhere two things must be right, Ref's detail and
-        the match, so the shares of both are multiplied: their logits, added, would let a good Ref
-        outvote a bad match.
+        At its own place it hangs on Ref alone, and on how far the surroundings are trusted: where
+        Ref shows another object, some patches of it look alike by chance. Elsewhere Ref's detail
+        and the match must both be right, so the shares of both are multiplied: their logits, added,
+        would let a good Ref outvote a bad match.
 
         Args:
             lr_encoded: LR's feature on its own grid.
@@ -132,7 +136,19 @@ class Trust(nn.Module):
         match_logit = match_logit - self.error_scales[0].exp() * unlike + correction
         ref_logit = DETAIL_LOGIT + ref_logit
         moved_share = torch.sigmoid(ref_logit) * torch.sigmoid(match_logit)
-        return torch.where(inside, torch.sigmoid(ref_logit + correction), moved_share)
+        own_share = supported_share(torch.sigmoid(ref_logit + correction), inside, self.support_px)
+        return torch.where(inside, own_share, moved_share)
+
+
+def supported_share(
+    share: Float[Tensor, "b 1 h w"], inside: Bool[Tensor, "b 1 h w"], side: int
+) -> Float[Tensor, "b 1 h w"]:
+    """Less of the share where its mean over the surroundings inside the box is small."""
+    if not side:
+        return share
+    weight = inside.to(share.dtype)
+    mean = box_mean(share * weight, side) / box_mean(weight, side).clamp_min(1 / side**2)
+    return share * torch.sigmoid(SUPPORT_SCALE * (mean - SUPPORT_CENTER))
 
 
 def _bounded(correction: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:

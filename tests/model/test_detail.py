@@ -22,6 +22,7 @@ from sddusr.model.evidence import (
 )
 from sddusr.model.filters import box_mean, high_pass, soften
 from sddusr.model.sddusr import SDDuSR
+from sddusr.model.trust import supported_share
 from sddusr.training.losses import trust_loss
 from sddusr.types import Batch, DetailOutput
 
@@ -132,6 +133,23 @@ def test_a_good_ref_does_not_outvote_a_bad_match():
     out = net(lr, lr_center, ref, center_offset=OFFSET)
     assert (out.detail.trust[out.detail.inside] > 0.99).all()
     assert (out.detail.trust[~out.detail.inside] < 0.1).all()
+
+
+def test_inside_the_box_trust_needs_trusted_surroundings():
+    """A trusted spot among distrusted ones counts little, a distrusted one changes nothing around
+    it; what lies outside the box has no say, and 0 px ask for no support."""
+    inside = torch.zeros(1, 1, 96, 96, dtype=torch.bool)
+    inside[..., 16:80, 16:80] = True
+    share = torch.zeros(1, 1, 96, 96)
+    share[..., 16:80, 48:80] = 1  # half of the box
+    share[..., 46:50, 20:24] = 1  # a spot
+    share[..., 40:44, 70:74] = 0  # a gap
+    made = supported_share(share, inside, 25)
+    assert (made[..., 46:50, 20:24] < 0.02).all()
+    whole = share[..., 16:80, 64:80] > 0
+    assert (made[..., 16:80, 64:80][whole] > 0.999).all()  # at the edge of the box, too
+    assert (made <= share).all()
+    assert torch.equal(supported_share(share, inside, 0), share)
 
 
 def test_without_ref_nothing_of_it_is_in_the_result():
