@@ -18,6 +18,10 @@ DEFAULT = {TRIM_THRESHOLD: 2**26, MMAP_THRESHOLD: 2**25, MMAP_MAX: 2**16}
 and with what it starts from, a training's steps after a validation would map every map anew."""
 
 
+_is_keeping = False
+"""Within the outermost of those below, whose end hands back."""
+
+
 @contextmanager
 def keeping_freed_memory() -> Iterator[None]:
     """Within, memory that is freed stays with the process; at the end all of it is handed back.
@@ -25,15 +29,18 @@ def keeping_freed_memory() -> Iterator[None]:
     It counts for the whole process, and is of use in its main thread. With another C library than
     glibc it changes nothing.
     """
+    global _is_keeping
     glibc = ctypes.CDLL(None)
-    if not hasattr(glibc, "mallopt"):
+    if _is_keeping or not hasattr(glibc, "mallopt"):
         yield
         return
     for name, value in KEEP.items():
         glibc.mallopt(name, value)
+    _is_keeping = True
     try:
         yield
     finally:
+        _is_keeping = False
         for name, value in DEFAULT.items():
             glibc.mallopt(name, value)
         hand_back_freed_memory()

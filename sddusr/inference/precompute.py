@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.geometry.box import HR_PER_CELL, Box, whole
+from sddusr.inference.allocator import keeping_freed_memory
 from sddusr.inference.carried import CarriedBank, DetailInputs, carry_detail, evidence_of
 from sddusr.inference.conversion import Pixels, Uploads, part_on
 from sddusr.inference.tiles import cut, grown, in_tiles, reach, scaled, tiles, within
@@ -184,13 +185,14 @@ def _aligned_pieces(
     for region, around in _alignment_regions(model, flow, frame, side):
         near = grown(region, around, frame, SCALE)
         far = grown(near, halo, frame, SCALE)
-        center_feat, ref_feat = (
-            cut(encode(inputs.part(name, scaled(far, factor))), within(near, far))
-            for encode, name, factor in (
-                (model.center_encoder, "center", Fraction(1, SCALE)),
-                (model.ref_encoder, "ref", Fraction(1)),
+        with keeping_freed_memory():
+            center_feat, ref_feat = (
+                cut(encode(inputs.part(name, scaled(far, factor))), within(near, far))
+                for encode, name, factor in (
+                    (model.center_encoder, "center", Fraction(1, SCALE)),
+                    (model.ref_encoder, "ref", Fraction(1)),
+                )
             )
-        )
         ref_feat = exact_planes(ref_feat)
         for core in tiles(region, sizes.alignment_side, CELL):
             gated = grown(core, trust_reach(model), frame)

@@ -10,7 +10,7 @@ from torch import Tensor
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.geometry.box import Box
 from sddusr.inference import sample
-from sddusr.inference.allocator import hand_back_freed_memory
+from sddusr.inference.allocator import hand_back_freed_memory, keeping_freed_memory
 from sddusr.inference.feature_map import TiledFeatureMap
 from sddusr.inference.pooling import Pools, RunningPool, fixed_pools, measure_pools
 from sddusr.inference.precompute import FrameFeatures, Inputs
@@ -228,9 +228,9 @@ class Reconstruction:
         cores = sample.boxes(self.inputs.frame)
         windows = [grown(core, sample.MARGIN, self.inputs.frame) for core in cores]
         with measure_pools(self.model.lr_encoder, sample.MARGIN) as pools:
-            self.model.lr_encoder.encode(
-                torch.cat([self.inputs.part("lr", window) for window in windows])
-            )
+            looked_at = torch.cat([self.inputs.part("lr", window) for window in windows])
+            with keeping_freed_memory():
+                self.model.lr_encoder.encode(looked_at)
         with fixed_pools(pools):
             return pools | self._fusion_pools((self._encoded(core), core) for core in cores)
 

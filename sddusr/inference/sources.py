@@ -12,6 +12,7 @@ from torch import Tensor
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.geometry.box import Box
 from sddusr.imaging.resize import bicubic_up
+from sddusr.inference.allocator import keeping_freed_memory
 from sddusr.inference.carried import BICUBIC_REACH_PX
 from sddusr.inference.precompute import FrameFeatures, Inputs
 from sddusr.inference.tiles import cut, grown, lr_reach, overlap, reach, scaled, snapped, within
@@ -84,7 +85,8 @@ class SourceMaker:
         around = max(around + self.halo, self.trust_halo)
         box = grown(core, around, self.inputs.frame, LR_PER_CELL)
         window = grown(box, self.encoder_halo, self.inputs.frame, LR_PER_CELL)
-        lr_feat = self.model.lr_encoder.encode(self.inputs.part("lr", window))
+        with keeping_freed_memory():  # its maps are one size, so what one layer frees fits the next
+            lr_feat = self.model.lr_encoder.encode(self.inputs.part("lr", window))
         return Region(box, cut(lr_feat, within(box, window)))
 
     def enlarged(self, region: Region, window: Box) -> Enlarged:
