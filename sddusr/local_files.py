@@ -62,7 +62,7 @@ def _files(folder: str | Path) -> list["os.DirEntry[str]"]:
         return [entry for entry in entries if entry.is_file()]
 
 
-def _temporary_name() -> str:
+def temporary_name() -> str:
     """A short name, whatever the file's own: a file system that takes 255 bytes takes both."""
     return f".{uuid.uuid4().hex[:16]}-{_machine()}-{os.getpid()}{_TEMPORARY_SUFFIX}"
 
@@ -86,7 +86,7 @@ def _is_alive(pid: int) -> bool:
 def write_local(path: Path, content: Content, mode: int) -> None:
     """`storage.write_atomic` of a local file with these permissions."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(_temporary_name())
+    temporary = path.with_name(temporary_name())
     needed = len(content) if isinstance(content, bytes) else 0
     try:
         with open(temporary, "xb", opener=functools.partial(os.open, mode=mode)) as file:

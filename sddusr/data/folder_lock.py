@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from sddusr import storage
+from sddusr import local_files, storage
 
 HEARTBEAT_S = 15.0
 DEAD_S = 60.0
@@ -100,7 +100,7 @@ def _create(place: str, token: str) -> bool:
         return (_read(place) or {}).get("token") == token
     path = Path(place)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}")
+    draft = path.with_name(local_files.temporary_name())
     draft.write_bytes(_content(token, 0))
     try:
         os.link(draft, path)  # exclusive, on NFS too, and never seen half-written
@@ -109,7 +109,7 @@ def _create(place: str, token: str) -> bool:
     except OSError:  # a file system without links
         return _create_in_steps(path, token)
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)  # the holder may have swept the folder
     return True
 
 
@@ -173,13 +173,13 @@ def _is_alive(place: str, holder: dict[str, Any]) -> bool:
 
 
 def _take_over(place: str, holder: dict[str, Any], token: str) -> bool:
-    """Put one's own lock in a dead one's place; False where another process came first.
+    """Replace a dead lock by a new one; False if another process was faster.
 
-    Of several that see it dead, only the one that holds a second lock, named by the dead one's
-    content, may replace it. So nobody removes a lock that was made meanwhile.
+    Only the process that holds a second lock, named after the dead lock's content, may do so. No
+    other process can then replace a lock that is newer than the dead one.
     """
     content = json.dumps(holder, sort_keys=True).encode()
-    right = f"{place}.{hashlib.sha256(content).hexdigest()[:12]}"
+    right = f"{place}.{hashlib.sha256(content).hexdigest()[:12]}.tmp"
     try:
         _acquire(right, "taking over", token)
     except LockedError:

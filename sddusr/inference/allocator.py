@@ -1,7 +1,7 @@
-"""glibc's allocator told to keep what is freed, while a picture is made.
+"""Settings of the allocator of glibc that keep freed memory while an image is made.
 
-A layer's result of tens of megabytes is otherwise mapped anew and handed back each time, and the
-system clears every page of it: a quarter of the time of a picture (docs/speed.md).
+Otherwise each layer's result of tens of megabytes gets a new mapping, and the system clears every
+page of it: a quarter of the time of an image (docs/speed.md).
 """
 
 import ctypes
@@ -9,17 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
-"""`mallopt`'s parameters: how much is free before it is handed back, from which size a block is
-mapped by itself, and how many may be."""
+"""`mallopt`'s parameters: free bytes above which memory is returned, bytes from which a block gets
+a mapping of its own, and the largest number of such blocks."""
 
 KEEP = {TRIM_THRESHOLD: 2**31 - 1, MMAP_MAX: 0}
 DEFAULT = {TRIM_THRESHOLD: 2**26, MMAP_THRESHOLD: 2**25, MMAP_MAX: 2**16}
-"""What glibc comes to by itself once large blocks were freed. It adapts no more when it was told,
-and with what it starts from, a training's steps after a validation would map every map anew."""
+"""The values that glibc reaches by itself once large blocks were freed. Setting a value ends this
+adaptation, and with glibc's initial values each feature map of a later training step would get a
+new mapping."""
 
 
 _is_keeping = False
-"""Within the outermost of those below, whose end hands back."""
+"""Whether memory is kept already; only the outermost context returns it."""
 
 
 @contextmanager

@@ -180,19 +180,10 @@ def _aligned_pieces(
         ),
     )
     frame = whole(*inputs.ref.shape[:2])
-    halo = max(reach(model.ref_encoder), SCALE * reach(model.center_encoder))
     done = 0
     for region, around in _alignment_regions(model, flow, frame, side):
         near = grown(region, around, frame, SCALE)
-        far = grown(near, halo, frame, SCALE)
-        with keeping_freed_memory():
-            center_feat, ref_feat = (
-                cut(encode(inputs.part(name, scaled(far, factor))), within(near, far))
-                for encode, name, factor in (
-                    (model.center_encoder, "center", Fraction(1, SCALE)),
-                    (model.ref_encoder, "ref", Fraction(1)),
-                )
-            )
+        center_feat, ref_feat = _encoded(model, inputs, near, frame)
         ref_feat = exact_planes(ref_feat)
         for core in tiles(region, sizes.alignment_side, CELL):
             gated = grown(core, trust_reach(model), frame)
@@ -212,6 +203,23 @@ def _aligned_pieces(
             yield cut(center_feat, within(core, near)), aligned_feat
             done += core.height * core.width
             progress(done / (frame.height * frame.width))
+
+
+def _encoded(
+    model: SDDuSR, inputs: Inputs, region: Box, frame: Box
+) -> tuple[Float[Tensor, "1 c _ _"], Float[Tensor, "1 c _ _"]]:
+    """Features of the centre and of Ref on a rectangle of the 2x grid."""
+    halo = max(reach(model.ref_encoder), SCALE * reach(model.center_encoder))
+    far = grown(region, halo, frame, SCALE)
+    with keeping_freed_memory():
+        center_feat, ref_feat = (
+            cut(encode(inputs.part(name, scaled(far, factor))), within(region, far))
+            for encode, name, factor in (
+                (model.center_encoder, "center", Fraction(1, SCALE)),
+                (model.ref_encoder, "ref", Fraction(1)),
+            )
+        )
+    return center_feat, ref_feat
 
 
 def _trust_in_ref(

@@ -160,7 +160,7 @@ class Reconstruction:
             joined = self.sources.joined(enlarged, window)
             return fusion.narrowed(joined, fusion.before_gates(joined))
 
-        side = tile_px + self.decoder_halo  # so that as many cover the halo too
+        side = tile_px + 2 * self.decoder_halo // DECODER_TILES  # no extra windows for the halo
         narrow = in_tiles(narrowed, area, side, self.narrow_halo, Fraction(SCALE), frame)
         return self._decoded(region, core, area, enlarged.part(area), narrow)
 
