@@ -127,14 +127,14 @@ def test_a_disk_that_fails_is_told_all_the_same(tmp_path, monkeypatch):
 
 
 def test_what_a_killed_process_left_is_swept_and_a_living_ones_is_not(tmp_path):
-    code = "from sddusr.local_files import _temporary_name; print(_temporary_name())"
+    code = "from sddusr.local_files import temporary_name; print(temporary_name())"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     (tmp_path / done.stdout.strip()).write_text("half")
-    ours = local_files._temporary_name()
+    ours = local_files.temporary_name()
     foreign = ours.replace(local_files._machine(), "0" * 8)
-    old = local_files._temporary_name().replace(local_files._machine(), "1" * 8)
+    old = local_files.temporary_name().replace(local_files._machine(), "1" * 8)
     for name in (ours, foreign, old, ".mine.tmp"):
         (tmp_path / name).write_text("half")
     os.utime(tmp_path / old, (1, 1))
