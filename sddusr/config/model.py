@@ -110,6 +110,9 @@ class DetailConfig:
     """Channels of the trust's convolutions."""
     support_px: int = 25
     """Side (HR px, odd) of the surroundings that must be trusted, too, inside the box; 0: none."""
+    doubt_limit: float = 3.0
+    """Nothing is taken from where Ref contradicts the wide picture this many times more, measured
+    against the picture's own contrast, than it usually does; 0: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +170,10 @@ class ModelConfig:
             or (self.detail.support_px >= 3 and self.detail.support_px % 2 == 1),
             f"model.detail.support_px is {self.detail.support_px}, need 0 or an odd number of 3 or "
             f"more",
+        )
+        require(
+            self.detail.doubt_limit >= 0,
+            f"model.detail.doubt_limit is {self.detail.doubt_limit}, need 0 or more",
         )
         require(
             self.matching.temperature > 0,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from sddusr.model.filters import SOFT_REACH_PX, box_mean, high_pass, luma, soften
+from sddusr.model.filters import SOFT_REACH_PX, box_mean, high_pass, largest_around, luma, soften
 
 MEAN_PX = 7
 """Side of the windows that differences are averaged over."""
@@ -26,10 +26,22 @@ EMPTY, FULL = 0.3 / 255, 0.5 / 255
 """Mean difference to the centre below which Ref shows nothing of its own, and from which it counts
 whole. Where Ref has nothing to show the enlarged centre is laid in its place; rounded to 8 bits it
 differs by 0.25 / 255, with a sensor's noise by more than 0.5."""
+CONTRAST_PX, DOUBT_PX = 9, 7
+"""Sides of the surroundings in which the centre's largest contrast counts, since a lens spreads an
+edge so far, and of those that what contradicts the centre makes doubtful."""
+DOUBT_FLOOR = 1.5 / 255
+"""Contrast below which the wide image is noise."""
+USUAL_SHARE = 0.7
+"""Share of the blocks that doubt Ref less than is usual in the image."""
+USUAL_DOUBT = 0.2, 1.0
+"""Limits of the usual doubt. Of good Refs it is 0.23 to 0.45; it is less where most of Ref was
+filled with the centre, and more where most of it shows something else."""
 TINY = 1e-8
 
 NUM_EVIDENCE = 4
+"""Maps that the trust's convolutions read; the last map, the doubt, is not learned from."""
 NUM_STATISTICS = 8
+"""Statistics that the trust's layers read; the last one, the usual doubt, is not learned from."""
 
 
 class RefEvidence(NamedTuple):
@@ -39,14 +51,15 @@ class RefEvidence(NamedTuple):
     """High-pass of Ref − centre, where that is anything: what is added to the bicubic picture."""
     look: Float[Tensor, "b 1 h w"]
     """High-pass of the centre's luma: what a cell looked like before its detail was moved."""
-    evidence: Float[Tensor, "b 4 h w"]
+    evidence: Float[Tensor, "b 5 h w"]
     """Difference of Ref, softened, to the centre without its low-pass and with it; the detail's
-    strength; its correlation with the centre's own fine band (below 0: Ref is softer)."""
+    strength; its correlation with the centre's own fine band (below 0: Ref is softer); and doubt,
+    the first difference over the centre's own contrast, the largest around."""
 
 
 def reach(window_px: int) -> int:
     """Pixels that the evidence and the statistics look beyond each of their own."""
-    coarse = SOFT_REACH_PX + window_px // 2 + MEAN_PX // 2
+    coarse = SOFT_REACH_PX + window_px // 2 + MEAN_PX // 2 + CONTRAST_PX // 2 + DOUBT_PX // 2
     return max(coarse, FINE_PX // 2 + CORRELATION_PX // 2)
 
 
@@ -93,9 +106,11 @@ def measure_evidence(bands: Bands, window_px: int) -> RefEvidence:
     power, own_power, shared = sums.unbind(1)
     # Not `+ TINY`: the ONNX exporter leaves out what adds 1e-8 or less, and 0 / 0 is no number.
     correlation = shared / (math.sqrt(TINY) * (power * own_power / TINY + 1).sqrt())
-    differences = [bands.seen - bands.known, bands.soft - bands.center, detail]
-    maps = torch.cat([x.abs().mean(1, keepdim=True) for x in differences], 1)
-    evidence = torch.cat([box_mean(maps, MEAN_PX), correlation.unsqueeze(1)], 1)
+    sizes = [bands.seen - bands.known, bands.soft - bands.center, detail, bands.known]
+    means = box_mean(torch.cat([x.abs().mean(1, keepdim=True) for x in sizes], 1), MEAN_PX)
+    unlike, own = means[:, :1], largest_around(means[:, 3:], CONTRAST_PX)
+    doubt = largest_around(unlike / (own + DOUBT_FLOOR), DOUBT_PX)
+    evidence = torch.cat([means[:, :3], correlation.unsqueeze(1), doubt], 1)
     return RefEvidence(detail, luma(bands.known), evidence)
 
 
@@ -122,12 +137,13 @@ def pool_blocks(maps: Float[Tensor, "b 10 h w"]) -> Float[Tensor, "b 10 n"]:
     return F.avg_pool2d(maps, side).flatten(2)
 
 
-def statistics(blocks: Float[Tensor, "b 10 n"]) -> Float[Tensor, "b 8"]:
-    """Eight statistics of the whole Ref: sharpness, noise, similarity and alignment.
+def statistics(blocks: Float[Tensor, "b 10 n"]) -> Float[Tensor, "b 9"]:
+    """Statistics of the whole Ref: eight of sharpness, noise, similarity and alignment, and doubt.
 
     Correlation of Ref's detail with the centre's fine band (negative: Ref is softer); decorrelation
     of what both lenses see; differences; energies of the finest band of Ref and centre, over all
-    blocks and over the flattest fifth of them (noise).
+    blocks and over the flattest fifth of them (noise). Last, the image's usual doubt, in whose
+    multiples that of a pixel is measured.
     """
     means = blocks.mean(2)
     fine, own, shared, seen, known, both = means[:, :6].unbind(1)
@@ -139,4 +155,6 @@ def statistics(blocks: Float[Tensor, "b 10 n"]) -> Float[Tensor, "b 8"]:
     noise = finest.gather(2, flattest.unsqueeze(1).expand(-1, 2, -1)).mean(2)
     energies = torch.cat([means[:, 6:], noise], dim=1)
     both_lenses = torch.stack([3 * sharpens, 4 * (1 - alike).clamp_min(0).sqrt()], dim=1)
-    return torch.cat([both_lenses, (energies + 1e-4).log() + 4], dim=1)
+    doubt = blocks[:, 7] / (blocks[:, 4].sqrt() + DOUBT_FLOOR)
+    usual = doubt.sort(dim=1).values[:, int(USUAL_SHARE * doubt.shape[1]), None]
+    return torch.cat([both_lenses, (energies + 1e-4).log() + 4, usual.clamp(*USUAL_DOUBT)], dim=1)

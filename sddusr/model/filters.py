@@ -45,6 +45,12 @@ def _mean_along(x: Float[Tensor, "b c _ _"], side: int, dim: int) -> Float[Tenso
     return sum(parts[1:], start=parts[0]) / side
 
 
+def largest_around(x: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c h w"]:
+    """Maximum over a square window around each pixel; one axis at a time."""
+    x = F.max_pool2d(x, (side, 1), 1, (side // 2, 0))
+    return F.max_pool2d(x, (1, side), 1, (0, side // 2))
+
+
 def soften(ref: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """A binomial blur of sigma 1."""
     height, width = ref.shape[2:]

@@ -35,6 +35,10 @@ LOOK_PX = 5
 EVIDENCE_GAIN, DETAIL_GAIN = 20.0, 10.0
 """Bring differences of pictures in 0..1 to about 1 for the convolutions."""
 NUM_QUERY_MAPS = 6
+DOUBT_SCALE = 16.0
+"""Of the logistic of a pixel's doubt as a share of its limit."""
+LEAST_DOUBT_LOGIT = -20.0
+"""What doubt takes off a logit at most: more changes nothing and would drown other inputs."""
 SUPPORT_SCALE, SUPPORT_CENTER = 15.0, 0.35
 """Logistic of the mean trust around a pixel: it multiplies by 0.9997 at 0.9, by 0.02 at 0.1."""
 
@@ -45,7 +49,7 @@ class Trust(nn.Module):
     def __init__(self, dim: int, config: DetailConfig) -> None:
         super().__init__()
         self.learned, width = config.trust, config.trust_dim
-        self.support_px = config.support_px
+        self.support_px, self.doubt_limit = config.support_px, config.doubt_limit
         self.match_scale = nn.Parameter(torch.full((2,), math.log(MATCH_SCALE)))
         self.match_center = nn.Parameter(torch.full((2,), MATCH_CENTER))
         if not self.learned:
@@ -60,28 +64,38 @@ class Trust(nn.Module):
 
     def in_ref(
         self,
-        evidence: Float[Tensor, "b 4 h w"],
-        statistics: Float[Tensor, "b 8"],
+        evidence: Float[Tensor, "b 5 h w"],
+        statistics: Float[Tensor, "b 9"],
         center_feat: Float[Tensor, "b c h w"],
         aligned_feat: Float[Tensor, "b c h w"],
     ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
-        """On Ref's grid: the share of its feature that is used, and the logit of its detail."""
+        """On Ref's grid: the share of its feature that is used, and the logit of its detail.
+
+        Where Ref contradicts the wide image by more than that shows itself, neither is used,
+        whatever was learned: a faint rest of something wrong is seen on a calm background.
+        """
         if not self.learned:
             nothing = evidence.new_zeros(()).expand_as(evidence[:, :1])
             return nothing + 1, nothing
-        unlike, unlike_low, strength, correlation = evidence.split(1, dim=1)
+        unlike, unlike_low, strength, correlation, doubt = evidence.split(1, dim=1)
+        of_picture = self.of_picture(statistics[:, :NUM_STATISTICS])
         inputs = [
             EVIDENCE_GAIN * evidence[:, :3],
             correlation,
-            self.of_picture(statistics)[..., None, None].expand(-1, -1, *evidence.shape[2:]),
+            of_picture[..., None, None].expand(-1, -1, *evidence.shape[2:]),
         ]
         parts = [center_feat, aligned_feat, *(x.to(center_feat.dtype) for x in inputs)]
         feature, detail = self.of_ref(torch.cat(parts, 1)).float().split(1, dim=1)
         _, weigh_unlike, weigh_low = self.error_scales.exp().unbind()
         prior = self.correlation_scale.exp() * correlation.clamp_max(0)
         prior = prior - weigh_unlike * unlike - weigh_low * unlike_low
+        logit = prior + _bounded(detail)
         share = shows_something(strength) * torch.sigmoid(FEATURE_LOGIT + feature)
-        return share, prior + _bounded(detail)
+        if not self.doubt_limit:
+            return share, logit
+        limit = self.doubt_limit * statistics[:, NUM_STATISTICS:, None, None]
+        cleared = (DOUBT_SCALE * (1 - doubt / limit)).clamp_min(LEAST_DOUBT_LOGIT)
+        return share * torch.sigmoid(cleared), logit + F.logsigmoid(cleared)
 
     def of_match(self, confidence: Float[Tensor, "b 1 hq wq"]) -> Float[Tensor, "b 1 hq wq"]:
         """The share of a match's feature that is used."""

@@ -7,6 +7,12 @@ BLOCK_PX = 8
 """Side of the blocks in which noise is looked for."""
 FLAT_SHARE = 0.2
 """Share of the blocks, the flattest ones of the centre, in which Ref's fine band is noise."""
+DOUBT_FLOOR = 1.5 / 255
+"""Contrast below which the wide image is noise."""
+USUAL_SHARE = 0.7
+"""Share of the blocks that doubt Ref less than is usual in the image."""
+USUAL_DOUBT = 0.2, 1.0
+"""Limits of the usual doubt."""
 TINY = 1e-8
 
 
@@ -19,8 +25,8 @@ def pool_blocks(maps: Float32[np.ndarray, "1 10 h w"]) -> Float32[np.ndarray, "1
     return whole.mean(axis=(2, 4)).reshape(1, num, rows * cols)
 
 
-def statistics(blocks: Float32[np.ndarray, "1 10 n"]) -> Float32[np.ndarray, "1 8"]:
-    """Eight statistics of the whole Ref: sharpness, noise, similarity and alignment."""
+def statistics(blocks: Float32[np.ndarray, "1 10 n"]) -> Float32[np.ndarray, "1 9"]:
+    """Statistics of the whole Ref: sharpness, noise, similarity, alignment, usual doubt."""
     means = blocks[0].mean(axis=1)
     fine, own, shared, seen, known, both = means[:6]
     sharpens = shared / np.sqrt(fine * own + TINY)
@@ -30,4 +36,7 @@ def statistics(blocks: Float32[np.ndarray, "1 10 n"]) -> Float32[np.ndarray, "1 
     flattest = np.argsort(finest[1], kind="stable")[:num_flat]
     energies = np.concatenate([means[6:], finest[:, flattest].mean(axis=1)])
     both_lenses = np.stack([3 * sharpens, 4 * np.sqrt(np.maximum(1 - alike, 0))])
-    return np.concatenate([both_lenses, np.log(energies + 1e-4) + 4])[None].astype(np.float32)
+    doubt = np.sort(blocks[0, 7] / (np.sqrt(blocks[0, 4]) + DOUBT_FLOOR))
+    usual = doubt[[int(USUAL_SHARE * len(doubt))]].clip(*USUAL_DOUBT)
+    found = np.concatenate([both_lenses, np.log(energies + 1e-4) + 4, usual])
+    return found[None].astype(np.float32)

@@ -152,6 +152,45 @@ def test_inside_the_box_trust_needs_trusted_surroundings():
     assert torch.equal(supported_share(share, inside, 0), share)
 
 
+def test_what_contradicts_a_calm_part_of_the_wide_image_is_doubted():
+    """A faint mark counts on a calm background; where much is seen anyway, the same counts less,
+    and a limit of 0 lets all of it pass."""
+    _, _, lr_center, ref = (0.2 + 0.6 * x for x in pictures(size=96, center=48))
+    lr_center[..., :24, :] = 0.5
+    ref[..., :48, :] = 0.5
+    marked = ref.clone()
+    marked[..., 20:24, 20:50] += 0.06  # calm
+    marked[..., 70:74, 20:50] += 0.06  # not calm
+    center = bicubic_up(lr_center)
+    feats = torch.zeros(1, SMALL.dim, *ref.shape[2:]), torch.zeros(1, SMALL.dim, *ref.shape[2:])
+
+    def trusted(picture: torch.Tensor, limit: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
+        bands = split_bands(picture, center, 17)
+        of_whole = statistics(pool_blocks(block_maps(bands)))
+        detail = replace(SMALL.detail, doubt_limit=limit)
+        trust = network(replace(SMALL, detail=detail)).trust
+        return trust.in_ref(measure_evidence(bands, 17).evidence, of_whole, *feats)
+
+    good, found, unlimited = trusted(ref), trusted(marked), trusted(marked, limit=0.0)
+    calm, busy = (slice(19, 25), slice(20, 50)), (slice(69, 75), slice(20, 50))
+    assert (found[0][0, 0][calm] < 0.01).all()
+    assert (found[1][0, 0][calm] < -8).all()
+    assert (found[0][0, 0][busy] > 0.5).all()
+    assert (unlimited[0][0, 0][calm] > 0.9).all()
+    assert (good[0][..., 56:, :] > 0.9).all()
+    assert torch.allclose(found[0][..., 40:60, :], good[0][..., 40:60, :], atol=0.02)
+
+
+def test_the_usual_doubt_follows_the_image_within_limits():
+    blocks = torch.rand(2, 10, 50, generator=torch.Generator().manual_seed(1))
+    blocks[:, 4] = 0.1**2
+    blocks[0, 7] = torch.linspace(0.02, 0.07, 50)
+    blocks[1, 7] = 1
+    usual = statistics(blocks)[:, -1]
+    assert 0.05 / 0.11 < usual[0] < 0.06 / 0.1
+    assert usual[1] == 1
+
+
 def test_without_ref_nothing_of_it_is_in_the_result():
     _, lr, lr_center, ref = pictures()
     net, none = network(), torch.tensor([False])

@@ -1,0 +1,182 @@
+"""Preprocessing of large pairs: cost of a pair by part, memory over the pairs, and a restart.
+
+python benchmarks/large_pairs.py --out DIR [--pairs 200] [--pictures PHOTOS] [--json FILE]
+
+Each pair is a mosaic of photographs as a wide picture of 3024x4032, and as a tele picture of its
+middle that is as large, turned and noisy; both are JPEGs. A quarter of the pairs has new mosaics,
+the others are mirror images of them. The parts are measured on a few pairs in one process, the
+memory of Ray's tasks while the command itself runs on all. `--out` keeps the pairs: a second call
+makes only what is not there yet.
+"""
+
+import argparse
+import cProfile
+import json
+import logging
+import pstats
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+from search import make_pair, read_photos
+
+from pipelines.preprocess import PreprocessOptions, preprocess
+from sddusr.config.arguments import parse_args
+from sddusr.data.layouts import find
+from sddusr.data.prepare import make_shard, plan_shards
+
+HEIGHT, WIDTH = 3024, 4032
+MIRRORED = (None, 0, 1, -1)
+"""Ways to flip a mosaic; each counts as a pair."""
+TELE_DEGREES, TELE_ZOOM, TELE_NOISE, QUALITY = 0.8, 1.03, 1.5, 95
+PARTS = {
+    "decode": "read_rgb",
+    "register": "prepare_pair",
+    "make LR": "halve",
+    "detail map": "detail_map",
+    "write the shard, compressed": "write_shard",
+}
+"""Functions whose time, with all that they call, is told; loading is done while writing."""
+PROFILED = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--pictures", type=Path, help="photographs below a folder instead")
+    parser.add_argument("--json", type=Path)
+    given = parse_args(parser)
+    logging.basicConfig(level=logging.INFO)
+    root = given.out / "pairs"
+    make_pairs(root / "train", given.pairs, given.pictures)
+    figures: dict[str, Any] = {"pairs": given.pairs, "parts_s": parts(str(root))}
+    for name in ("all", "again"):
+        figures[name] = through_ray(str(root), str(given.out / "shards"))
+        print(name, json.dumps(figures[name]), flush=True)
+    if given.json:
+        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def make_pairs(root: Path, num: int, pictures: Path | None) -> None:
+    photos = read_photos(pictures)
+    for folder in ("wide", "tele"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for seed in range(-(-num // len(MIRRORED))):
+        names = [f"{seed:04d}-{index}.jpg" for index in range(len(MIRRORED))]
+        if all((root / "tele" / name).exists() for name in names):
+            continue
+        pair = make_pair(photos, HEIGHT, WIDTH, seed)
+        for name, flip in zip(names, MIRRORED, strict=True):
+            wide, ref = (
+                x if flip is None else np.asarray(cv2.flip(x, flip)) for x in (pair.lr, pair.ref)
+            )
+            _write(root / "wide" / name, wide)
+            _write(root / "tele" / name, _as_another_lens_sees_it(ref, seed))
+    for folder in ("wide", "tele"):
+        for path in sorted((root / folder).iterdir())[num:]:
+            path.unlink()
+
+
+def _as_another_lens_sees_it(ref: np.ndarray, seed: int) -> np.ndarray:
+    height, width = ref.shape[:2]
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), TELE_DEGREES, TELE_ZOOM)
+    turned = cv2.warpAffine(
+        ref, turn, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+    )
+    noise = np.random.default_rng(seed).normal(0, TELE_NOISE, turned.shape)
+    return np.clip(turned + noise, 0, 255).round().astype(np.uint8)
+
+
+def _write(path: Path, picture: np.ndarray) -> None:
+    done = cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    if not done:
+        raise OSError(f"{path} cannot be written")
+
+
+def options(root: str, out: str) -> PreprocessOptions:
+    return PreprocessOptions(layout="pairs", root=root, out=out, pictures_per_shard=1)
+
+
+def parts(root: str) -> dict[str, float]:
+    """Seconds of a process for each part of a pair, in the mean over a few."""
+    given = options(root, root + "-parts")
+    plans = plan_shards(find(given.layout, root).sources, given.recipe, 1)[:PROFILED]
+    profile = cProfile.Profile(time.process_time)
+    started = time.process_time()
+    for plan in plans:
+        report = profile.runcall(make_shard, plan, given.job)
+        if report.error:
+            raise ValueError(report.error)
+    total = (time.process_time() - started) / len(plans)
+    within = _cumulative(profile)
+    seconds = {part: within(name) / len(plans) for part, name in PARTS.items()}
+    loaded = sum(list(seconds.values())[:-1])
+    seconds["write the shard, compressed"] -= loaded
+    seconds["processor time in all"] = total
+    for part, value in seconds.items():
+        print(f"{part:30} {value:6.2f} s a pair", flush=True)
+    return seconds
+
+
+def _cumulative(profile: cProfile.Profile) -> Callable[[str], float]:
+    found = {
+        place[2]: timing[3]
+        for place, timing in pstats.Stats(profile).stats.items()  # pyright: ignore
+        if "sddusr" in place[0]
+    }
+    return lambda name: found.get(name, 0.0)
+
+
+def through_ray(root: str, out: str) -> dict[str, float | list[float]]:
+    """The command itself, and the memory of its tasks in each tenth of its time."""
+    started, processor = time.monotonic(), time.process_time()
+    with _watched_tasks() as peaks:
+        manifest = preprocess(options(root, out))
+    took = time.monotonic() - started
+    tenths = np.array_split(np.array(peaks or [0.0]), min(10, max(1, len(peaks))))
+    return {
+        "seconds": took,
+        "own_processor_s": time.process_time() - processor,
+        "megabytes": sum(entry["num_bytes"] for entry in manifest["entries"]) / 1e6,
+        "tasks_mb_by_tenth": [round(float(tenth.max())) for tenth in tenths],
+    }
+
+
+@contextmanager
+def _watched_tasks() -> Iterator[list[float]]:
+    """Megabytes of the largest of Ray's workers, twice a second."""
+    peaks: list[float] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            sizes = list(_workers_mb())
+            peaks.extend([max(sizes)] if sizes else [])
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _workers_mb() -> Iterator[float]:
+    for process in psutil.process_iter(["cmdline", "memory_info"]):
+        command, memory = process.info["cmdline"], process.info["memory_info"]
+        if command and memory and command[0].startswith("ray::"):
+            yield (memory.rss - memory.shared) / 1e6
+
+
+if __name__ == "__main__":
+    main()
