@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # pipelines/ and tune/ run from the checkout; only sddusr is installed.
 export PYTHONPATH := $(CURDIR)
 # Of benchmarks/, what answers other questions than how fast.
-NOT_TIMED := benchmarks/ablation.py benchmarks/triplets.py benchmarks/reference.py benchmarks/faulty_refs.py benchmarks/gpu.py benchmarks/serving.py
+NOT_TIMED := benchmarks/ablation.py benchmarks/triplets.py benchmarks/reference.py benchmarks/faulty_refs.py benchmarks/gpu.py benchmarks/serving.py benchmarks/large_pairs.py
 
 .PHONY: setup demo test test-long coverage lint bench ablation docs clean
 

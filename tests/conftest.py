@@ -26,6 +26,9 @@ from sddusr.data.shard import write_shard
 from sddusr.geometry.box import Box, crop, whole
 from sddusr.types import Triplet
 
+WAITING_TEST_S = 900
+"""Limit of a test that waits for other processes; a machine with other work takes twice as long."""
+
 # The pictures are small: on a busy machine more threads would only wait for each other.
 torch.set_num_threads(1)
 
@@ -35,10 +38,14 @@ settings.load_profile("sddusr")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share our cluster are marked as those that start one of their own."""
+    """Tests that share our cluster are marked as those that start one of their own; these
+    and the long ones wait for other processes, and are given up later than others."""
     for item in items:
         if "ray_session" in getattr(item, "fixturenames", ()):
             item.add_marker("ray")
+        waits = any(item.get_closest_marker(name) for name in ("ray", "long"))
+        if waits and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(WAITING_TEST_S))
 
 
 @pytest.fixture(autouse=True)
