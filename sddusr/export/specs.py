@@ -169,8 +169,8 @@ def _align(model: SDDuSR, config: ModelConfig) -> GraphSpec:
             name="align", module=graphs.Align(model), inputs=inputs, outputs=("aligned_feat",)
         )
     trusted = (
-        _map("evidence", 5),
-        Input(name="statistics", shape=(1, 9)),
+        _map("evidence", 6),
+        Input(name="statistics", shape=(1, 10)),
         Input(name="strength", shape=()),
     )
     return GraphSpec(

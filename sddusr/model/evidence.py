@@ -26,22 +26,25 @@ EMPTY, FULL = 0.3 / 255, 0.5 / 255
 """Mean difference to the centre below which Ref shows nothing of its own, and from which it counts
 whole. Where Ref has nothing to show the enlarged centre is laid in its place; rounded to 8 bits it
 differs by 0.25 / 255, with a sensor's noise by more than 0.5."""
+COARSE_PX = 5
+"""Side of the means in which Ref, softened, and the centre are compared for the doubt. What the
+wide lens could not resolve is gone in them."""
 CONTRAST_PX, DOUBT_PX = 9, 7
 """Sides of the surroundings in which the centre's largest contrast counts, since a lens spreads an
 edge so far, and of those that what contradicts the centre makes doubtful."""
-DOUBT_FLOOR = 1.5 / 255
+LEAST_CONTRAST = 1.5 / 255
 """Contrast below which the wide image is noise."""
 USUAL_SHARE = 0.7
 """Share of the blocks that doubt Ref less than is usual in the image."""
 USUAL_DOUBT = 0.2, 1.0
-"""Limits of the usual doubt. Of good Refs it is 0.23 to 0.45; it is less where most of Ref was
-filled with the centre, and more where most of it shows something else."""
+"""Limits of the usual doubt. Of good Refs it is 0.14 to 0.34, of phones' 0.5 to 1; it is less where
+most of Ref was filled with the centre, and more where most of it shows something else."""
 TINY = 1e-8
 
 NUM_EVIDENCE = 4
-"""Maps that the trust's convolutions read; the last map, the doubt, is not learned from."""
+"""Maps that the trust's convolutions read; the others are what Ref is doubted by."""
 NUM_STATISTICS = 8
-"""Statistics that the trust's layers read; the last one, the usual doubt, is not learned from."""
+"""Statistics that the trust's layers read; the others are what doubt is measured against."""
 
 
 class RefEvidence(NamedTuple):
@@ -51,16 +54,18 @@ class RefEvidence(NamedTuple):
     """High-pass of Ref − centre, where that is anything: what is added to the bicubic picture."""
     look: Float[Tensor, "b 1 h w"]
     """High-pass of the centre's luma: what a cell looked like before its detail was moved."""
-    evidence: Float[Tensor, "b 5 h w"]
+    evidence: Float[Tensor, "b 6 h w"]
     """Difference of Ref, softened, to the centre without its low-pass and with it; the detail's
-    strength; its correlation with the centre's own fine band (below 0: Ref is softer); and doubt,
-    the first difference over the centre's own contrast, the largest around."""
+    strength; its correlation with the centre's own fine band (below 0: Ref is softer); and the
+    largest coarse difference and contrast of the centre around."""
 
 
 def reach(window_px: int) -> int:
     """Pixels that the evidence and the statistics look beyond each of their own."""
-    coarse = SOFT_REACH_PX + window_px // 2 + MEAN_PX // 2 + CONTRAST_PX // 2 + DOUBT_PX // 2
-    return max(coarse, FINE_PX // 2 + CORRELATION_PX // 2)
+    differences = SOFT_REACH_PX + max(window_px // 2, COARSE_PX // 2 + DOUBT_PX // 2)
+    contrast = window_px // 2 + CONTRAST_PX // 2
+    fine = FINE_PX // 2 + CORRELATION_PX // 2
+    return max(max(differences, contrast) + MEAN_PX // 2, fine)
 
 
 class Bands(NamedTuple):
@@ -106,12 +111,18 @@ def measure_evidence(bands: Bands, window_px: int) -> RefEvidence:
     power, own_power, shared = sums.unbind(1)
     # Not `+ TINY`: the ONNX exporter leaves out what adds 1e-8 or less, and 0 / 0 is no number.
     correlation = shared / (math.sqrt(TINY) * (power * own_power / TINY + 1).sqrt())
-    sizes = [bands.seen - bands.known, bands.soft - bands.center, detail, bands.known]
+    differences = [bands.seen - bands.known, bands.soft - bands.center, detail]
+    sizes = [*differences, coarse_difference(bands), bands.known]
     means = box_mean(torch.cat([x.abs().mean(1, keepdim=True) for x in sizes], 1), MEAN_PX)
-    unlike, own = means[:, :1], largest_around(means[:, 3:], CONTRAST_PX)
-    doubt = largest_around(unlike / (own + DOUBT_FLOOR), DOUBT_PX)
-    evidence = torch.cat([means[:, :3], correlation.unsqueeze(1), doubt], 1)
+    unlike = largest_around(means[:, 3:4], DOUBT_PX)
+    contrast = largest_around(means[:, 4:], CONTRAST_PX)
+    evidence = torch.cat([means[:, :3], correlation.unsqueeze(1), unlike, contrast], 1)
     return RefEvidence(detail, luma(bands.known), evidence)
+
+
+def coarse_difference(bands: Bands) -> Float[Tensor, "b 3 h w"]:
+    """What Ref shows that the wide image would show too, and does not."""
+    return box_mean(bands.soft - bands.center, COARSE_PX)
 
 
 def shows_something(strength: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
@@ -120,41 +131,46 @@ def shows_something(strength: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h 
     return ((strength - EMPTY) / (FULL - EMPTY)).clamp(0, 1)
 
 
-def block_maps(bands: Bands) -> Float[Tensor, "b 10 h w"]:
+def block_maps(bands: Bands) -> Float[Tensor, "b 11 h w"]:
     """What the statistics are means of: products of the fine bands (Ref's detail with itself, the
     centre with itself, both) and of the coarser high-pass, absolute differences of softened Ref and
-    centre, with and without their low-pass, and the finest bands of Ref and centre."""
+    centre, with and without their low-pass, the finest bands of Ref and centre, and the coarse
+    difference."""
     ref, center, soft, fine, own, seen, known = bands
     products = [fine * fine, own * own, fine * own, seen * seen, known * known, seen * known]
     differences = [(soft - center).abs(), (seen - known).abs()]
     finest = [high_pass(x, 3).abs() for x in (ref, center)]
-    return torch.cat([x.mean(1, keepdim=True) for x in (*products, *differences, *finest)], 1)
+    maps = (*products, *differences, *finest, coarse_difference(bands).abs())
+    return torch.cat([x.mean(1, keepdim=True) for x in maps], 1)
 
 
-def pool_blocks(maps: Float[Tensor, "b 10 h w"]) -> Float[Tensor, "b 10 n"]:
+def pool_blocks(maps: Float[Tensor, "b 11 h w"]) -> Float[Tensor, "b 11 n"]:
     """Means over blocks of `BLOCK_PX`; pixels beyond the last whole block are left out."""
     side = min(BLOCK_PX, *maps.shape[2:])
     return F.avg_pool2d(maps, side).flatten(2)
 
 
-def statistics(blocks: Float[Tensor, "b 10 n"]) -> Float[Tensor, "b 9"]:
-    """Statistics of the whole Ref: eight of sharpness, noise, similarity and alignment, and doubt.
+def statistics(blocks: Float[Tensor, "b 11 n"]) -> Float[Tensor, "b 10"]:
+    """Statistics of the whole Ref: sharpness, noise, similarity, alignment, and usual doubt.
 
     Correlation of Ref's detail with the centre's fine band (negative: Ref is softer); decorrelation
     of what both lenses see; differences; energies of the finest band of Ref and centre, over all
-    blocks and over the flattest fifth of them (noise). Last, the image's usual doubt, in whose
-    multiples that of a pixel is measured.
+    blocks and over the flattest fifth of them (noise). Then what the doubt is measured against: the
+    coarse difference that is usual in the flattest blocks, below which contrast does not count, and
+    the usual doubt.
     """
     means = blocks.mean(2)
     fine, own, shared, seen, known, both = means[:, :6].unbind(1)
     sharpens = shared / (fine * own + TINY).sqrt()
     alike = both / (seen * known + TINY).sqrt()
     num_flat = max(1, int(blocks.shape[2] * FLAT_SHARE))
-    finest = blocks[:, 8:]
+    finest, coarse = blocks[:, 8:10], blocks[:, 10]
     flattest = finest[:, 1].topk(num_flat, dim=1, largest=False).indices
     noise = finest.gather(2, flattest.unsqueeze(1).expand(-1, 2, -1)).mean(2)
-    energies = torch.cat([means[:, 6:], noise], dim=1)
+    energies = torch.cat([means[:, 6:10], noise], dim=1)
     both_lenses = torch.stack([3 * sharpens, 4 * (1 - alike).clamp_min(0).sqrt()], dim=1)
-    doubt = blocks[:, 7] / (blocks[:, 4].sqrt() + DOUBT_FLOOR)
-    usual = doubt.sort(dim=1).values[:, int(USUAL_SHARE * doubt.shape[1]), None]
-    return torch.cat([both_lenses, (energies + 1e-4).log() + 4, usual.clamp(*USUAL_DOUBT)], dim=1)
+    calm = coarse.gather(1, flattest).sort(dim=1).values[:, num_flat // 2, None]
+    calm = calm.clamp_min(LEAST_CONTRAST)
+    doubt = (coarse / (blocks[:, 4].sqrt() + calm)).sort(dim=1).values
+    usual = doubt[:, int(USUAL_SHARE * doubt.shape[1]), None].clamp(*USUAL_DOUBT)
+    return torch.cat([both_lenses, (energies + 1e-4).log() + 4, calm, usual], dim=1)

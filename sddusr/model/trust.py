@@ -64,8 +64,8 @@ class Trust(nn.Module):
 
     def in_ref(
         self,
-        evidence: Float[Tensor, "b 5 h w"],
-        statistics: Float[Tensor, "b 9"],
+        evidence: Float[Tensor, "b 6 h w"],
+        statistics: Float[Tensor, "b 10"],
         center_feat: Float[Tensor, "b c h w"],
         aligned_feat: Float[Tensor, "b c h w"],
     ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
@@ -77,7 +77,7 @@ class Trust(nn.Module):
         if not self.learned:
             nothing = evidence.new_zeros(()).expand_as(evidence[:, :1])
             return nothing + 1, nothing
-        unlike, unlike_low, strength, correlation, doubt = evidence.split(1, dim=1)
+        unlike, unlike_low, strength, correlation, coarse, contrast = evidence.split(1, dim=1)
         of_picture = self.of_picture(statistics[:, :NUM_STATISTICS])
         inputs = [
             EVIDENCE_GAIN * evidence[:, :3],
@@ -93,7 +93,9 @@ class Trust(nn.Module):
         share = shows_something(strength) * torch.sigmoid(FEATURE_LOGIT + feature)
         if not self.doubt_limit:
             return share, logit
-        limit = self.doubt_limit * statistics[:, NUM_STATISTICS:, None, None]
+        calm, usual = statistics[:, NUM_STATISTICS:, None, None].split(1, dim=1)
+        limit = self.doubt_limit * usual
+        doubt = coarse / (contrast + calm)
         cleared = (DOUBT_SCALE * (1 - doubt / limit)).clamp_min(LEAST_DOUBT_LOGIT)
         return share * torch.sigmoid(cleared), logit + F.logsigmoid(cleared)
 

@@ -7,7 +7,7 @@ BLOCK_PX = 8
 """Side of the blocks in which noise is looked for."""
 FLAT_SHARE = 0.2
 """Share of the blocks, the flattest ones of the centre, in which Ref's fine band is noise."""
-DOUBT_FLOOR = 1.5 / 255
+LEAST_CONTRAST = 1.5 / 255
 """Contrast below which the wide image is noise."""
 USUAL_SHARE = 0.7
 """Share of the blocks that doubt Ref less than is usual in the image."""
@@ -16,7 +16,7 @@ USUAL_DOUBT = 0.2, 1.0
 TINY = 1e-8
 
 
-def pool_blocks(maps: Float32[np.ndarray, "1 10 h w"]) -> Float32[np.ndarray, "1 10 n"]:
+def pool_blocks(maps: Float32[np.ndarray, "1 11 h w"]) -> Float32[np.ndarray, "1 11 n"]:
     """Means over blocks of `BLOCK_PX`; pixels beyond the last whole block are left out."""
     _, num, height, width = maps.shape
     side = min(BLOCK_PX, height, width)
@@ -25,18 +25,19 @@ def pool_blocks(maps: Float32[np.ndarray, "1 10 h w"]) -> Float32[np.ndarray, "1
     return whole.mean(axis=(2, 4)).reshape(1, num, rows * cols)
 
 
-def statistics(blocks: Float32[np.ndarray, "1 10 n"]) -> Float32[np.ndarray, "1 9"]:
-    """Statistics of the whole Ref: sharpness, noise, similarity, alignment, usual doubt."""
+def statistics(blocks: Float32[np.ndarray, "1 11 n"]) -> Float32[np.ndarray, "1 10"]:
+    """Statistics of the whole Ref: sharpness, noise, similarity, alignment, and usual doubt."""
     means = blocks[0].mean(axis=1)
     fine, own, shared, seen, known, both = means[:6]
     sharpens = shared / np.sqrt(fine * own + TINY)
     alike = both / np.sqrt(seen * known + TINY)
     num_flat = max(1, int(blocks.shape[2] * FLAT_SHARE))
-    finest = blocks[0, 8:]
+    finest, coarse = blocks[0, 8:10], blocks[0, 10]
     flattest = np.argsort(finest[1], kind="stable")[:num_flat]
-    energies = np.concatenate([means[6:], finest[:, flattest].mean(axis=1)])
+    energies = np.concatenate([means[6:10], finest[:, flattest].mean(axis=1)])
     both_lenses = np.stack([3 * sharpens, 4 * np.sqrt(np.maximum(1 - alike, 0))])
-    doubt = np.sort(blocks[0, 7] / (np.sqrt(blocks[0, 4]) + DOUBT_FLOOR))
+    calm = np.maximum(np.sort(coarse[flattest])[[num_flat // 2]], LEAST_CONTRAST)
+    doubt = np.sort(coarse / (np.sqrt(blocks[0, 4]) + calm))
     usual = doubt[[int(USUAL_SHARE * len(doubt))]].clip(*USUAL_DOUBT)
-    found = np.concatenate([both_lenses, np.log(energies + 1e-4) + 4, usual])
+    found = np.concatenate([both_lenses, np.log(energies + 1e-4) + 4, calm, usual])
     return found[None].astype(np.float32)

@@ -182,13 +182,15 @@ def test_what_contradicts_a_calm_part_of_the_wide_image_is_doubted():
 
 
 def test_the_usual_doubt_follows_the_image_within_limits():
-    blocks = torch.rand(2, 10, 50, generator=torch.Generator().manual_seed(1))
-    blocks[:, 4] = 0.1**2
-    blocks[0, 7] = torch.linspace(0.02, 0.07, 50)
-    blocks[1, 7] = 1
-    usual = statistics(blocks)[:, -1]
-    assert 0.05 / 0.11 < usual[0] < 0.06 / 0.1
-    assert usual[1] == 1
+    blocks = torch.rand(2, 11, 50, generator=torch.Generator().manual_seed(1))
+    blocks[:, 4] = 0.1**2  # contrast of 0.1
+    blocks[:, 9] = torch.linspace(0, 1, 50)  # the first ten are the flattest
+    blocks[0, 10] = torch.linspace(0.02, 0.069, 50)
+    blocks[1, 10] = (torch.arange(50) >= 10).float()
+    of_first, of_second = statistics(blocks)[:, 8:]
+    assert of_first[0] == pytest.approx(0.025)  # median of the flattest
+    assert of_first[1] == pytest.approx(0.055 / (0.1 + 0.025))  # seven tenths are below
+    assert of_second.tolist() == pytest.approx([1.5 / 255, 1])
 
 
 def test_without_ref_nothing_of_it_is_in_the_result():
