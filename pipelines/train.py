@@ -75,7 +75,7 @@ def run_training(options: TrainOptions) -> TrainResult:
     storage, uri, data = _places(options)
     if data is None:
         _workers(options)  # what cannot run makes no shards
-        data = samples_shards(storage)
+        data = samples_shards(storage, options.config)
     shards = ShardSet(data)
     check_data(shards, options.config)
     name = options.run_name(shards.content_hash)

@@ -17,7 +17,7 @@ class SearchOptions:
 
     data: str | None = None
     """Folder or URI of shards from pipelines/preprocess.py --hold-out; without it, the pictures
-    that ship with scikit-image and scikit-learn are preprocessed into STORAGE/samples."""
+    that ship with scikit-image and scikit-learn are preprocessed into a folder in STORAGE."""
     space: str = "tokens"
     """What varies: tokens, losses, mask, attention, all, or a .yaml or .py file of your own.
     A .py file runs as code of this process; use one only if you trust it."""

@@ -60,7 +60,7 @@ def make_plan(options: SearchOptions) -> Plan:
     data = (
         persistent_paths.persistent_path(options.data, "--data")
         if options.data
-        else samples_shards(storage)
+        else samples_shards(storage, config)
     )
     shards = ShardSet(data)
     check_data(shards, config)

@@ -33,7 +33,7 @@ class AblationOptions:
 
     data: str | None = None
     """Folder or URI of shards to train on, from pipelines/preprocess.py; without it, the pictures
-    that ship with scikit-image and scikit-learn are preprocessed into OUT/samples."""
+    that ship with scikit-image and scikit-learn are preprocessed into a folder in OUT."""
     tests: tuple[str, ...] = ()
     """Folders or URIs of shards; their split `test` is scored under the folder's name. By default
     --data alone."""
@@ -95,7 +95,11 @@ class AblationOptions:
 
 def with_absolute_places(options: AblationOptions) -> AblationOptions:
     out = persistent_path(options.out, "--out")
-    data = persistent_path(options.data, "--data") if options.data else samples_shards(out)
+    data = (
+        persistent_path(options.data, "--data")
+        if options.data
+        else samples_shards(out, options.config)
+    )
     return replace(
         options,
         data=data,

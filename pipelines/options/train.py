@@ -19,7 +19,7 @@ class TrainOptions(WorkerOptions):
 
     data: str | None = None
     """Folder or URI of shards from pipelines/preprocess.py; without it, the pictures that ship
-    with scikit-image and scikit-learn are preprocessed into STORAGE/samples."""
+    with scikit-image and scikit-learn are preprocessed into a folder in STORAGE."""
     name: str | None = None
     """Run's name, that of its folder in --storage; by default the preset and a hash of config and
     data."""

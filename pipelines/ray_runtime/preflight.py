@@ -31,12 +31,13 @@ def check_shared(storage: str, data: str, uri: str) -> None:
     )
 
 
-def samples_shards(storage: str) -> str:
-    """Shards of the embedded pictures, made once."""
+def samples_shards(storage: str, config: Config) -> str:
+    """Shards of the embedded pictures, registered as the config wants them and made once."""
     from pipelines.preprocess import PreprocessOptions, preprocess
 
-    out = places.join(storage, "samples")
-    preprocess(PreprocessOptions(layout="samples", out=out))
+    register_ref = config.data.register_ref
+    out = places.join(storage, f"samples-{register_ref}")
+    preprocess(PreprocessOptions(layout="samples", out=out, register_ref=register_ref))
     return out
 
 

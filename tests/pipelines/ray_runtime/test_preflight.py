@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.ray_runtime.preflight import check_data
+from pipelines.ray_runtime.preflight import check_data, samples_shards
+from sddusr.config import PRESETS
 from tests.runs import CONFIG
 
 
@@ -17,3 +18,21 @@ def test_shards_with_refs_registered_otherwise_are_refused(tiny_shards):
         r"--data.register-ref none",
     ):
         check_data(tiny_shards, other)
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_a_preset_without_data_gets_samples_registered_as_it_wants_them(
+    preset, tmp_path, monkeypatch
+):
+    made = []
+    monkeypatch.setattr("pipelines.preprocess.preprocess", made.append)
+    config = PRESETS[preset][1]
+    place = samples_shards(str(tmp_path), config)
+    (options,) = made
+    assert options.out == place
+    assert options.parameters["register_ref"] == config.data.register_ref
+    other = "none" if config.data.register_ref != "none" else "auto"
+    others = samples_shards(
+        str(tmp_path), replace(config, data=replace(config.data, register_ref=other))
+    )
+    assert others != place
