@@ -17,7 +17,8 @@ import pstats
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ PARTS = {
 }
 """Functions whose time, with all that they call, is told; loading is done while writing."""
 PROFILED = 4
+WATCH_S = 5.0
 
 
 def main() -> None:
@@ -136,46 +138,58 @@ def _cumulative(profile: cProfile.Profile) -> Callable[[str], float]:
     return lambda name: found.get(name, 0.0)
 
 
-def through_ray(root: str, out: str) -> dict[str, float | list[float]]:
-    """The command itself, and the memory of its tasks in each tenth of its time."""
-    started, processor = time.monotonic(), time.process_time()
-    with _watched_tasks() as peaks:
+def through_ray(root: str, out: str) -> dict[str, float | list[int]]:
+    """The command itself: its time, and processor time and memory of its tasks."""
+    started = time.monotonic()
+    with _watched_tasks() as watched:
         manifest = preprocess(options(root, out))
-    took = time.monotonic() - started
-    tenths = np.array_split(np.array(peaks or [0.0]), min(10, max(1, len(peaks))))
+    took, samples = time.monotonic() - started, watched.largest_mb or [0.0]
+    tenths = np.array_split(np.array(samples), min(10, len(samples)))
     return {
         "seconds": took,
-        "own_processor_s": time.process_time() - processor,
+        "processor_s_of_tasks": sum(watched.processor_s.values()),
         "megabytes": sum(entry["num_bytes"] for entry in manifest["entries"]) / 1e6,
-        "tasks_mb_by_tenth": [round(float(tenth.max())) for tenth in tenths],
+        "largest_task_mb_by_tenth": [round(float(tenth.max())) for tenth in tenths],
     }
 
 
+@dataclass
+class Watched:
+    """What Ray's workers took."""
+
+    largest_mb: list[float] = field(default_factory=list)
+    """Own memory of the largest one, every few seconds."""
+    processor_s: dict[int, float] = field(default_factory=dict)
+    """Of each process, when it was last seen."""
+
+
 @contextmanager
-def _watched_tasks() -> Iterator[list[float]]:
-    """Megabytes of the largest of Ray's workers, twice a second."""
-    peaks: list[float] = []
-    ended = threading.Event()
+def _watched_tasks() -> Iterator[Watched]:
+    watched, ended = Watched(), threading.Event()
 
     def watch() -> None:
-        while not ended.wait(0.5):
-            sizes = list(_workers_mb())
-            peaks.extend([max(sizes)] if sizes else [])
+        while not ended.wait(WATCH_S):
+            workers = list(_workers())
+            watched.processor_s |= {
+                process.pid: sum(process.cpu_times()[:2]) for process in workers
+            }
+            sizes = [process.memory_info() for process in workers]
+            watched.largest_mb += [max((x.rss - x.shared) / 1e6 for x in sizes)] if sizes else []
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield peaks
+        yield watched
     finally:
         ended.set()
         watcher.join()
 
 
-def _workers_mb() -> Iterator[float]:
-    for process in psutil.process_iter(["cmdline", "memory_info"]):
-        command, memory = process.info["cmdline"], process.info["memory_info"]
-        if command and memory and command[0].startswith("ray::"):
-            yield (memory.rss - memory.shared) / 1e6
+def _workers() -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.name().startswith("ray::"):
+                yield process
 
 
 if __name__ == "__main__":
