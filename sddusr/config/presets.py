@@ -70,7 +70,7 @@ DEMO = Config(
         warmup_steps=20,
         flow_lr_scale=0.01,
         offset_lr_scale=0.1,
-        align_from_step=150,
+        align_from_step=75,
     ),
     data=DataConfig(
         crop_px=32,
@@ -81,7 +81,7 @@ DEMO = Config(
         register_ref="homography",
     ),
     train=TrainConfig(
-        num_steps=300, batch_size=8, log_every=20, validate_every=150, checkpoint_every=100
+        num_steps=150, batch_size=8, log_every=10, validate_every=75, checkpoint_every=75
     ),
 )
 
