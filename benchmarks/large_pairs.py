@@ -14,9 +14,10 @@ import cProfile
 import json
 import logging
 import pstats
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ import psutil
 from search import make_pair, read_photos
 
 from pipelines.preprocess import PreprocessOptions, preprocess
+from sddusr import storage
 from sddusr.config.arguments import parse_args
 from sddusr.data.layouts import find
 from sddusr.data.prepare import make_shard, plan_shards
@@ -36,16 +38,20 @@ HEIGHT, WIDTH = 3024, 4032
 MIRRORED = (None, 0, 1, -1)
 """Ways to flip a mosaic; each counts as a pair."""
 TELE_DEGREES, TELE_ZOOM, TELE_NOISE, QUALITY = 0.8, 1.03, 1.5, 95
+WRITE = "write the shard, compressed"
 PARTS = {
     "decode": "read_rgb",
     "register": "prepare_pair",
     "make LR": "halve",
     "detail map": "detail_map",
-    "write the shard, compressed": "write_shard",
+    WRITE: "write_shard",
 }
-"""Functions whose time, with all that they call, is told; loading is done while writing."""
+"""The function of each part. A shard is loaded while it is written, so the other parts are taken
+off the last one."""
 PROFILED = 4
-WATCH_S = 5.0
+"""Pairs that the parts are measured on."""
+WATCH_S, TASKS = 5.0, "ray::Map"
+"""How often memory is looked at, and how the names of Ray Data's processes begin."""
 
 
 def main() -> None:
@@ -70,22 +76,18 @@ def main() -> None:
 
 def make_pairs(root: Path, num: int, pictures: Path | None) -> None:
     photos = read_photos(pictures)
-    for folder in ("wide", "tele"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
     for seed in range(-(-num // len(MIRRORED))):
-        names = [f"{seed:04d}-{index}.jpg" for index in range(len(MIRRORED))]
+        flips = MIRRORED[: num - seed * len(MIRRORED)]
+        names = [f"{seed:04d}-{index}.jpg" for index in range(len(flips))]
         if all((root / "tele" / name).exists() for name in names):
             continue
         pair = make_pair(photos, HEIGHT, WIDTH, seed)
-        for name, flip in zip(names, MIRRORED, strict=True):
+        for name, flip in zip(names, flips, strict=True):
             wide, ref = (
                 x if flip is None else np.asarray(cv2.flip(x, flip)) for x in (pair.lr, pair.ref)
             )
             _write(root / "wide" / name, wide)
             _write(root / "tele" / name, _as_another_lens_sees_it(ref, seed))
-    for folder in ("wide", "tele"):
-        for path in sorted((root / folder).iterdir())[num:]:
-            path.unlink()
 
 
 def _as_another_lens_sees_it(ref: np.ndarray, seed: int) -> np.ndarray:
@@ -99,9 +101,9 @@ def _as_another_lens_sees_it(ref: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _write(path: Path, picture: np.ndarray) -> None:
-    done = cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    if not done:
-        raise OSError(f"{path} cannot be written")
+    """Whole or not at all: a call that was cut off leaves no half pair to be found by the next."""
+    data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+    storage.write_atomic(str(path), data.tobytes())
 
 
 def options(root: str, out: str) -> PreprocessOptions:
@@ -110,32 +112,24 @@ def options(root: str, out: str) -> PreprocessOptions:
 
 def parts(root: str) -> dict[str, float]:
     """Seconds of a process for each part of a pair, in the mean over a few."""
-    given = options(root, root + "-parts")
-    plans = plan_shards(find(given.layout, root).sources, given.recipe, 1)[:PROFILED]
     profile = cProfile.Profile(time.process_time)
     started = time.process_time()
-    for plan in plans:
-        report = profile.runcall(make_shard, plan, given.job)
-        if report.error:
-            raise ValueError(report.error)
+    with tempfile.TemporaryDirectory() as folder:
+        given = options(root, folder)
+        plans = plan_shards(find(given.layout, root).sources, given.recipe, 1)[:PROFILED]
+        for plan in plans:
+            report = profile.runcall(make_shard, plan, given.job)
+            if report.error:
+                raise ValueError(report.error)
     total = (time.process_time() - started) / len(plans)
-    within = _cumulative(profile)
-    seconds = {part: within(name) / len(plans) for part, name in PARTS.items()}
-    loaded = sum(list(seconds.values())[:-1])
-    seconds["write the shard, compressed"] -= loaded
+    timings = pstats.Stats(profile).stats  # pyright: ignore[reportAttributeAccessIssue]
+    cumulative = {place[2]: timing[3] for place, timing in timings.items() if "sddusr" in place[0]}
+    seconds = {part: cumulative[name] / len(plans) for part, name in PARTS.items()}
+    seconds[WRITE] -= sum(taken for part, taken in seconds.items() if part != WRITE)
     seconds["processor time in all"] = total
     for part, value in seconds.items():
         print(f"{part:30} {value:6.2f} s a pair", flush=True)
     return seconds
-
-
-def _cumulative(profile: cProfile.Profile) -> Callable[[str], float]:
-    found = {
-        place[2]: timing[3]
-        for place, timing in pstats.Stats(profile).stats.items()  # pyright: ignore
-        if "sddusr" in place[0]
-    }
-    return lambda name: found.get(name, 0.0)
 
 
 def through_ray(root: str, out: str) -> dict[str, float | list[int]]:
@@ -169,12 +163,8 @@ def _watched_tasks() -> Iterator[Watched]:
 
     def watch() -> None:
         while not ended.wait(WATCH_S):
-            workers = list(_workers())
-            watched.processor_s |= {
-                process.pid: sum(process.cpu_times()[:2]) for process in workers
-            }
-            sizes = [process.memory_info() for process in workers]
-            watched.largest_mb += [max((x.rss - x.shared) / 1e6 for x in sizes)] if sizes else []
+            sizes = dict(_tasks(watched.processor_s))
+            watched.largest_mb += [max(sizes.values())] if sizes else []
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -185,11 +175,14 @@ def _watched_tasks() -> Iterator[Watched]:
         watcher.join()
 
 
-def _workers() -> Iterator[psutil.Process]:
+def _tasks(processor_s: dict[int, float]) -> Iterator[tuple[int, float]]:
+    """Own megabytes of each process that runs tasks; its processor time is put into the table."""
     for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.name().startswith("ray::"):
-                yield process
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            if process.name().startswith(TASKS):
+                memory, times = process.memory_info(), process.cpu_times()
+                processor_s[process.pid] = times.user + times.system
+                yield process.pid, (memory.rss - memory.shared) / 1e6
 
 
 if __name__ == "__main__":

@@ -83,6 +83,8 @@ class Bands(NamedTuple):
     """High-pass of `soft`."""
     known: Float[Tensor, "b 3 h w"]
     """High-pass of the centre."""
+    coarse: Float[Tensor, "b 3 h w"]
+    """What Ref shows that the wide image would show too, and does not."""
 
 
 def split_bands(
@@ -98,6 +100,7 @@ def split_bands(
         own=high_pass(center, FINE_PX),
         seen=high_pass(soft, window_px),
         known=high_pass(center, window_px),
+        coarse=box_mean(soft - center, COARSE_PX),
     )
 
 
@@ -112,17 +115,12 @@ def measure_evidence(bands: Bands, window_px: int) -> RefEvidence:
     # Not `+ TINY`: the ONNX exporter leaves out what adds 1e-8 or less, and 0 / 0 is no number.
     correlation = shared / (math.sqrt(TINY) * (power * own_power / TINY + 1).sqrt())
     differences = [bands.seen - bands.known, bands.soft - bands.center, detail]
-    sizes = [*differences, coarse_difference(bands), bands.known]
+    sizes = [*differences, bands.coarse, bands.known]
     means = box_mean(torch.cat([x.abs().mean(1, keepdim=True) for x in sizes], 1), MEAN_PX)
     unlike = largest_around(means[:, 3:4], DOUBT_PX)
     contrast = largest_around(means[:, 4:], CONTRAST_PX)
     evidence = torch.cat([means[:, :3], correlation.unsqueeze(1), unlike, contrast], 1)
     return RefEvidence(detail, luma(bands.known), evidence)
-
-
-def coarse_difference(bands: Bands) -> Float[Tensor, "b 3 h w"]:
-    """What Ref shows that the wide image would show too, and does not."""
-    return box_mean(bands.soft - bands.center, COARSE_PX)
 
 
 def shows_something(strength: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
@@ -136,11 +134,11 @@ def block_maps(bands: Bands) -> Float[Tensor, "b 11 h w"]:
     centre with itself, both) and of the coarser high-pass, absolute differences of softened Ref and
     centre, with and without their low-pass, the finest bands of Ref and centre, and the coarse
     difference."""
-    ref, center, soft, fine, own, seen, known = bands
+    ref, center, soft, fine, own, seen, known, coarse = bands
     products = [fine * fine, own * own, fine * own, seen * seen, known * known, seen * known]
     differences = [(soft - center).abs(), (seen - known).abs()]
     finest = [high_pass(x, 3).abs() for x in (ref, center)]
-    maps = (*products, *differences, *finest, coarse_difference(bands).abs())
+    maps = (*products, *differences, *finest, coarse.abs())
     return torch.cat([x.mean(1, keepdim=True) for x in maps], 1)
 
 
