@@ -10,19 +10,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sddusr.config import SCALE
+from sddusr.config.ref_statistics import BLOCK_PX
 from sddusr.geometry.box import Box, crop, whole
 from sddusr.imaging.resize import bicubic_up
 from sddusr.inference.conversion import Pixels, Uploads, part_on
 from sddusr.inference.tiles import cut, grown, overlap, scaled, snapped, tiles, within
 from sddusr.model.evidence import (
-    BLOCK_PX,
     block_maps,
     measure_evidence,
     pool_blocks,
     reach,
+    ref_detail,
     split_bands,
     statistics,
 )
+from sddusr.model.filters import high_pass, luma
 from sddusr.model.matching.matcher import Search
 from sddusr.model.matching.transfer import CELL, CellBank, transfer_patches
 from sddusr.model.sddusr import SDDuSR
@@ -177,8 +179,9 @@ def carry_detail(
         assert own is not None  # the outer cells reach less than a cell beyond the box
         own_in_box = within(own, place)
         near = grown(own_in_box, reach(window_px), frame)
-        evidence = measure_evidence(split_bands(*inputs.part(near, device), window_px), window_px)
-        maps = torch.cat([evidence.detail, evidence.look], 1)
+        ref, center = inputs.part(near, device)
+        look = luma(high_pass(center, window_px))
+        maps = torch.cat([ref_detail(ref, center, window_px), look], 1)
         maps = cut(maps, within(own_in_box, near))
         beyond = own.x0 - core.x0, core.x1 - own.x1, own.y0 - core.y0, core.y1 - own.y1
         maps = F.pad(maps, beyond, mode="replicate")

@@ -12,16 +12,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from sddusr.config.ref_statistics import (
+    BLOCK_PX,
+    FLAT_SHARE,
+    LEAST_CONTRAST,
+    USUAL_DOUBT,
+    USUAL_SHARE,
+)
 from sddusr.model.filters import SOFT_REACH_PX, box_mean, high_pass, largest_around, luma, soften
 
 MEAN_PX = 7
 """Side of the windows that differences are averaged over."""
 FINE_PX, CORRELATION_PX = 5, 9
 """Side of the high-pass, and of the windows, in which detail is correlated with the centre."""
-BLOCK_PX = 8
-"""Side of the blocks in which noise is looked for."""
-FLAT_SHARE = 0.2
-"""Share of the blocks, the flattest ones of the centre, in which Ref's fine band is noise."""
 EMPTY, FULL = 0.3 / 255, 0.5 / 255
 """Mean difference to the centre below which Ref shows nothing of its own, and from which it counts
 whole. Where Ref has nothing to show the enlarged centre is laid in its place; rounded to 8 bits it
@@ -32,13 +35,6 @@ wide lens could not resolve is gone in them."""
 CONTRAST_PX, DOUBT_PX = 9, 7
 """Sides of the surroundings in which the centre's largest contrast counts, since a lens spreads an
 edge so far, and of those that what contradicts the centre makes doubtful."""
-LEAST_CONTRAST = 1.5 / 255
-"""Contrast below which the wide image is noise."""
-USUAL_SHARE = 0.7
-"""Share of the blocks that doubt Ref less than is usual in the image."""
-USUAL_DOUBT = 0.2, 1.0
-"""Limits of the usual doubt. Of good Refs it is 0.14 to 0.34, of phones' 0.5 to 1; it is less where
-most of Ref was filled with the centre, and more where most of it shows something else."""
 TINY = 1e-8
 
 NUM_EVIDENCE = 4
@@ -104,11 +100,18 @@ def split_bands(
     )
 
 
+def ref_detail(
+    ref: Float[Tensor, "b 3 h w"], center: Float[Tensor, "b 3 h w"], window_px: int
+) -> Float[Tensor, "b 3 h w"]:
+    """High-pass of Ref − centre, where that is anything."""
+    added = ref - center
+    shown = shows_something(box_mean(added.abs().mean(1, keepdim=True), FINE_PX))
+    return shown * high_pass(added, window_px)
+
+
 def measure_evidence(bands: Bands, window_px: int) -> RefEvidence:
     """Ref's detail, and where it may be trusted."""
-    added = bands.ref - bands.center
-    shown = shows_something(box_mean(added.abs().mean(1, keepdim=True), FINE_PX))
-    detail = shown * high_pass(added, window_px)
+    detail = ref_detail(bands.ref, bands.center, window_px)
     pairs = torch.cat([bands.fine * bands.fine, bands.own * bands.own, bands.fine * bands.own], 1)
     sums = box_mean(pairs.unflatten(1, (3, 3)).sum(2), CORRELATION_PX)
     power, own_power, shared = sums.unbind(1)

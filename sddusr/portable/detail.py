@@ -6,13 +6,14 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from sddusr.config import SCALE
+from sddusr.config.ref_statistics import BLOCK_PX
 from sddusr.geometry.box import Box, crop, whole
 from sddusr.geometry.tiling import grown, overlap, scaled, snapped, tiles, within
 from sddusr.imaging.arrays import Pixels
 from sddusr.portable.arrays import cut, part
 from sddusr.portable.package import Package
 from sddusr.portable.search import Search
-from sddusr.portable.statistics import BLOCK_PX, pool_blocks, statistics
+from sddusr.portable.statistics import pool_blocks, statistics
 from sddusr.portable.transfer import CELL, CellBank, transfer_patches
 
 NUM_MAPS = 5

@@ -3,16 +3,14 @@
 import numpy as np
 from jaxtyping import Float32
 
-BLOCK_PX = 8
-"""Side of the blocks in which noise is looked for."""
-FLAT_SHARE = 0.2
-"""Share of the blocks, the flattest ones of the centre, in which Ref's fine band is noise."""
-LEAST_CONTRAST = 1.5 / 255
-"""Contrast below which the wide image is noise."""
-USUAL_SHARE = 0.7
-"""Share of the blocks that doubt Ref less than is usual in the image."""
-USUAL_DOUBT = 0.2, 1.0
-"""Limits of the usual doubt."""
+from sddusr.config.ref_statistics import (
+    BLOCK_PX,
+    FLAT_SHARE,
+    LEAST_CONTRAST,
+    USUAL_DOUBT,
+    USUAL_SHARE,
+)
+
 TINY = 1e-8
 
 
