@@ -114,6 +114,21 @@ class DetailConfig:
     """Nothing is taken from where Ref contradicts the wide picture this many times more, measured
     against the picture's own contrast, than it usually does; 0: no limit."""
 
+    def __post_init__(self) -> None:
+        require(
+            self.window_px >= 3 and self.window_px % 2 == 1,
+            f"model.detail.window_px is {self.window_px}, need an odd number of 3 or more",
+        )
+        require(self.trust_dim >= 1, f"model.detail.trust_dim is {self.trust_dim}, need 1 or more")
+        require(
+            self.support_px == 0 or (self.support_px >= 3 and self.support_px % 2 == 1),
+            f"model.detail.support_px is {self.support_px}, need 0 or an odd number of 3 or more",
+        )
+        require(
+            self.doubt_limit >= 0,
+            f"model.detail.doubt_limit is {self.doubt_limit}, need 0 or more",
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
@@ -162,20 +177,6 @@ class ModelConfig:
             f"at most 1",
         )
         require(
-            self.detail.window_px >= 3 and self.detail.window_px % 2 == 1,
-            f"model.detail.window_px is {self.detail.window_px}, need an odd number of 3 or more",
-        )
-        require(
-            self.detail.support_px == 0
-            or (self.detail.support_px >= 3 and self.detail.support_px % 2 == 1),
-            f"model.detail.support_px is {self.detail.support_px}, need 0 or an odd number of 3 or "
-            f"more",
-        )
-        require(
-            self.detail.doubt_limit >= 0,
-            f"model.detail.doubt_limit is {self.detail.doubt_limit}, need 0 or more",
-        )
-        require(
             self.matching.temperature > 0,
             f"model.matching.temperature is {self.matching.temperature}, need a positive number",
         )
@@ -183,7 +184,6 @@ class ModelConfig:
             ("dictionary.num_tokens", self.dictionary.num_tokens),
             ("alignment.spynet_levels", self.alignment.spynet_levels),
             ("encoder.num_groups", self.encoder.num_groups),
-            ("detail.trust_dim", self.detail.trust_dim),
         ):
             require(value >= 1, f"model.{name} is {value}, need 1 or more")
         require(
