@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.ray_runtime import persistent_paths
-from pipelines.ray_runtime.preflight import check_data, samples_shards, with_absolute_weights
+from pipelines.ray_runtime.preflight import check_data, data_or_samples, with_absolute_weights
 from sddusr import storage as places
 from sddusr.config import Config, flatten, to_dict
 from sddusr.data.dataset import ShardSet
@@ -57,11 +57,7 @@ def make_plan(options: SearchOptions) -> Plan:
     space = find_space(options.space, config)
     storage = persistent_paths.storage_folder(options.storage)
     persistent_paths.check_is_named(options.storage, "--storage", "a folder or URI")
-    data = (
-        persistent_paths.persistent_path(options.data, "--data")
-        if options.data
-        else samples_shards(storage, config)
-    )
+    data = data_or_samples(options.data, storage, config)
     shards = ShardSet(data)
     check_data(shards, config)
     if not shards.rows("val"):

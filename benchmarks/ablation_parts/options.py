@@ -7,7 +7,7 @@ import tyro
 
 from ablation_parts.variants import Study, Variant, variants
 from pipelines.ray_runtime.persistent_paths import persistent_path
-from pipelines.ray_runtime.preflight import samples_shards
+from pipelines.ray_runtime.preflight import data_or_samples
 from pipelines.tracking import links
 from sddusr.config import DEMO, Config
 from sddusr.evaluation.metrics import Protocol
@@ -95,11 +95,7 @@ class AblationOptions:
 
 def with_absolute_places(options: AblationOptions) -> AblationOptions:
     out = persistent_path(options.out, "--out")
-    data = (
-        persistent_path(options.data, "--data")
-        if options.data
-        else samples_shards(out, options.config)
-    )
+    data = data_or_samples(options.data, out, options.config)
     return replace(
         options,
         data=data,

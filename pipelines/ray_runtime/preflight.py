@@ -41,6 +41,17 @@ def samples_shards(storage: str, config: Config) -> str:
     return out
 
 
+def data_or_samples(data: str | None, storage: str, config: Config) -> str:
+    """The shards that --data names, or those of the embedded pictures.
+
+    Raises:
+        ValueError: --data is relative to a folder that will be deleted.
+    """
+    if data:
+        return persistent_paths.persistent_path(data, "--data")
+    return samples_shards(storage, config)
+
+
 def check_data(shards: ShardSet, config: Config) -> None:
     num_rows, fits = len(shards.rows("train")), shards.max_crop_px("train")
     if num_rows == 0:
