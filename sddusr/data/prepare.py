@@ -13,6 +13,7 @@ from sddusr.data.manifest import SCHEMA_VERSION, SPLITS, ShardEntry
 from sddusr.data.shard import Shard, write_shard
 from sddusr.data.source_files import Source
 from sddusr.data.windows import cut_windows
+from sddusr.imaging.allocator import keeping_freed_memory
 from sddusr.registration.residual import RefRegistration
 from sddusr.types import Triplet
 
@@ -114,7 +115,8 @@ def triplets_of(plan: ShardPlan, job: Job, quarantined: dict[str, str]) -> Itera
     """
     for source in plan.sources:
         try:
-            triplet = load_triplet(source, job, plan.recipe.pairing, plan.recipe.register_ref)
+            with keeping_freed_memory():
+                triplet = load_triplet(source, job, plan.recipe.pairing, plan.recipe.register_ref)
         except (FileNotFoundError, ValueError) as error:
             if not job.quarantine:
                 raise

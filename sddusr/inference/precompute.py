@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.geometry.box import HR_PER_CELL, Box, whole
-from sddusr.inference.allocator import keeping_freed_memory
+from sddusr.imaging.allocator import keeping_freed_memory
 from sddusr.inference.carried import CarriedBank, DetailInputs, carry_detail, evidence_of
 from sddusr.inference.conversion import Pixels, Uploads, part_on
 from sddusr.inference.tiles import cut, grown, in_tiles, reach, scaled, tiles, within

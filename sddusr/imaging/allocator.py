@@ -1,7 +1,7 @@
-"""Settings of the allocator of glibc that keep freed memory while an image is made.
+"""Settings of the allocator of glibc that keep freed memory while an image is made or read.
 
-Otherwise each layer's result of tens of megabytes gets a new mapping, and the system clears every
-page of it: a quarter of the time of an image (docs/speed.md).
+Otherwise each array of tens of megabytes gets a new mapping, and the system clears every page of
+it: a quarter of the time of an image, a sixth of a pair's registration (docs/speed.md).
 """
 
 import ctypes

@@ -8,7 +8,7 @@ MEASURE = """
 import resource, psutil, torch
 from contextlib import nullcontext
 import sddusr.inference.upscale  # its heap is as where a picture is made
-from sddusr.inference.allocator import keeping_freed_memory
+from sddusr.imaging.allocator import keeping_freed_memory
 
 def faults(context, megabytes=64):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
