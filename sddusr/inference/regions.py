@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.geometry.box import Box
-from sddusr.inference import sample
 from sddusr.imaging.allocator import hand_back_freed_memory, keeping_freed_memory
+from sddusr.inference import sample
 from sddusr.inference.feature_map import TiledFeatureMap
 from sddusr.inference.pooling import Pools, RunningPool, fixed_pools, measure_pools
 from sddusr.inference.precompute import FrameFeatures, Inputs

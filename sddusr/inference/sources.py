@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.geometry.box import Box
-from sddusr.imaging.resize import bicubic_up
 from sddusr.imaging.allocator import keeping_freed_memory
+from sddusr.imaging.resize import bicubic_up
 from sddusr.inference.carried import BICUBIC_REACH_PX
 from sddusr.inference.precompute import FrameFeatures, Inputs
 from sddusr.inference.tiles import cut, grown, lr_reach, overlap, reach, scaled, snapped, within

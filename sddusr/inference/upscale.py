@@ -11,8 +11,8 @@ from einops import rearrange
 
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.geometry.box import Box, align_ref, check_box, crop, to_lr
-from sddusr.imaging.arrays import padded_to_even
 from sddusr.imaging.allocator import keeping_freed_memory
+from sddusr.imaging.arrays import padded_to_even
 from sddusr.inference.carried import DetailInputs
 from sddusr.inference.conversion import Pixels, Uploads, download, to_pixels
 from sddusr.inference.fused import cast_weights, fused_activations
