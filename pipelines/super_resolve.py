@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 class SuperResolveOptions(UpscaleOptions):
     """Make wide images twice as large, with the detail that a tele image has of their centre.
 
-    The tele image is found in the wide one and brought to its colours, whatever its zoom (1.3 to
-    5 times), size and place; a pair that does not match is refused with the reason. Beside each
+    The tele image is found in the wide one and brought to its colours, whatever its zoom (1.2 to
+    10 times), size and place; a pair that does not match is refused with the reason. Beside each
     result NAME.png lies NAME.json: what was found, done and needed. Examples:
 
     python pipelines/super_resolve.py wide.jpg tele.jpg --out sr.jpg

@@ -46,7 +46,7 @@ class PreprocessOptions:
     margin_px: int | None = None
     """LR pixels around Ref's box that training windows reach, even. When left out: 96 where Ref is
     found in the wide picture, the reach of --data.shift-px, since a crop further out has no
-    stand-in as near as that; all of the picture for the others."""
+    centre crop as near as that; all of the picture for the others."""
     degradation: Degradation = "bicubic"
     """How layouts of wide and tele pictures make LR of the wide one: bicubic, or as a camera would
     (blur, 2x2 means, noise, JPEG)."""

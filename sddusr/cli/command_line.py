@@ -63,7 +63,7 @@ def run(
         logging.getLogger(__name__).warning("%s", stopped)
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
-        print("error: interrupted; the same command goes on", file=sys.stderr)
+        print("error: interrupted; the same command resumes, or starts over", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except USER_ERRORS as error:
         if os.environ.get("SDDUSR_TRACEBACK"):

@@ -126,7 +126,7 @@ def info(options: InfoCommand) -> None:
     num_parameters = sum(value.numel() for value in checkpoint.model_state.values())
     progress = checkpoint.progress
     print(f"checkpoint  {checkpoint.place}")
-    print(f"numbers     {num_parameters:,}")
+    print(f"parameters  {num_parameters:,}")
     print(f"trained     {progress.get('step', '?')} steps")
     if progress.get("best_step"):
         print(f"best        {progress['best_score']:.3f} dB (val) at step {progress['best_step']}")

@@ -138,11 +138,12 @@ class DataConfig:
     """What the stream cuts out of a training window."""
 
     crop_px: int = 128
-    """Side of the LR crop and of its centre stand-in, in LR pixels (a multiple of 2)."""
+    """Side of the LR crop and of its centre crop, the part of the centre whose Ref it gets, in LR
+    pixels (a multiple of 2)."""
     shift_px: tuple[int, int] = (32, 96)
-    """Least and largest distance, along y and along x, from the crop to its centre stand-in."""
+    """Least and largest distance, along y and along x, from the crop to its centre crop."""
     far_share: float = 0.0
-    """Share of the samples whose stand-in lies as far from the crop as the window has room for:
+    """Share of the samples whose centre crop lies as far from the crop as the window has room for:
     what a network with a detail skip learns from that a match outside the box may be wrong."""
     augment: bool = True
     """Flips and the four rotations."""

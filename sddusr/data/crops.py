@@ -1,4 +1,4 @@
-"""One training sample: a crop, its centre stand-in, and Ref at the same place."""
+"""One training sample: a crop, its centre crop, and Ref at the same place as that."""
 
 from typing import NamedTuple
 
@@ -22,12 +22,12 @@ class Sample(NamedTuple):
     hr: UInt8[np.ndarray, "2*s 2*s 3"]
     mask_label: Float32[np.ndarray, "s//2 s//2"]
     center_offset: tuple[int, int] = (0, 0)
-    """(y, x) from the crop's first pixel to its centre stand-in's, HR pixels."""
+    """(y, x) from the crop's first pixel to its centre crop's, HR pixels."""
     has_ref: bool = True
 
 
 class Span(NamedTuple):
-    """Crop and centre stand-in along one axis, in LR pixels; both even."""
+    """Crop and centre crop along one axis, in LR pixels; both even."""
 
     crop: int
     center: int
@@ -40,9 +40,9 @@ def draw_span(
     rng: np.random.Generator,
     is_far: bool = False,
 ) -> Span:
-    """Draw where a crop starts, and its stand-in at the wanted distance from it.
+    """Draw where a crop starts, and its centre crop at the wanted distance from it.
 
-    Where no stand-in inside `center_px` has a distance within `shift_px` (a small window, or a
+    Where no centre crop inside `center_px` has a distance within `shift_px` (a small window, or a
     crop far from the centre box), the nearest feasible distance is taken; the farthest one where
     `is_far`.
 

@@ -48,11 +48,11 @@ def cut_windows(
 
     Where Ref covers the window, both are the same place. Elsewhere Ref's window is the nearest of
     that size inside the centre box, with the LR picture of that place (`lr_center`) beside it, so
-    whatever crop and stand-in `cutting.draw_span` finds for the whole picture is there to be drawn.
+    whatever crop and centre crop `crops.draw_span` finds for the whole picture is there to be drawn.
 
     Args:
         margin_px: how far around the centre box windows reach, in LR pixels, even. A crop further
-            out has no stand-in within `margin_px`. None is all of the picture.
+            out has no centre crop within `margin_px`. None is all of the picture.
     """
     ref, center = align_ref(triplet.ref, triplet.center_box)
     within = _region(triplet.lr.shape, to_lr(center), margin_px)

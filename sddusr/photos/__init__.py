@@ -1,1 +1,1 @@
-"""Pictures straight from a camera: which belong together, what is to be done, what was done."""
+"""Upscale a user's own pairs of images, and record what was done."""

@@ -68,7 +68,7 @@ def center_matches(state: dict[str, Tensor], center: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=export.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m sddusr.pretrained", description=__doc__)
     parser.add_argument("checkpoint", metavar="RUN", help="a run's folder or one checkpoint")
     parser.add_argument("--out", required=True, help="folder")
     parser.add_argument(

@@ -58,7 +58,7 @@ def test_a_row_shows_a_window_and_what_ref_shows_nearest_to_it(box, margin_px):
 
 
 def misses(starts: range, candidates: range) -> list[int]:
-    """For each start of a crop, by how much its best stand-in misses the wanted shift."""
+    """For each start of a crop, by how much its best centre crop misses the wanted shift."""
     low, high = SHIFT_PX
     return [min(max(low - abs(c - s), abs(c - s) - high, 0) for c in candidates) for s in starts]
 

@@ -40,7 +40,7 @@ class Options:
         (FileNotFoundError("none"), 2, "error: none"),
         (command_line.StoppedError("stopped", signal.SIGTERM), 143, ""),
         (command_line.StoppedError("stopped", signal.SIGINT), 130, ""),
-        (KeyboardInterrupt(), 130, "error: interrupted; the same command goes on"),
+        (KeyboardInterrupt(), 130, "error: interrupted; the same command resumes, or starts over"),
     ],
 )
 def test_what_ends_a_command_has_its_code(raised, code, said, capsys):
