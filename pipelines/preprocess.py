@@ -20,7 +20,7 @@ if not __package__:  # a script of a checkout, in which only sddusr is installed
 from pipelines.options.preprocess import PreprocessOptions
 from pipelines.ray_runtime.shard_tasks import LOCK, claim_folder, make_shards, sweep_folder
 from pipelines.reporting.preview import preview
-from sddusr import storage
+from sddusr import secrets, storage
 from sddusr.cli import command_line
 from sddusr.data.folder_lock import hold_lock
 from sddusr.data.layouts import find, hold_out
@@ -50,7 +50,9 @@ def preprocess(options: PreprocessOptions) -> dict[str, Any]:
     sources = hold_out(found.sources, options.hold_out)
     plans = plan_shards(sources, options.recipe, options.pictures_per_shard)
     with hold_lock(storage.join(job.out, LOCK), job.out):
-        claim_folder(job.out, {"root": job.root, **options.parameters}, options.overwrite)
+        claim_folder(
+            job.out, {"root": secrets.mask(job.root), **options.parameters}, options.overwrite
+        )
         manifest = _manifest(options, found, make_shards(plans, job))
         sweep_folder(job.out, {plan.name for plan in plans})
         write_manifest(job.out, manifest)

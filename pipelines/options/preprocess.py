@@ -107,6 +107,12 @@ class PreprocessOptions:
                 f"--out is {self.out} and --preview {self.preview}, need one of the two"
             )
         if self.layout in REGISTERED:
+            if self.register_ref != "auto":
+                raise ValueError(
+                    f"--register-ref is {self.register_ref}, need auto for {self.layout}: a tele "
+                    f"picture of a pair is always registered; train on it with "
+                    f"--data.register-ref auto"
+                )
             return
         if self.preview or self.degradation != "bicubic" or self.pair != PairConfig():
             raise ValueError(

@@ -9,6 +9,7 @@ from pipelines.tracking.model_uris import local_checkpoint
 from sddusr import storage as places
 from sddusr.config import Config
 from sddusr.data.dataset import ShardSet
+from sddusr.data.layouts import REGISTERED
 from sddusr.data.manifest import MANIFEST
 from sddusr.model.sddusr import SDDuSR
 from sddusr.training.loop import load_start
@@ -63,10 +64,13 @@ def check_data(shards: ShardSet, config: Config) -> None:
         )
     registered = str(shards.manifest.parameters.get("register_ref", "none"))
     if registered != config.data.register_ref:
+        again = f"preprocess with --register-ref {config.data.register_ref}, or "
+        if shards.manifest.parameters.get("layout") in REGISTERED:
+            again = ""  # its pairs are registered in any case
         raise ValueError(
             f"{shards.root}: Ref was registered by {registered!r}, the config wants "
-            f"{config.data.register_ref!r}; preprocess with --register-ref "
-            f"{config.data.register_ref}, or say --data.register-ref {registered} to train on it"
+            f"{config.data.register_ref!r}; {again}say --data.register-ref {registered} to train "
+            f"on it"
         )
     if not shards.rows("val"):
         log.warning(

@@ -48,7 +48,7 @@ def cut_windows(
 
     Where Ref covers the window, both are the same place. Elsewhere Ref's window is the nearest of
     that size inside the centre box, with the LR picture of that place (`lr_center`) beside it, so
-    whatever crop and centre crop `crops.draw_span` finds for the whole picture is there to be drawn.
+    whatever crop and centre crop `crops.draw_span` finds for the whole picture can be drawn.
 
     Args:
         margin_px: how far around the centre box windows reach, in LR pixels, even. A crop further

@@ -64,8 +64,8 @@ def options_of(group: click.Command, words: list[str]) -> set[str]:
     return {name for option in command.params for name in option.opts + option.secondary_opts}
 
 
-@pytest.mark.parametrize("words", SCRIPTS, ids=" ".join)
-def test_entrypoints_parse(words: list[str], monkeypatch: pytest.MonkeyPatch):
+def parsed_by(words: list[str], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The options that a script takes from a command line."""
     script = ROOT / words[0]
     parsed: list[Any] = []
 
@@ -77,12 +77,25 @@ def test_entrypoints_parse(words: list[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(command_line, "run", parse)
     monkeypatch.setattr(sys, "argv", words)
     runpy.run_path(str(script), run_name="__main__")
-    assert len(parsed) == 1
+    return parsed
+
+
+@pytest.mark.parametrize("words", SCRIPTS, ids=" ".join)
+def test_entrypoints_parse(words: list[str], monkeypatch: pytest.MonkeyPatch):
+    assert len(parsed_by(words, monkeypatch)) == 1
+
+
+def test_what_is_preprocessed_can_be_trained_on(monkeypatch: pytest.MonkeyPatch):
+    """All shards of the README are of one kind, which each training and search wants."""
+    options = [each for words in SCRIPTS for each in parsed_by(words, monkeypatch)]
+    made = {each.register_ref for each in options if hasattr(each, "window_px")}
+    wanted = {each.config.data.register_ref for each in options if hasattr(each, "config")}
+    assert made == wanted == {"none"}
 
 
 def test_an_option_that_a_script_does_not_have_is_found(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(SystemExit):
-        test_entrypoints_parse(["pipelines/train.py", "paper", "--wrokers", "2"], monkeypatch)
+        parsed_by(["pipelines/train.py", "paper", "--wrokers", "2"], monkeypatch)
 
 
 def test_jobs_have_as_many_workers_as_their_cluster_gpus():

@@ -187,7 +187,7 @@ def test_an_empty_split_is_refused(tmp_path, tiny_shards):
 )
 def test_all_members_of_a_sample_show_the_same_place(seed, box, lr_shape):
     """Ref is HR here, so whatever flip and turn was drawn, halving HR gives LR and halving Ref
-    gives the centre crop. Sums of HR stand in for its detail, since they too turn with the picture."""
+    gives the centre crop. Sums of HR are taken for its detail, since they turn with it."""
     triplet = make_triplet("t", "train", lr_shape, box, seed=1)
     triplet = triplet._replace(detail=cell_sums(triplet.hr))
     sample = cut_sample(triplet, CONFIG, np.random.default_rng(seed))

@@ -13,6 +13,7 @@ from pipelines.preprocess import PreprocessOptions, preprocess
 from sddusr.config import DataConfig
 from sddusr.data.dataset import ShardSet
 from sddusr.data.folder_lock import LockedError, hold_lock
+from sddusr.data.source_files import Found
 from sddusr.data.stream import BatchStream
 from sddusr.registration.color_match import ColorConfig
 from sddusr.registration.pairing import PairConfig
@@ -196,6 +197,20 @@ def test_a_second_start_into_the_same_folder_is_refused_by_name(dataset, tmp_pat
         preprocess(options(dataset, out))
     assert not list(out.glob("*.parquet"))
     assert preprocess(options(dataset, out))
+
+
+def test_a_plan_holds_no_credentials(tmp_path, monkeypatch):
+    """The folder is handed on."""
+    root = "s3://me:passw0rd@lab/pictures"
+    monkeypatch.setattr(pipeline, "find", lambda *_: Found([], {"x": "x is missing"}))
+    given = PreprocessOptions(
+        layout="folders", root=root, out=str(tmp_path / "out"), on_error="quarantine"
+    )
+    with pytest.raises(ValueError, match="1 of 1 triplets cannot be used"):
+        preprocess(given)
+    plan = (tmp_path / "out" / "plan.json").read_text()
+    assert "lab/pictures" in plan
+    assert "passw0rd" not in plan
 
 
 @pytest.mark.parametrize(

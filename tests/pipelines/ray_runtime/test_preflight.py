@@ -1,9 +1,11 @@
 """What is refused before workers start."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 
+from pipelines.options.preprocess import PreprocessOptions
 from pipelines.ray_runtime.preflight import check_data, samples_shards
 from sddusr.config import PRESETS
 from tests.runs import CONFIG
@@ -18,6 +20,18 @@ def test_shards_with_refs_registered_otherwise_are_refused(tiny_shards):
         r"--data.register-ref none",
     ):
         check_data(tiny_shards, other)
+
+
+def test_pairs_are_not_sent_back_to_preprocess(tiny_shards):
+    """They are registered in any case: the config alone can give way."""
+    parameters = {"layout": "pairs", "register_ref": "auto"}
+    manifest = replace(tiny_shards.manifest, parameters=parameters)
+    shards = copy.copy(tiny_shards)
+    shards.manifest = manifest
+    with pytest.raises(ValueError, match=r"wants 'none'; say --data.register-ref auto"):
+        check_data(shards, CONFIG)
+    with pytest.raises(ValueError, match="need auto for pairs"):
+        PreprocessOptions(layout="pairs", root="x", out="y", register_ref="homography")
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
