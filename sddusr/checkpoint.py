@@ -85,7 +85,7 @@ def write_checkpoint(
     described = {"format": FORMAT, "config": to_dict(config), "progress": progress}
     files = {
         MODEL: save({name: tensor.contiguous() for name, tensor in model_state.items()}),
-        CONFIG: json.dumps(described, indent=1).encode(),
+        CONFIG: json.dumps(described, indent=1, allow_nan=False).encode(),
     }
     if train_state is not None:
         buffer = io.BytesIO()

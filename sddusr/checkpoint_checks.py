@@ -4,7 +4,9 @@ Hashes show damage, not intent: whoever changes a file can change its hash too.
 """
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
 import torch
@@ -16,8 +18,27 @@ from sddusr.config import Config, ModelConfig, from_dict
 from sddusr.model.precision import Precision
 from sddusr.model.sddusr import SDDuSR
 
-_NUMBERS = ("step", "best_step")
-_TEXTS = ("data_hash", "tracking_run", "precision")
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where a run stands; all of it is in every checkpoint."""
+
+    step: int = 0
+    """Optimizer steps done; also the next global batch's number."""
+    best_step: int = 0
+    best_score: float = -math.inf
+    """-inf until a checkpoint is the best; a file leaves it out until then."""
+    data_hash: str
+    tracking_run: str = ""
+    precision: str = ""
+    """The format that `--train.precision auto` stands for in this run."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `Progress(**found)` reads them."""
+        found = asdict(self)
+        if not math.isfinite(self.best_score):
+            del found["best_score"]
+        return found
 
 
 def parse_config(content: bytes, place: str, version: int) -> tuple[Config, dict[str, Any]]:
@@ -44,18 +65,20 @@ def parse_config(content: bytes, place: str, version: int) -> tuple[Config, dict
 def _checked_progress(progress: Any) -> dict[str, Any]:
     if not isinstance(progress, dict):
         raise ValueError("its progress is no object")
-    good = (
-        progress.keys() <= {*_NUMBERS, *_TEXTS, "best_score"}
-        and all(
-            type(progress.get(name, 0)) is int and progress.get(name, 0) >= 0 for name in _NUMBERS
-        )
-        and all(isinstance(progress.get(name, ""), str) for name in _TEXTS)
-        and progress.get("precision", "") in ("", *get_args(Precision))
-        and type(progress.get("best_score", 0.0)) in (int, float)
+    types = {each.name: each.type for each in fields(Progress)}
+    good = progress.get("precision", "") in ("", *get_args(Precision)) and all(
+        name in types and _is_of(value, types[name]) for name, value in progress.items()
     )
     if not good:
         raise ValueError(f"its progress is damaged ({str(progress)[:80]})")
     return progress
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is one of a field of `Progress`."""
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is kind and (kind is not int or value >= 0)
 
 
 def parse_weights(content: bytes, place: str) -> dict[str, Tensor]:

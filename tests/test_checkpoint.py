@@ -7,6 +7,7 @@ import torch
 
 from sddusr import checkpoint as ck
 from sddusr.checkpoint import CheckpointStore, load_model, read_checkpoint, write_checkpoint
+from sddusr.checkpoint_checks import Progress
 from sddusr.config import Config
 from sddusr.model.sddusr import SDDuSR
 from tests.tiny import TINY, pictures, without_zero_starts
@@ -58,6 +59,21 @@ def test_loaded_model_computes_the_same_picture(tmp_path):
     assert not loaded.training
     with torch.inference_mode():
         assert torch.equal(loaded(*pictures()).sr, model(*pictures()).sr)
+
+
+def test_progress_without_a_best_is_strict_json(tmp_path):
+    early = Progress(data_hash="0")
+    write_checkpoint(
+        str(tmp_path),
+        config=CONFIG,
+        progress=early.to_json(),
+        model_state=a_model().state_dict(),
+        train_state={},
+    )
+    refused: list[str] = []
+    json.loads((tmp_path / "config.json").read_bytes(), parse_constant=refused.append)
+    assert refused == []
+    assert Progress(**read_checkpoint(str(tmp_path)).progress) == early
 
 
 def test_every_flipped_bit_is_found(tmp_path):

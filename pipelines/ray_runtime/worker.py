@@ -92,11 +92,11 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
             raise  # the other ranks may wait for this one; Ray Train ends them
         return asdict(Outcome(error=str(error)))
     if progress.step < config.train.num_steps and is_stop_requested(stop_flag):
-        return asdict(Outcome(progress=asdict(progress), stopped=True))
+        return asdict(Outcome(progress=progress.to_json(), stopped=True))
     if progress.step < config.train.num_steps:
         # A clean return would end the run; after an error Ray Train starts the workers anew.
         raise RuntimeError(f"asked to end; saved after step {progress.step}, to be resumed")
-    return asdict(Outcome(progress=asdict(progress)))
+    return asdict(Outcome(progress=progress.to_json()))
 
 
 def pick_device() -> torch.device:

@@ -79,8 +79,8 @@ def choose(given: Sequence[str], with_truth: bool = True) -> Chosen:
         with_truth: there is HR to compare with.
 
     Raises:
-        ValueError: no such library or metric, or one that needs HR where there is none.
-        ModuleNotFoundError: the extra is not installed.
+        ValueError: no such library or metric, one that needs HR where there is none, or the extra
+            is not installed.
     """
     names, notes = dict[str, None](), {}
     for library, function in _split(given):

@@ -58,10 +58,10 @@ def export_package(
     if to == "onnx":
         _require_onnx()
     _check_folder(Path(out))
+    specs = list_graphs(model.eval().requires_grad_(False), config)
     folder = Path(f"{Path(out)}.part")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    specs = list_graphs(model.eval().requires_grad_(False), config)
     try:
         reports = _export_graphs(specs, folder, to, precision, report)
     except BaseException:

@@ -232,10 +232,6 @@ def _statistics(
     """Of the snapped box."""
     frame = _snapped_in_box(inputs)
     size = frame.height // BLOCK_PX * BLOCK_PX, frame.width // BLOCK_PX * BLOCK_PX
-    if not min(size):  # smaller than a block
-        return statistics(
-            pool_blocks(block_maps(split_bands(*inputs.part(frame, device), window_px)))
-        )
     blocks = []
     for core in tiles(whole(*size), tuning(device).evidence_side, BLOCK_PX):
         place = core.shifted(frame.y0, frame.x0)

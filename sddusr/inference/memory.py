@@ -65,7 +65,7 @@ class Plan(NamedTuple):
     """LR pixels a side of a region that the encoder runs on at once."""
     tile_px: int
     """LR pixels a side of a tile that the rest runs on, but for the decoder, whose tiles are
-    `reconstruct.DECODER_TILES` times that."""
+    `regions.DECODER_TILES` times that."""
     center_px: int
     """LR pixels a side of a part of the centre whose features are held at once."""
     bank_dtype: torch.dtype

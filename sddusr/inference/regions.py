@@ -63,7 +63,7 @@ class Reconstruction:
 
         Args:
             kept_maps: see `memory.Plan`.
-            told: that a stage, or a tile of it, is done.
+            progress: receives that a stage, or a tile of it, is done.
         """
         regions = list(tiles(self.inputs.frame, region_px, LR_PER_CELL))
         if len(regions) == 1:

@@ -32,7 +32,7 @@ def channel_mean(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
 
 class FrameMean(nn.Module):
     """Mean of each channel over the picture: with `FrameMax`, all that the convolutions' side of
-    the network reads of far-off pixels. Tiles hold these fixed (`inference.pools`)."""
+    the network reads of far-off pixels. Tiles hold these fixed (`inference.pooling`)."""
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
         num_px = x.shape[2] * x.shape[3]

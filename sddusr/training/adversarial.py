@@ -51,9 +51,19 @@ class Discriminator(nn.Module):
 class AdversarialLoss:
     """The discriminator, its optimizer and both sides of the game."""
 
-    def __init__(self, config: LossConfig, optim: OptimConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: LossConfig,
+        optim: OptimConfig,
+        device: torch.device,
+        may_rebuild: bool = True,
+    ) -> None:
+        """
+        Args:
+            may_rebuild: see `distributed.data_parallel`.
+        """
         self.discriminator = place_on(Discriminator(config.discriminator_dim), device)
-        self.learner = data_parallel(self.discriminator)
+        self.learner = data_parallel(self.discriminator, may_rebuild)
         self.optimizer = make_optimizer(self.discriminator.parameters(), optim)
 
     def generator_loss(self, sr: Float[Tensor, "b 3 h w"], hr: Float[Tensor, "b 3 h w"]) -> Tensor:
@@ -69,7 +79,7 @@ class AdversarialLoss:
         """The discriminator's own loss, and its gradients; `optimizer.step()` is the caller's.
 
         Args:
-            weight: of this rank's share (`ranks.weight_of`).
+            weight: of this rank's share (`distributed.rank_loss_weight`).
         """
         self.discriminator.train().requires_grad_(True)
         real, fake = self.learner(torch.cat([hr, sr.detach()])).chunk(2)

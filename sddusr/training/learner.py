@@ -58,7 +58,9 @@ class Learner:
         self.perceptual, self.adversary = None, None
         if config.losses.stage == "full":
             self.perceptual = place_on(PerceptualLoss(config.losses.vgg_weights), device)
-            self.adversary = AdversarialLoss(config.losses, config.optim, device)
+            self.adversary = AdversarialLoss(
+                config.losses, config.optim, device, not config.train.deterministic
+            )
         self.average = None
         if config.train.cuda_graph:
             check_graph(config, device, distributed.world_size())
@@ -103,6 +105,8 @@ class Learner:
             seen["discriminator_norm"] = self._clipped_norm(self.adversary.discriminator)
         check_finite(seen, batch.ids, step)
         self.optimizer.step()
+        # A fused step changes weights and not their versions, by which `cast_weights` knows them.
+        torch.autograd.graph.increment_version([*self.model.parameters()])
         if isinstance(self.model.dictionary, Tokens):
             seen |= self.model.dictionary.write(distributed.summed)
         if self.adversary is not None:
@@ -141,11 +145,14 @@ class Learner:
 
     def _gradients(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Add up the network's gradients over the micro-batches; the terms' values, and SR."""
-        num = self.config.train.accumulate or fastest_parts(self.config, self.device, batch)
+        train = self.config.train
+        largest = -(-train.batch_size // distributed.world_size())
+        num = train.accumulate or fastest_parts(self.config, self.device, batch, largest)
         parts = micro_batches(batch, num)
         adv_loss: Tensor | None = None
         sr_grads: list[Tensor | None] = [None] * len(parts)
-        if self.adversary is not None and len(parts) > 1:
+        # Decided by the largest share: ranks of other shares must meet in the same order.
+        if self.adversary is not None and min(num, largest) > 1:
             adv_loss, sr_grads = self._adversarial_loss_on_batch(parts, batch)
         terms_of_parts, sr_chunks = [], []
         for number, (part, pull) in enumerate(zip(parts, sr_grads, strict=True), start=1):

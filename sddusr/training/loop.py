@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sddusr.checkpoint import Checkpoint, CheckpointStore, snapshot
+from sddusr.checkpoint_checks import Progress
 from sddusr.config import Config
 from sddusr.data.dataset import ShardSet
 from sddusr.data.stream import BatchStream
@@ -61,20 +61,6 @@ class Reporter(Protocol):
         ...
 
 
-@dataclass(kw_only=True)
-class Progress:
-    """Where a run stands; all of it is in every checkpoint."""
-
-    step: int = 0
-    """Optimizer steps done; also the next global batch's number."""
-    best_step: int = 0
-    best_score: float = -float("inf")
-    data_hash: str
-    tracking_run: str = ""
-    precision: str = ""
-    """The format that `--train.precision auto` stands for in this run."""
-
-
 def train(
     config: Config,
     shards: ShardSet,
@@ -101,7 +87,7 @@ def train(
     learner = Learner(config, device)
     progress = _start(learner, store, shards.content_hash, tracking_run)
     if distributed.rank() == 0:
-        warn_if_emulated(learner.precision, device, "--train.precision float32")
+        warn_if_emulated(learner.precision, device, "--train.precision float32 to a new run")
     profiled = config.train.profile_steps if distributed.rank() == 0 else 0
     with (
         _stream(shards, config, progress.step, device) as stream,
@@ -273,7 +259,7 @@ class _Run:
     def _save(self) -> None:
         """Copy the state now, write it beside the next steps."""
         state = {
-            "progress": asdict(self._progress),
+            "progress": self._progress.to_json(),
             "model_state": snapshot(dict(self._learner.published.state_dict())),
             "train_state": snapshot(self._learner.train_state()),
         }

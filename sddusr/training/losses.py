@@ -108,7 +108,7 @@ def total_loss(terms: Mapping[str, Tensor], config: LossConfig) -> Float[Tensor,
 
 
 def pixel_terms(output: Output, batch: Batch, config: LossConfig) -> dict[str, Tensor]:
-    """Reconstruction loss, and mask loss where the network has a mask."""
+    """Reconstruction loss; mask and trust loss where the network has a mask and a detail skip."""
     terms = {"reconstruction": charbonnier(output.sr, batch.hr, config.charbonnier_eps)}
     if output.query_mask is not None:
         terms["mask"] = mask_loss(output.query_mask, batch.mask_label)

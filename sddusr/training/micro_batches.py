@@ -9,13 +9,14 @@ from sddusr.model.tuning import tuning
 from sddusr.types import Batch
 
 
-def fastest_parts(config: Config, device: torch.device, batch: Batch) -> int:
-    """Micro-batches: one, unless a map of the 2x grid would be too large for a processor."""
+def fastest_parts(config: Config, device: torch.device, batch: Batch, num_samples: int) -> int:
+    """Micro-batches of so many samples: one, unless a map of the 2x grid would be too large for a
+    processor."""
     most = tuning(device).micro_batch_bytes
     if not most:
         return 1
     sample = 4 * config.model.dim * batch.hr[0, 0].numel()
-    return -(-len(batch.ids) // max(1, most // sample))
+    return -(-num_samples // max(1, most // sample))
 
 
 def micro_batches(batch: Batch, num: int) -> list[Batch]:

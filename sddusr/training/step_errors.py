@@ -28,7 +28,8 @@ def explain_memory(batch: Batch, reason: str) -> str:
     return (
         f"rank {distributed.rank()}: the GPU's memory does not hold a step of {num} samples of "
         f"{rows}x{cols} LR pixels ({asked:.100}); raise --train.accumulate (up to {num}), "
-        f"or lower --data.crop-px or --train.batch-size"
+        f"or lower --data.crop-px or --train.batch-size: a new run, which --train.init-from may "
+        f"start with this one's weights"
     )
 
 

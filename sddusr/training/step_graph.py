@@ -73,7 +73,8 @@ def check_graph(config: Config, device: torch.device, num_ranks: int) -> None:
     """Refuse what cannot be recorded.
 
     Raises:
-        ValueError: there is no GPU, or ranks exchange values in the middle of a step.
+        ValueError: there is no GPU, ranks exchange values in the middle of a step, or tokens are
+            written from what a step leaves outside its graph.
     """
     if device.type != "cuda":
         raise ValueError(
@@ -84,6 +85,12 @@ def check_graph(config: Config, device: torch.device, num_ranks: int) -> None:
         raise ValueError(
             f"train.cuda_graph with {num_ranks} workers records losses.stage rec alone, got full, "
             f"whose ranks meet in the middle of a step; drop --train.cuda-graph"
+        )
+    dictionary = config.model.dictionary
+    if dictionary.enabled and dictionary.tokens == "written":
+        raise ValueError(
+            "train.cuda_graph records tokens that are learned, got dictionary.tokens written, "
+            "which a step collects outside its graph; drop --train.cuda-graph"
         )
 
 

@@ -169,6 +169,14 @@ def test_a_refused_graph_leaves_the_earlier_package(monkeypatch, tmp_path):
     assert [file.name for file in out.iterdir()] == [MANIFEST]
     assert list(tmp_path.iterdir()) == [out]
 
+    def refuse(*_):
+        raise ValueError("no graphs of this network")
+
+    monkeypatch.setattr(exporter, "list_graphs", refuse)
+    with pytest.raises(ValueError, match="no graphs"):
+        export_package(seeded(config), config, out, network="baseline", checkpoint_sha256="0")
+    assert list(tmp_path.iterdir()) == [out]
+
 
 def test_the_card_has_a_line_for_each_graph(tmp_path):
     path = write_card(tmp_path, "demo", "float32", [report_of()])

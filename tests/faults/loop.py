@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from sddusr.checkpoint import CheckpointStore
-from sddusr.config import Config, DataConfig, OptimConfig, TrainConfig
+from sddusr.config import Config, DataConfig, LossConfig, OptimConfig, TrainConfig
 from sddusr.data.dataset import ShardSet
 from sddusr.data.stream import BatchStream
 from sddusr.training.learner import Learner
@@ -101,6 +101,26 @@ def gradients(root: str, folder: str, rank: int, world: int) -> None:
     share = {"rank": rank, "world": world}
     with BatchStream(ShardSet(root), OF_TWO.data, seed=0, batch_size=4, **share) as stream:
         learner.step(next(stream), 0)
+    grads = {n: p.grad for n, p in learner.model.named_parameters() if p.grad is not None}
+    torch.save(grads, f"{folder}/{rank}-of-{world}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def uneven_shares(root: str, folder: str, vgg19: str, rank: int, world: int) -> None:
+    """A rank's gradients of a second step on batches of three, with all losses, to a file."""
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world)
+    losses = LossConfig(
+        stage="full", vgg_weights=vgg19, discriminator_dim=4, adversarial_weight=1.0
+    )
+    train = replace(OF_TWO.train, precision="float32", batch_size=3, accumulate=2)
+    learner = Learner(replace(OF_TWO, losses=losses, train=train), CPU)
+    share = {"rank": rank, "world": world}
+    with BatchStream(ShardSet(root), OF_TWO.data, seed=0, batch_size=3, **share) as stream:
+        for step in range(2):
+            learner.step(next(stream), step)
     grads = {n: p.grad for n, p in learner.model.named_parameters() if p.grad is not None}
     torch.save(grads, f"{folder}/{rank}-of-{world}.pt")
     if world > 1:

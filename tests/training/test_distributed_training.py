@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sddusr.checkpoint import CheckpointStore, read_checkpoint
-from tests.faults.loop import OF_TWO, gradients, num_steps_done, run_rank, together
+from tests.faults.loop import OF_TWO, gradients, num_steps_done, run_rank, together, uneven_shares
 
 
 def last(folder: Path):
@@ -34,6 +34,19 @@ def test_micro_batches_of_ranks_give_the_gradient_of_one_batch(world, tiny_shard
     for other in others:
         torch.testing.assert_close(other, first, rtol=0, atol=0)
     torch.testing.assert_close(first, alone, rtol=1e-3, atol=1e-6)
+
+
+def test_ranks_of_uneven_shares_meet_in_the_same_order(tiny_shards, tmp_path, vgg19_file):
+    """One rank has one sample, the other two, in a micro-batch each."""
+    for world in (1, 2):
+        shares = [(tiny_shards.root, str(tmp_path), vgg19_file, r, world) for r in range(world)]
+        assert together(uneven_shares, *shares) == [0] * world
+    alone, first, second = (
+        torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        for name in ("0-of-1", "0-of-2", "1-of-2")
+    )
+    torch.testing.assert_close(second, first, rtol=0, atol=0)
+    torch.testing.assert_close(first, alone, rtol=1e-2, atol=1e-5)
 
 
 @pytest.mark.long

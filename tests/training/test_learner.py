@@ -2,11 +2,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sddusr.checkpoint import Checkpoint
 from sddusr.config import Config, DataConfig, LossConfig, OptimConfig, TrainConfig
 from sddusr.data.stream import BatchStream
+from sddusr.inference.fused import _cast
 from sddusr.training.learner import Learner, NonFiniteError, StepMemoryError
 from sddusr.training.micro_batches import fastest_parts, micro_batches
 from tests.tiny import TINY, without_zero_starts
@@ -110,8 +112,20 @@ def test_a_processor_gets_parts_whose_maps_are_small(tiny_shards):
     batch, sample = a_batch(tiny_shards), 4 * CONFIG.model.dim * (2 * CONFIG.data.crop_px) ** 2
     for most, num in ((4 * sample, 1), (4 * sample - 1, 2), (sample, 4), (1, 4)):
         with tuned(micro_batch_bytes=most):
-            assert fastest_parts(CONFIG, CPU, batch) == num
-        assert fastest_parts(CONFIG, torch.device("cuda"), batch) == 1
+            assert fastest_parts(CONFIG, CPU, batch, 4) == num
+        assert fastest_parts(CONFIG, torch.device("cuda"), batch, 4) == 1
+
+
+def test_a_fused_step_is_noticed_by_who_keeps_copies_of_weights(tiny_shards):
+    """It changes weights without their version, by which inference knows its bfloat16 copies."""
+    with tuned(fused_adam=True):
+        learner, batch = make_learner(), a_batch(tiny_shards)
+        layers = [m for m in learner.model.lr_encoder.modules() if isinstance(m, nn.Conv2d)]
+        for step in range(2):
+            learner.step(batch, step)
+            for layer in layers:
+                copied, _ = _cast(layer, torch.bfloat16)
+                torch.testing.assert_close(copied, layer.weight.bfloat16(), rtol=0, atol=0)
 
 
 def test_gradients_in_a_fixed_order_are_the_same(tiny_shards):
@@ -134,7 +148,8 @@ def test_too_little_memory_is_said_with_what_helps(tiny_shards, monkeypatch):
     with pytest.raises(StepMemoryError, match=(
         r"^rank 0: the GPU's memory does not hold a step of 4 samples of 16x16 LR pixels "
         r"\(Tried to allocate 2.00 GiB\); raise --train.accumulate \(up to 4\), or lower "
-        r"--data.crop-px or --train.batch-size$"
+        r"--data.crop-px or --train.batch-size: a new run, which --train.init-from may start "
+            r"with this one.s weights$"
     )):  # fmt: skip
         learner.step(a_batch(tiny_shards), 0)
 

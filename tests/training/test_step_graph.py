@@ -108,6 +108,13 @@ def test_what_cannot_be_recorded_is_refused_with_a_remedy(device, stage, num_ran
         check_graph(config, torch.device(device), num_ranks)
 
 
+def test_written_tokens_are_not_recorded():
+    dictionary = replace(CONFIG.model.dictionary, enabled=True, tokens="written", write_rate=0.5)
+    config = replace(CONFIG, model=replace(CONFIG.model, dictionary=dictionary))
+    with pytest.raises(ValueError, match=r"got dictionary.tokens written, .*drop --train.cuda"):
+        check_graph(config, torch.device("cuda"), 1)
+
+
 def test_one_worker_may_record_all_losses():
     check_graph(CONFIG, torch.device("cuda"), 4)
     full = replace(CONFIG, losses=LossConfig(stage="full"))
