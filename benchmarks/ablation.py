@@ -27,6 +27,7 @@ from ablation_parts.variants import Variant
 from pipelines.ray_runtime import cluster
 from pipelines.tracking import links
 from pipelines.tracking.background import describe, mirrored
+from pipelines.tracking.evaluations import forget_other
 from sddusr import storage as places
 from sddusr.cli import command_line
 from sddusr.config import PRESETS, flatten, to_dict
@@ -49,12 +50,15 @@ def run_ablation(options: AblationOptions) -> str:
     cluster.init_ray()
     parent, uri = RunFolder(options.out), str(options.tracking_uri)
     seeds = {"seeds": options.seeds, "first_seed": options.first_seed}
+    about = {"study": options.study, "only": " ".join(options.only), **seeds}
+    params = {name: str(value) for name, value in about.items()} | flatten(to_dict(options.config))
+    forget_other(parent, {name: str(value) for name, value in params.items()})
     describe(
         parent,
         uri,
         name=f"ablation {options.study} {options.preset}",
         experiment=options.experiment,
-        params={"study": options.study} | seeds | flatten(to_dict(options.config)),
+        params=params,
         tags={"sddusr.data": str(options.data), "sddusr.preset": options.preset},
     )
     with mirrored(parent, uri) as background:

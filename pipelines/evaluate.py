@@ -22,12 +22,13 @@ from pipelines.ray_runtime.scoring import score_rows
 from pipelines.report import ReportOptions, write_report
 from pipelines.tracking import links
 from pipelines.tracking.background import mirror
-from pipelines.tracking.evaluations import describe_evaluation
+from pipelines.tracking.evaluations import describe_evaluation, hash_of
 from pipelines.tracking.model_uris import local_checkpoint
 from sddusr import storage
 from sddusr.checkpoint import Checkpoint, read_checkpoint
 from sddusr.cli import command_line
 from sddusr.data.dataset import ShardSet
+from sddusr.data.folder_lock import hold_lock
 from sddusr.evaluation.other_metrics import choose
 from sddusr.evaluation.ref_registration import check_registration
 from sddusr.evaluation.results import (
@@ -50,9 +51,11 @@ from sddusr.evaluation.scoring import (
 from sddusr.evaluation.tables import write_tables
 from sddusr.evaluation.without_truth import score_without_truth
 from sddusr.runs.run_folder import RunFolder
-from sddusr.secrets import mask
+from sddusr.visualization.web_view import forget_views, picture_place
 
 PAGE = "page.html"
+LOCK = ".evaluate.lock"
+"""Held while an evaluation writes to its folder."""
 
 TRACKED = (
     "name", "sr_dir", "split", "limit", "protocols", "metrics", "precision", "matching",
@@ -89,7 +92,12 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     if options.checkpoint:
         found = local_checkpoint(options.checkpoint, options.tracking_uri)
         options = replace(options, checkpoint=found)
-    options = options.with_absolute_places()
+    options, uri = options.with_absolute_places(), links.tracking_uri(options.tracking_uri)
+    with hold_lock(storage.join(options.out, LOCK), f"an evaluation in {options.out}"):
+        return _evaluate(options, uri)
+
+
+def _evaluate(options: EvaluateOptions, uri: str) -> EvaluationResult:
     checkpoint = read_checkpoint(options.checkpoint) if options.checkpoint else None
     shards = ShardSet(options.data)
     trained_on = checkpoint.config.data.register_ref if checkpoint else None
@@ -97,6 +105,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     rows = pick_rows(options, shards)
     others = pair_others(options, [row.id for row in rows])
     note = lpips_note(options)
+    forget_views(options.out, [row.id for row in rows])
     images = list(
         score_rows(options, options.num_actors, rows, others, lpips=note == LPIPS_MEASURED)
     )
@@ -107,7 +116,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     table = f"Ref registered: {registered}\n\n"
     table += to_text(summaries, differences, note, left_out, choose(options.metrics).notes)
     about = (
-        _about(options, checkpoint, note)
+        options.about(checkpoint, note)
         | {"Ref registered": registered}
         | ({"means": left_out} if left_out else {})
     )
@@ -117,30 +126,24 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
             results=(options.out,), out=storage.join(options.out, PAGE), seed=options.seed
         )
     )
-    run_id = _track(options, summaries, [*files, page], checkpoint, shards)
+    if options.save_pictures:
+        compared = [row.id for row in rows[: options.num_comparisons]]
+        files += [picture_place(options.out, COMPARISONS, id) for id in compared]
+    run_id = _track(options, uri, images, summaries, [*files, page], checkpoint, shards)
     return EvaluationResult(images, summaries, differences, table, options.out, page, run_id)
-
-
-def _about(options: EvaluateOptions, checkpoint: Checkpoint | None, lpips: str) -> dict[str, str]:
-    """What a reader of the page must know about its numbers."""
-    about = {"data": mask(options.data), "split": options.split, "LPIPS": lpips}
-    if checkpoint is not None:
-        step = checkpoint.progress.get("step", "?")
-        about |= {options.name: f"{mask(checkpoint.place)}, step {step}, {options.precision}"}
-    for name, place in zip(options.other_names, options.sr_dir, strict=True):
-        about[name] = mask(place)
-    return about | choose(options.metrics).notes | {"code": links.code_version()}
 
 
 def _track(
     options: EvaluateOptions,
+    uri: str,
+    images: Sequence[ImageScores],
     summaries: Sequence[Summary],
     files: Sequence[str],
     checkpoint: Checkpoint | None,
     shards: ShardSet,
 ) -> str:
     """Log to a child run of the training run; the child's id."""
-    uri, run = links.tracking_uri(options.tracking_uri), RunFolder(options.out)
+    run = RunFolder(options.out)
     rows = {_prefix(options, summary): summary.finite_scores() for summary in summaries}
     own = {_prefix(options, s) for s in summaries if checkpoint and s.method == options.name}
     describe_evaluation(
@@ -150,19 +153,22 @@ def _track(
         shards=shards,
         split=options.split,
         checkpoint=checkpoint,
-        params={name: getattr(options, name) for name in TRACKED},
+        params={name: getattr(options, name) for name in TRACKED}
+        | {"scores_hash": hash_of(images)},
         metrics=[f"{prefix}/{name}" for prefix in own for name in rows[prefix]],
     )
     step = checkpoint.progress.get("step", 0) if checkpoint else 0
     for prefix, scores in rows.items():
         run.log_metrics(step, {f"{prefix}/{name}": value for name, value in scores.items()})
     folder = f"evaluation/{options.split}"
-    linked = {f"{folder}/{place.rpartition('/')[2]}": place for place in files}
-    if options.save_pictures and options.num_comparisons:
-        linked[f"{folder}/{COMPARISONS}"] = storage.join(options.out, COMPARISONS)
-    run.link_artifacts(linked)
+    run.link_artifacts({f"{folder}/{_name_in(options.out, place)}": place for place in files})
     run.set_state("finished")
     return mirror(run.folder, uri)
+
+
+def _name_in(out: str, place: str) -> str:
+    """A file's name below the results' folder."""
+    return place.partition("?")[0].removeprefix(f"{out.partition('?')[0]}/")
 
 
 def _prefix(options: EvaluateOptions, summary: Summary) -> str:

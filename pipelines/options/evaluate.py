@@ -5,7 +5,10 @@ from dataclasses import dataclass, replace
 from pipelines.ray_runtime.persistent_paths import persistent_path
 from pipelines.tracking import links
 from sddusr import storage
+from sddusr.checkpoint import Checkpoint
+from sddusr.evaluation.other_metrics import choose
 from sddusr.evaluation.scoring import EvaluationConfig
+from sddusr.secrets import mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,11 @@ class EvaluateOptions(EvaluationConfig):
     experiment: str = links.EXPERIMENT
     """MLflow's experiment, for an evaluation that belongs to no training run."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_actors < 1:
+            raise ValueError(f"--num-actors is {self.num_actors}, need 1 or more")
+
     def with_absolute_places(self) -> "EvaluateOptions":
         """The same from any folder: actors may run in another one."""
         given = {name: getattr(self, name) for name in ("data", "out", "checkpoint")}
@@ -41,3 +49,13 @@ class EvaluateOptions(EvaluationConfig):
         if self.lpips_weights != "imagenet":
             absolute["lpips_weights"] = storage.absolute(self.lpips_weights)
         return replace(self, **absolute)
+
+    def about(self, checkpoint: Checkpoint | None, lpips: str) -> dict[str, str]:
+        """What a reader of the page must know about its numbers."""
+        about = {"data": mask(self.data), "split": self.split, "LPIPS": lpips}
+        if checkpoint is not None:
+            step = checkpoint.progress.get("step", "?")
+            about |= {self.name: f"{mask(checkpoint.place)}, step {step}, {self.precision}"}
+        for name, place in zip(self.other_names, self.sr_dir, strict=True):
+            about[name] = mask(place)
+        return about | choose(self.metrics).notes | {"code": links.code_version()}

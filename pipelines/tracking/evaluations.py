@@ -1,7 +1,9 @@
 """An evaluation in MLflow: a child of the training run that made the checkpoint."""
 
+import hashlib
+import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipelines.tracking.background import describe
@@ -11,9 +13,11 @@ from pipelines.tracking.mirror import noted_run
 from sddusr import storage
 from sddusr.checkpoint import Checkpoint
 from sddusr.data.dataset import ShardSet
+from sddusr.evaluation.results import ImageScores
 from sddusr.runs.checked_json import DamagedError
 from sddusr.runs.inputs import Origin, RunInputs, datasets_of, read_inputs
 from sddusr.runs.run_folder import CONFIG, IMAGES, LINKS, METRICS, MLFLOW, STATUS, RunFolder
+from sddusr.secrets import mask
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +43,7 @@ def describe_evaluation(
     origin = None if checkpoint is None else origin_of(checkpoint, tuple(metrics))
     inputs = RunInputs(datasets=datasets_of(shards, (split,)), origin=origin)
     params = {key: str(value) for key, value in params.items()} | {"code": code_version()}
-    if not _is_same(run, params, inputs):
-        _forget(run)
+    forget_other(run, params, inputs)
     scored = origin.checkpoint if origin else "pictures"
     describe(
         run,
@@ -51,6 +54,12 @@ def describe_evaluation(
         tags={"sddusr.evaluation": CONTEXT[split]},
         inputs=inputs,
     )
+
+
+def hash_of(images: Sequence[ImageScores]) -> str:
+    """Of all scores: what was scored anew and came out otherwise is another run in MLflow."""
+    rows = [image.as_row() for image in images]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 def origin_of(checkpoint: Checkpoint, metrics: tuple[str, ...]) -> Origin:
@@ -73,6 +82,15 @@ def origin_of(checkpoint: Checkpoint, metrics: tuple[str, ...]) -> Origin:
     )
 
 
+def forget_other(
+    run: RunFolder, params: Mapping[str, str], inputs: RunInputs | None = None
+) -> None:
+    """Make the folder a new run where it holds one of other parameters or inputs, which stays in
+    MLflow as it is."""
+    if not _is_same(run, params, inputs or RunInputs()):
+        _forget(run)
+
+
 def _is_same(run: RunFolder, params: Mapping[str, str], inputs: RunInputs) -> bool:
     """Whether the folder holds this very evaluation."""
     try:
@@ -81,7 +99,7 @@ def _is_same(run: RunFolder, params: Mapping[str, str], inputs: RunInputs) -> bo
         return False
     if config is None:
         return True
-    return earlier == inputs and all(config.params.get(k) == v for k, v in params.items())
+    return earlier == inputs and all(config.params.get(k) == mask(v) for k, v in params.items())
 
 
 def _forget(run: RunFolder) -> None:

@@ -147,7 +147,7 @@ class Latency(NamedTuple):
     """The fastest that the device computes itself."""
     device: str
     kept: Kept
-    """Shares of cells in the search while it was timed; 1 where it is dense."""
+    """Shares of cells in the search; 1 where it is dense."""
 
 
 def measure_latency(model: SDDuSR, height: int, width: int) -> Latency:
@@ -167,28 +167,22 @@ def measure_latency(model: SDDuSR, height: int, width: int) -> Latency:
         seconds.append(time.perf_counter() - start)
         kept = kept_shares(matches)
     if device.type == "cuda":
-        return Latency(
-            min(seconds),
-            torch.cuda.max_memory_allocated() / 2**20,
-            precision,
-            torch.cuda.get_device_name(),
-            kept,
-        )
+        peak_mb = torch.cuda.max_memory_allocated() / 2**20
+        return Latency(min(seconds), peak_mb, precision, torch.cuda.get_device_name(), kept)
     cores = f"{torch.get_num_threads()} cores, {platform.machine()}"
     return Latency(min(seconds), peak_bytes(device) / 2**20, precision, cores, kept)
 
 
 def measure_latencies(model: SDDuSR, height: int, width: int) -> list[Latency]:
     """Of an untrained network: searching densely, and with masks that keep the paper's share."""
-    data = DATASETS[0]
-    shares = [1.0]
+    data, shares = DATASETS[0], [1.0]
     if model.matching.mask_generator is not None:
         shares.append(math.sqrt(data.paper_sparse / data.paper_dense))
     found = []
     for share in reversed(shares):  # a process's peak never falls: the smaller one comes first
         with fixed_masks(model, share):
-            found.append(measure_latency(model, height, width))
-    return found[::-1]
+            found.insert(0, measure_latency(model, height, width))
+    return found
 
 
 def table_3(kept: Kept | None = None) -> str:
@@ -292,7 +286,7 @@ def main() -> None:
 
 
 def build_untrained(preset: str) -> SDDuSR:
-    """A preset's network before training; the same at every call."""
+    """A preset's network before training."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return SDDuSR(PRESETS[preset][1].model)

@@ -31,7 +31,7 @@ from sddusr.model.tuning import place_on
 from sddusr.registration.residual import RefRegistration, register_ref
 from sddusr.types import Triplet
 from sddusr.visualization.comparison import comparison
-from sddusr.visualization.web_view import build_web_view, view_place
+from sddusr.visualization.web_view import build_web_view, picture_place, view_place
 
 PICTURES, COMPARISONS = "pictures", "comparisons"
 """Folders below `EvaluationConfig.out`."""
@@ -212,7 +212,7 @@ class Scorer:
         storage.write_atomic(view_place(self.config.out, triplet.id), json.dumps(view).encode())
 
     def _save(self, kind: str, id: str, picture: np.ndarray) -> None:
-        write_png(storage.member(storage.join(self.config.out, kind), f"{id}.png"), picture)
+        write_png(picture_place(self.config.out, kind, id), picture)
 
 
 def score_triplet(

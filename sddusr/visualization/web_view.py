@@ -4,7 +4,7 @@ A view is JSON with the pictures inside as data URIs, so that a page can be made
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import cv2
@@ -102,6 +102,18 @@ def build_web_view(
 def view_place(folder: str, id: str) -> str:
     """Where an evaluation keeps a picture's view."""
     return storage.member(storage.join(folder, "views"), f"{id}.json")
+
+
+def picture_place(out: str, kind: str, id: str) -> str:
+    """Where an evaluation keeps a picture of a kind, such as `pictures`."""
+    return storage.member(storage.join(out, kind), f"{id}.png")
+
+
+def forget_views(out: str, ids: Iterable[str]) -> None:
+    """Remove an earlier evaluation's views of these pictures, which would be shown beside new
+    scores where this one keeps none."""
+    for id in ids:
+        storage.remove(view_place(out, id))
 
 
 def _frames(triplet: Triplet) -> list[Frame]:

@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines.evaluate import EvaluateOptions, evaluate
+from pipelines.evaluate import LOCK, EvaluateOptions, evaluate
 from pipelines.tracking import links
 from pipelines.tracking.background import describe, mirror
 from sddusr.checkpoint import write_checkpoint
 from sddusr.config import DEMO
 from sddusr.data.dataset import ShardSet
+from sddusr.data.folder_lock import LockedError, hold_lock
 from sddusr.data.manifest import build_manifest, write_manifest
 from sddusr.data.shard import write_shard
 from sddusr.evaluation.baselines import PASTE, UNSHARP
@@ -136,11 +137,12 @@ def test_a_picture_of_another_size_is_refused(tiny_shards, truth_dir):
         ({"sr_dir": ("a/bicubic/",)}, "distinct names"),
         ({"sr_dir": ("a",), "limit": 0}, "--limit is 0"),
         ({"sr_dir": ("a",), "protocols": ()}, "--protocols is empty"),
+        ({"sr_dir": ("a",), "num_actors": 0}, "--num-actors is 0, need 1 or more"),
     ],
 )
 def test_options_that_make_no_evaluation_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        EvaluationConfig(data="data", **options)
+        EvaluateOptions(data="data", **options)
 
 
 def test_an_empty_split_is_refused(tiny_shards):
@@ -248,7 +250,18 @@ def test_a_black_test_picture_is_named_and_nothing_non_finite_is_logged(model, t
     assert "left out of the means, black or of one colour: night (full)" in result.table
     assert "night (full)" in caplog.text
     assert "night (full)" in Path(result.page).read_text()
+    view = Path(view_place(options.out, "good"))
+    view.parent.mkdir()
+    view.write_text("of an earlier evaluation, which kept its pictures")
     alone = evaluate(replace(options, limit=1))
+    assert not view.exists()
+    assert alone.run_id != result.run_id
+    assert evaluate(replace(options, limit=1)).run_id == alone.run_id
+    with (
+        hold_lock(f"{options.out}/{LOCK}", "scores"),
+        pytest.raises(LockedError, match=r"an evaluation in .*out: another process is writing"),
+    ):
+        evaluate(options)
     assert result.summaries == [each._replace(num_pictures=2) for each in alone.summaries]
     metrics = links.read_run(options.tracking_uri, result.run_id).data.metrics
     assert metrics
