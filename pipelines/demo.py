@@ -3,7 +3,6 @@
 
 import logging
 import math
-import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -19,10 +18,14 @@ import tyro
 from pipelines.evaluate import EvaluateOptions, EvaluationResult, evaluate
 from pipelines.preprocess import PreprocessOptions, preprocess
 from pipelines.ray_runtime import cluster
+from pipelines.ray_runtime.persistent_paths import persistent_path
 from pipelines.tracking import links
 from pipelines.train import TrainOptions, run_training
+from sddusr import storage
 from sddusr.cli import command_line
 from sddusr.config import DEMO, Config
+from sddusr.evaluation.scoring import COMPARISONS
+from sddusr.visualization.web_view import picture_place
 
 SHOWN = "coffee"
 """The held-out picture of the before/after picture."""
@@ -35,7 +38,7 @@ class DemoOptions:
     """Preprocess, train, evaluate and draw, on pictures that ship with a dependency."""
 
     out: str = "runs/demo"
-    """Folder for shards, run, results and picture."""
+    """Folder or URI for shards, run, results and picture."""
     tracking_uri: str | None = None
     """MLflow; by default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=lambda: DEMO)
@@ -44,20 +47,21 @@ class DemoOptions:
 def run_demo(options: DemoOptions) -> int:
     """Run the chain; 1 if the network is not better than bicubic on the held-out pictures."""
     started = time.monotonic()
-    out = Path(options.out).absolute()
+    out = persistent_path(options.out, "--out")
+    shards, results = (storage.join(out, name) for name in ("shards", "results"))
     cluster.init_ray()
     preprocess(
         PreprocessOptions(
             layout="samples",
-            out=str(out / "shards"),
+            out=shards,
             overwrite=True,
             register_ref=options.config.data.register_ref,
         )
     )
     trained = run_training(
         TrainOptions(
-            data=str(out / "shards"),
-            storage=str(out),
+            data=shards,
+            storage=out,
             tracking_uri=options.tracking_uri,
             fresh=True,
             config=options.config,
@@ -66,13 +70,14 @@ def run_demo(options: DemoOptions) -> int:
     result = evaluate(
         EvaluateOptions(
             checkpoint=trained.folder,
-            data=str(out / "shards"),
-            out=str(out / "results"),
+            data=shards,
+            out=results,
             tracking_uri=options.tracking_uri,
         )
     )
-    picture = out / "before_after.png"
-    shutil.copyfile(out / "results" / "comparisons" / f"{SHOWN}.png", picture)
+    picture = storage.join(out, "before_after.png")
+    drawing = picture_place(results, COMPARISONS, SHOWN)
+    storage.write_atomic(picture, storage.read_bytes(drawing))
     losses = worse_than_bicubic(result)
     print(f"\n{result.table}\n")
     print(f"before and after  {picture}")

@@ -89,7 +89,7 @@ def run_training(options: TrainOptions) -> TrainResult:
     workers = _workers(options)
     if earlier is None:
         check_weights(options.config)
-    check_shared(storage, shards.root, uri)
+    check_shared(storage, shards.root, uri, options.config)
     with hold_lock(places.join(storage, f".{name}.lock"), f"run {name} in {folder}"):
         return _train_locked(options, workers, shards, folder, name, uri)
 

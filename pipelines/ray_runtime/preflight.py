@@ -15,11 +15,14 @@ from sddusr.model.sddusr import SDDuSR
 from sddusr.training.loop import load_start
 from sddusr.training.losses import load_vgg19
 
+WEIGHT_NAMES = "", "imagenet", "sintel", "none"
+"""What a config may say in place of a file of weights."""
+
 log = logging.getLogger(__name__)
 
 
-def check_shared(storage: str, data: str, uri: str) -> None:
-    """Every node of the cluster sees all three.
+def check_shared(storage: str, data: str, uri: str, config: Config | None = None) -> None:
+    """Every node of the cluster sees all three, and the weights that a config names.
 
     Raises:
         ValueError: which node does not see what.
@@ -27,9 +30,16 @@ def check_shared(storage: str, data: str, uri: str) -> None:
     folders = {"--storage": storage}
     if database := links.local_database(uri):
         folders["--tracking-uri"] = str(database.parent)
-    persistent_paths.check_seen_by_all(
-        files={"--data": places.join(data, MANIFEST)}, folders=folders
-    )
+    files = {"--data": places.join(data, MANIFEST)}
+    if config is not None:
+        weights = {
+            "--model.matching.vgg-weights": config.model.matching.vgg_weights,
+            "--model.alignment.spynet-weights": config.model.alignment.spynet_weights,
+            "--losses.vgg-weights": config.losses.vgg_weights,
+            "--train.init-from": config.train.init_from,
+        }
+        files |= {flag: place for flag, place in weights.items() if place not in WEIGHT_NAMES}
+    persistent_paths.check_seen_by_all(files=files, folders=folders)
 
 
 def samples_shards(storage: str, config: Config) -> str:
@@ -89,7 +99,7 @@ def with_absolute_weights(config: Config, uri: str | None = None) -> Config:
     """
 
     def absolute(source: str) -> str:
-        return source if source in ("", "imagenet", "sintel", "none") else places.absolute(source)
+        return source if source in WEIGHT_NAMES else places.absolute(source)
 
     start = local_checkpoint(config.train.init_from, uri)
     model = replace(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipelines.ray_runtime import cluster
+from pipelines.ray_runtime.persistent_paths import check_seen_by_all
 from pipelines.ray_runtime.tasks import map_actors
 from sddusr.cli import command_line
 from sddusr.data.dataset import Row
@@ -52,6 +53,10 @@ def score_rows(
 ) -> Iterator[ImageScores]:
     """Every picture's scores, in the order of the rows."""
     cluster.init_ray()
+    check_seen_by_all(
+        files={"--data": options.data, "--checkpoint": options.checkpoint or options.data},
+        folders={"--out": options.out} if options.save_pictures else {},
+    )
     num_gpus = cluster.gpus_for_each(num_actors)
     scored = map_actors(
         ScorerActor,

@@ -6,9 +6,11 @@ import logging
 from contextlib import closing
 from typing import Any
 
+from pipelines.ray_runtime import cluster
+from pipelines.ray_runtime.persistent_paths import check_seen_by_all
 from pipelines.ray_runtime.tasks import run_tasks
 from sddusr import local_files, storage
-from sddusr.data.loading import Job
+from sddusr.data.loading import Job, files_of
 from sddusr.data.manifest import MANIFEST
 from sddusr.data.prepare import SHARD_NAME, ShardPlan, ShardReport, make_shard
 
@@ -57,7 +59,15 @@ def _check_holds_nothing_of_others(out: str) -> None:
 
 
 def make_shards(plans: list[ShardPlan], job: Job) -> list[ShardReport]:
-    """Make all shards, in any order; the first problem ends the work."""
+    """Make all shards, in any order; the first problem ends the work.
+
+    Raises:
+        ValueError: data that cannot be used, or a node that does not see inputs or results.
+    """
+    if plans:
+        cluster.init_ray()
+        inputs = files_of(plans[0].sources[0]).values() if job.root else [job.out]
+        check_seen_by_all(files={"--root": next(iter(inputs))}, folders={"--out": job.out})
     reports: dict[str, ShardReport] = {}
     with closing(run_tasks(functools.partial(_task, plans, job), len(plans))) as tasks:
         for report in map(ShardReport.from_json, tasks):

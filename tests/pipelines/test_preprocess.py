@@ -10,6 +10,7 @@ import pytest
 
 from pipelines import preprocess as pipeline
 from pipelines.preprocess import PreprocessOptions, preprocess
+from pipelines.ray_runtime import shard_tasks
 from sddusr.config import DataConfig
 from sddusr.data.dataset import ShardSet
 from sddusr.data.folder_lock import LockedError, hold_lock
@@ -197,6 +198,25 @@ def test_a_second_start_into_the_same_folder_is_refused_by_name(dataset, tmp_pat
         preprocess(options(dataset, out))
     assert not list(out.glob("*.parquet"))
     assert preprocess(options(dataset, out))
+
+
+def test_a_place_that_another_node_does_not_see_is_refused_before_any_work(
+    dataset, tmp_path, monkeypatch, ray_session
+):
+    """Its shards would stay on that node, and the manifest would tell of them."""
+    asked = {}
+
+    def refuse(*, files, folders):
+        asked.update(files | folders)
+        raise ValueError("node 10.0.0.2 does not see it")
+
+    monkeypatch.setattr(shard_tasks, "check_seen_by_all", refuse)
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="does not see"):
+        preprocess(options(dataset, out))
+    assert asked["--out"] == str(out)
+    assert Path(asked["--root"]).is_file()
+    assert not list(out.glob("*.parquet"))
 
 
 def test_a_plan_holds_no_credentials(tmp_path, monkeypatch):
