@@ -20,7 +20,7 @@ from sddusr.inference import super_resolve
 from sddusr.inference.memory import Plan
 from sddusr.model.evidence import EMPTY, FULL
 from sddusr.portable.memory import PortablePlan
-from sddusr.portable.package import MANIFEST, Package
+from sddusr.portable.package import FORMAT, MANIFEST, Package
 from sddusr.portable.upscale import super_resolve as run_package
 from tests.export.exporting import ROOT, least, seeded, small, whole_network, write_package
 from tests.portable.pictures import BOX, LR, REF, check_agreement, decibel
@@ -129,7 +129,7 @@ def test_damage_and_other_folders_are_one_line(package, tmp_path):
     with pytest.raises(ValueError, match="need 'onnx'"):
         Package(copy)
     (copy / MANIFEST).write_text('{"made_by": "sddusr export", "format": 99}')
-    with pytest.raises(ValueError, match="this version reads 1"):
+    with pytest.raises(ValueError, match=f"this version reads {FORMAT}"):
         Package(copy)
 
 
