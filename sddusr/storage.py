@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pyarrow import fs
 
@@ -25,12 +26,22 @@ def resolve(place: str | Path) -> tuple[fs.FileSystem, str]:
     if is_local(place):
         return fs.LocalFileSystem(), os.path.abspath(place)
     try:
-        return fs.FileSystem.from_uri(str(place))
+        return fs.FileSystem.from_uri(to_uri(place))
     except (ValueError, ImportError, OSError) as error:
         raise ValueError(
             f"{place}: not a place that can be read ({type(error).__name__}); "
             "give a local path or a URI such as s3://bucket/folder"
         ) from error
+
+
+def to_uri(place: str | Path) -> str:
+    """A place as pyarrow.fs and Ray read it: our names are plain, theirs are percent-encoded."""
+    if is_local(place) or str(place).startswith(("fsspec+", "hf://")):  # pyarrow decodes neither
+        return str(place)
+    path, query = _split_query(place)
+    scheme, mark, rest = path.partition("://")
+    host, slash, names = rest.partition("/")
+    return scheme + mark + host + slash + quote(names) + query
 
 
 def is_local(place: str | Path) -> bool:
@@ -46,16 +57,34 @@ def absolute(place: str | Path) -> str:
 
 
 def join(place: str | Path, *names: str) -> str:
-    """Names of our own below a place; names from an index go through `member`."""
-    path, mark, query = str(place).partition("?") if not is_local(place) else (str(place), "", "")
-    return posixpath.join(path, *names) + mark + query
+    """Names of our own below a place; names from an index go through `member`.
+
+    Raises:
+        ValueError: a name with a question mark below a URI, where it would begin the query.
+    """
+    for name in names:
+        if "?" in name and not is_local(place):
+            raise ValueError(
+                f"{place}: the name {name!r} cannot be used: a question mark begins the options "
+                "of a URI; rename it"
+            )
+    path, query = _split_query(place)
+    return posixpath.join(path, *names) + query
+
+
+def _split_query(place: str | Path) -> tuple[str, str]:
+    """A place without its query; the query with its question mark, empty where there is none."""
+    if is_local(place):
+        return str(place), ""
+    path, mark, query = str(place).partition("?")
+    return path, mark + query
 
 
 def member(root: str | Path, name: str) -> str:
     """A file below `root` whose name was read from an index.
 
     Raises:
-        ValueError: the name, or a symbolic link on its way, leads out of `root`.
+        ValueError: the name, or a symbolic link on its way, leads out of `root`; or see `join`.
     """
     parts = name.replace("\\", "/").split("/")
     if "\0" in name or any(part in ("", ".", "..") for part in parts) or ":" in parts[0]:
@@ -102,7 +131,7 @@ def list_files(place: str | Path, kind: fs.FileType = fs.FileType.File) -> dict[
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: a name that is not UTF-8.
+        ValueError: a name that is not UTF-8, or that `join` refuses.
     """
     if is_local(place):
         names = _list_local(os.path.abspath(place), kind)

@@ -123,6 +123,31 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return ShardSet(root)
 
 
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An S3-compatible store on loopback, with one bucket."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "anything")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    boto3.client("s3").create_bucket(Bucket="lab")
+    yield "s3://lab"
+    server.stop()
+
+
+@pytest.fixture
+def secret_bucket(bucket: str) -> str:
+    """The same as a URI that has a key, a secret and a query."""
+    host = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+    return f"s3://key:sEcReT@lab?scheme=http&endpoint_override={host}"
+
+
 @pytest.fixture(scope="session")
 def vgg19_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A state dict of torchvision's vgg19, its weights random."""

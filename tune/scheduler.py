@@ -73,7 +73,7 @@ def run_trials(
         ),
         run_config=RunConfig(
             name="ray",
-            storage_path=search.folder,
+            storage_path=storage.to_uri(search.folder),
             callbacks=[Verdicts(search, num_trials)],
             failure_config=FailureConfig(max_failures=setting.max_failures),
             verbose=0,

@@ -139,7 +139,7 @@ def _trainer(
         scaling_config=workers,
         run_config=RunConfig(
             name=name,
-            storage_path=parent + mark + query,
+            storage_path=storage.to_uri(parent + mark + query),
             failure_config=FailureConfig(
                 max_failures=options.max_failures,
                 controller_failure_limit=math.ceil(options.lost_nodes_s / LOST_TRY_S),

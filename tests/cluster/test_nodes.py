@@ -8,12 +8,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import boto3
 import psutil
 import pytest
 import ray
 import torch
-from moto.server import ThreadedMotoServer
 from ray.cluster_utils import Cluster
 
 from pipelines.train import TrainOptions, run_training
@@ -41,21 +39,6 @@ STILL = replace(
         validate_every=100,
     ),
 )
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """An S3-compatible store on loopback, with one bucket."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "anything")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    boto3.client("s3").create_bucket(Bucket="lab")
-    yield "s3://lab"
-    server.stop()
 
 
 @pytest.fixture

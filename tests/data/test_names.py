@@ -8,6 +8,7 @@ import sys
 import unicodedata
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pytest
 
@@ -81,6 +82,35 @@ def test_brackets_in_a_pattern_say_what_they_are(tmp_path):
         find_pairs(pattern.format("wides"), pattern.format("teles"))
     escaped = f"{tmp_path}/br [[]2024]/{{}}/*.png"
     assert find_pairs(escaped.format("wides"), escaped.format("teles")).pairs
+
+
+ODD_NAMES = ["a#1.png", "a#2.png", "%41.png", "a b.png", "é.png", "100%.png", "a+b=c&d@e;f.png"]
+
+
+def test_a_bucket_takes_names_as_they_are(bucket):
+    for folder in (f"{bucket}/x", f"{bucket}/50% of é #1"):
+        for name in ODD_NAMES:
+            storage.write_atomic(storage.join(folder, name), name.encode())
+        found = storage.list_files(folder)
+        assert found == {name: f"{folder}/{name}" for name in sorted(ODD_NAMES)}
+        assert [storage.read_bytes(place).decode() for place in found.values()] == list(found)
+        assert storage.read_bytes(storage.member(folder, "a b.png")) == b"a b.png"
+
+
+def test_a_uris_key_host_and_query_stay_as_they_are(secret_bucket):
+    place = storage.join(secret_bucket, "50%", "a#1.png")
+    storage.write_atomic(place, b"x")
+    assert storage.list_files(storage.join(secret_bucket, "50%")) == {"a#1.png": place}
+    assert storage.to_uri("gs://me%2F@box/a#%2F b?x=%20#") == "gs://me%2F@box/a%23%252F%20b?x=%20#"
+    for place in ("/a b/c#%41", "s3://lab", "fsspec+memory://x/a%20b"):
+        assert storage.to_uri(place) == place
+
+
+def test_a_question_mark_in_a_buckets_name_is_refused(bucket):
+    boto3.client("s3").put_object(Bucket="lab", Key="x/what?.png", Body=b"x")
+    for act in (storage.list_files, lambda place: storage.member(place, "what?.png")):
+        with pytest.raises(ValueError, match=r"s3://lab/x: the name 'what\?\.png' cannot be used"):
+            act(f"{bucket}/x")
 
 
 @pytest.mark.parametrize("name", ["a:b", "a\nb", "a\\b", "x" * 241, "a\x7f"])
