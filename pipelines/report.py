@@ -109,7 +109,7 @@ def _with_names(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     for each, group in zip(evaluations, methods, strict=True):
         names = {BICUBIC: BICUBIC}
         for method in (method for method in group if method != BICUBIC):
-            folder = each.folder.rstrip("/").rsplit("/", 1)[-1]
+            folder = storage.name(each.folder)
             wanted = [method] if count[method] == 1 else []
             wanted += [f"{method} ({folder})"]
             wanted += [f"{method} ({folder} {n})" for n in range(2, len(evaluations) + 2)]

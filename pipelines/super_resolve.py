@@ -115,8 +115,9 @@ def main(options: SuperResolveOptions) -> int:
 def _lock(options: SuperResolveOptions, single: bool) -> str:
     """Of one result, or of the folder of many."""
     out = persistent_path(options.out, "--out")
-    folder, _, name = out.rpartition("/")
-    return f"{folder}/.{name}.lock" if single else storage.join(out, ".super-resolve.lock")
+    if single:
+        return storage.join(storage.parent(out), f".{storage.name(out)}.lock")
+    return storage.join(out, ".super-resolve.lock")
 
 
 def _plan(options: SuperResolveOptions, settings: Settings) -> Plan:
@@ -128,7 +129,7 @@ def _plan(options: SuperResolveOptions, settings: Settings) -> Plan:
     boxes = read_boxes([options.boxes]) if options.boxes else None
     out = persistent_path(options.out, "--out")
     outs = result_places(found.pairs, out, options.format, single, explain=options.explain)
-    for folder in {place.rpartition("/")[0] for place in outs.values()}:
+    for folder in {storage.parent(place) for place in outs.values()}:
         local_files.remove_orphaned_temporaries(folder)
     without = [pair.name for pair in found.pairs if boxes is not None and pair.name not in boxes]
     plan = Plan([], [], found.orphans | dict.fromkeys(without, f"no box in {options.boxes}"))

@@ -72,6 +72,18 @@ def join(place: str | Path, *names: str) -> str:
     return posixpath.join(path, *names) + query
 
 
+def name(place: str | Path) -> str:
+    """The last name of a place, without the query of a URI."""
+    return posixpath.basename(_split_query(place)[0].rstrip("/"))
+
+
+def parent(place: str | Path) -> str:
+    """The folder that a place lies in, with the query of a URI; a bucket for the bucket itself."""
+    path, query = _split_query(place)
+    folder = posixpath.dirname(path.rstrip("/"))
+    return (path if is_local(folder) and not is_local(place) else folder) + query
+
+
 def _split_query(place: str | Path) -> tuple[str, str]:
     """A place without its query; the query with its question mark, empty where there is none."""
     if is_local(place):

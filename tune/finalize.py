@@ -49,7 +49,7 @@ def finalize(
         model = options.register_model or f"sddusr-{options.preset}"
         place = result.best.checkpoint
         tags = {
-            "sddusr.checkpoint": place.rpartition("/")[2],
+            "sddusr.checkpoint": storage.name(place),
             "sddusr.search": plan.name,
             SCORE_TAG: f"{result.best.score:.4f}",
             DATA_TAG: plan.shards.content_hash,

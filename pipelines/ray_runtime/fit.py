@@ -124,8 +124,6 @@ def _trainer(
     stop_flag: Any,
 ) -> TorchTrainer:
     """The trainer. Its folder is the run's, since NO_UPLOAD needs the checkpoints inside it."""
-    path, mark, query = folder.partition("?")
-    parent, _, name = path.rstrip("/").rpartition("/")
     return TorchTrainer(
         train_worker,
         train_loop_config={
@@ -138,8 +136,8 @@ def _trainer(
         torch_config=PersistentGroup(timeout_s=options.rank_timeout_s),
         scaling_config=workers,
         run_config=RunConfig(
-            name=name,
-            storage_path=storage.to_uri(parent + mark + query),
+            name=storage.name(folder),
+            storage_path=storage.to_uri(storage.parent(folder)),
             failure_config=FailureConfig(
                 max_failures=options.max_failures,
                 controller_failure_limit=math.ceil(options.lost_nodes_s / LOST_TRY_S),

@@ -1,8 +1,8 @@
 """Options of the server, checked before anything starts."""
 
-import os
 from dataclasses import dataclass
 
+from sddusr import storage
 from sddusr.config.choices import Precision
 from sddusr.photos.jobs import Device
 from sddusr.photos.options import UpscaleOptions
@@ -90,7 +90,7 @@ class ServeOptions:
     def shown_checkpoint(self) -> str:
         """How answers name the network: a folder by its last part alone."""
         is_uri = self.checkpoint.startswith(("models:/", "runs:/"))
-        return self.checkpoint if is_uri else os.path.basename(self.checkpoint.rstrip("/"))
+        return self.checkpoint if is_uri else storage.name(self.checkpoint)
 
     @property
     def address(self) -> str:

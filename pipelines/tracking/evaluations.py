@@ -64,14 +64,15 @@ def hash_of(images: Sequence[ImageScores]) -> str:
 
 def origin_of(checkpoint: Checkpoint, metrics: tuple[str, ...]) -> Origin:
     """Where a checkpoint comes from, by its run's folder or what its download noted."""
-    root = checkpoint.place.rpartition("/checkpoints/")[0]
+    folder = storage.parent(checkpoint.place)
+    root = storage.parent(folder) if storage.name(folder) == "checkpoints" else ""
     config = None
     if root:
         try:
             config = RunFolder(root).config()
         except (DamagedError, OSError) as error:
             log.warning("the evaluation is not linked to its training run: %s", error)
-    name = checkpoint.place.rstrip("/").rpartition("/")[2]
+    name = storage.name(checkpoint.place)
     step = checkpoint.progress.get("step")
     return Origin(
         checkpoint=name if root or step is None else f"step-{step:08d}",

@@ -2,6 +2,7 @@
 
 from pipelines.tracking.background import describe, mirror
 from pipelines.tracking.links import DATA_TAG, SCORE_TAG
+from sddusr import storage
 from sddusr.checkpoint import resolve
 from sddusr.config import Config, flatten, to_dict
 from sddusr.data.dataset import ShardSet
@@ -47,7 +48,7 @@ def register_best(run: RunFolder, name: str, progress: Progress, shards: ShardSe
     name registers none."""
     if name:
         place = resolve(run.folder)
-        tags = {"sddusr.checkpoint": place.rpartition("/")[2]}
+        tags = {"sddusr.checkpoint": storage.name(place)}
         if progress.best_step:
             tags |= {SCORE_TAG: f"{progress.best_score:.4f}", DATA_TAG: shards.content_hash}
         run.register_model(name, place, tags)

@@ -65,7 +65,7 @@ class _Tally:
 
     def entry(self, place: str, split: str, sha256: str, num_bytes: int) -> ShardEntry:
         return ShardEntry(
-            name=place.rsplit("/", 1)[-1],
+            name=storage.name(place),
             split=split,
             num_rows=len(self.ids),
             num_bytes=num_bytes,

@@ -114,7 +114,7 @@ class EvaluationConfig:
     @property
     def other_names(self) -> list[str]:
         """What tables call the pictures of `sr_dir`: their folders' names."""
-        return [place.rstrip("/").rsplit("/", 1)[-1] for place in self.sr_dir]
+        return [storage.name(place) for place in self.sr_dir]
 
 
 class Scorer:

@@ -6,7 +6,6 @@ weights or options is made again.
 
 import hashlib
 import json
-import posixpath
 from dataclasses import asdict
 from typing import Any
 
@@ -63,7 +62,7 @@ def made_from(job: Job, settings: Settings, wide_sha256: str, tele_sha256: str) 
         "tele_sha256": tele_sha256,
         "checkpoint_sha256": settings.checkpoint_hash,
         **({} if settings.runtime == "torch" else {"runtime": settings.runtime}),
-        "file": posixpath.basename(job.out),
+        "file": storage.name(job.out),
         "placement": list(job.placement) if isinstance(job.placement, Box) else job.placement,
         "pair": asdict(settings.pair),
         "precision": settings.precision,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sddusr import storage
 from sddusr.data.dataset import ShardSet
 from sddusr.runs.run_folder import INPUTS, RunFolder
 from sddusr.secrets import mask
@@ -58,7 +59,7 @@ class RunInputs:
 def datasets_of(shards: ShardSet, splits: Sequence[str]) -> tuple[DatasetEntry, ...]:
     """The splits of a data folder that hold rows."""
     source = mask(shards.root)
-    folder = source.partition("?")[0].rstrip("/").rpartition("/")[2]
+    folder = storage.name(source)
     found = []
     for split in splits:
         entries = [entry for entry in shards.entries if entry.split == split and entry.num_rows]

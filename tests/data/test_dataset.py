@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sddusr import storage
 from sddusr.data.dataset import ShardSet
 from sddusr.data.manifest import (
     MANIFEST,
@@ -34,8 +35,9 @@ def assert_same(left: Triplet, right: Triplet) -> None:
             assert one == other, name
 
 
-def write_set(root: Path, triplets: list[Triplet]) -> ShardSet:
-    entry = write_shard(f"{root}/train-00000.parquet", "train", triplets, {"made": "here"})
+def write_set(root: str | Path, triplets: list[Triplet]) -> ShardSet:
+    place = storage.join(root, "train-00000.parquet")
+    entry = write_shard(place, "train", triplets, {"made": "here"})
     write_manifest(str(root), build_manifest([entry], {}, {}))
     return ShardSet(str(root))
 
@@ -49,6 +51,12 @@ def test_a_row_of_any_size_comes_back_unchanged(tmp_path_factory, height, width,
     shards = write_set(root, triplets)
     for row, triplet in zip(shards.rows("train"), triplets, strict=True):
         assert_same(shards.read(row), triplet)
+
+
+def test_shards_below_a_uri_with_a_query_are_found_again(secret_bucket):
+    shards = write_set(storage.join(secret_bucket, "out"), [make_triplet(lr_shape=(8, 8))])
+    assert [entry.name for entry in shards.entries] == ["train-00000.parquet"]
+    assert [triplet.id for triplet in shards.iterate("train")] == ["picture"]
 
 
 def test_rows_read_in_any_order_and_from_many_threads(tiny_shards):

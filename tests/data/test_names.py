@@ -113,6 +113,21 @@ def test_a_question_mark_in_a_buckets_name_is_refused(bucket):
             act(f"{bucket}/x")
 
 
+@pytest.mark.parametrize(
+    ("place", "name", "parent"),
+    [
+        ("s3://k:s@lab/out/a.png?region=x/y", "a.png", "s3://k:s@lab/out?region=x/y"),
+        ("s3://lab/out/?region=x", "out", "s3://lab?region=x"),
+        ("s3://lab?region=x", "lab", "s3://lab?region=x"),
+        ("/out/what?/a.png", "a.png", "/out/what?"),
+        ("/out/", "out", "/"),
+        ("a.png", "a.png", ""),
+    ],
+)
+def test_a_place_has_a_name_and_a_parent(place, name, parent):
+    assert (storage.name(place), storage.parent(place)) == (name, parent)
+
+
 @pytest.mark.parametrize("name", ["a:b", "a\nb", "a\\b", "x" * 241, "a\x7f"])
 def test_a_name_that_no_result_can_have_is_told_at_the_start(tmp_path, name):
     for folder in ("LR", "Ref", "HR"):

@@ -28,6 +28,7 @@ from sddusr.model.sddusr import SDDuSR
 from sddusr.photos import upscaler
 from sddusr.photos.jobs import Job, Settings
 from sddusr.photos.options import parse_bytes
+from sddusr.photos.sidecar import made_from
 from sddusr.photos.upscaler import enlarge
 from sddusr.registration.register import NotRegistered
 from tests.phone import VIEW, save_pair
@@ -287,6 +288,16 @@ def test_a_second_command_for_the_same_result_is_refused_by_name(options):
     command.main(options)
     assert Path(options.out).exists()
     assert not lock.exists()
+
+
+def test_the_lock_of_a_result_in_a_bucket_lies_beside_it(options):
+    given = replace(options, out="s3://lab/out/sr.png?endpoint_override=a/b")
+    assert command._lock(given, True) == "s3://lab/out/.sr.png.lock?endpoint_override=a/b"
+
+
+def test_the_record_of_a_result_in_a_bucket_names_it_without_the_query(options):
+    job = Job("sr", "wide.png", "tele.png", "s3://lab/out/sr.png?secret_key=x")
+    assert made_from(job, options.settings(), "1", "2")["file"] == "sr.png"
 
 
 def test_one_file_for_many_results_is_refused(options, tmp_path):

@@ -29,6 +29,11 @@ def test_loopback_is_this_machine_alone(host, is_own):
     assert is_loopback(host) is is_own
 
 
+def test_answers_name_the_network_by_its_folder_alone():
+    options = ServeOptions(checkpoint="s3://lab/run?secret_key=sEcReT")
+    assert options.shown_checkpoint == "run"
+
+
 def test_a_file_with_the_token_is_its_owners_alone(tmp_path):
     place = tmp_path / "token"
     place.write_text(f"{TOKEN}\n")

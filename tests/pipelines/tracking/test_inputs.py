@@ -8,16 +8,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.tracking import links
+from pipelines.tracking import links, trainings
 from pipelines.tracking.background import describe, mirror, mirrored
 from pipelines.tracking.client import MlflowClient
 from pipelines.tracking.command import MirrorOptions, main
-from pipelines.tracking.evaluations import describe_evaluation
+from pipelines.tracking.evaluations import describe_evaluation, origin_of
 from pipelines.tracking.links import PARENT_TAG, code_version, source_tags
+from sddusr import storage
 from sddusr.checkpoint import Checkpoint
 from sddusr.config import Config
 from sddusr.runs.inputs import RunInputs, datasets_of
 from sddusr.runs.run_folder import RunFolder
+from sddusr.training.loop import Progress
 from tests.faults.fake_mlflow import FakeServer, replace_server
 
 URI = "http://mlflow.example:5000"
@@ -164,6 +166,23 @@ def test_a_network_from_elsewhere_is_scored_in_a_run_that_misses_nothing(
     run.set_state("finished")
     assert main(MirrorOptions(runs=(run.folder,))) == 0
     assert PARENT_TAG not in server.only_run().tags
+
+
+def test_a_run_below_a_uri_with_a_query_is_found_again(
+    server, tiny_shards, secret_bucket, monkeypatch
+):
+    run = RunFolder(storage.join(secret_bucket, "run"))
+    describe(run, URI, name="run", experiment="tests")
+    place = run.place("checkpoints", "step-00000004")
+    origin = origin_of(replace(checkpoint_of(run), place=place), ())
+    config = run.config()
+    assert config is not None
+    assert (origin.checkpoint, origin.key) == ("step-00000004", config.key)
+    monkeypatch.setattr(trainings, "resolve", lambda _: place)
+    trainings.register_best(run, "model", Progress(step=4, data_hash=""), tiny_shards)
+    model = run.model()
+    assert model is not None
+    assert model.tags == {"sddusr.checkpoint": "step-00000004"}
 
 
 def test_damaged_inputs_are_named_and_hold_up_nothing(server, tiny_shards, tmp_path, caplog):
