@@ -3,7 +3,6 @@
 import json
 import os
 import posixpath
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -253,7 +252,8 @@ def write_atomic(place: str | Path, content: Content, *, private: bool = False) 
     """Write a file so that no reader ever sees half of it; missing folders are made.
 
     Locally: a temporary name in the same folder, fsync, rename. In an object store an object
-    appears when its upload closes, so the content is complete on this side before it starts.
+    appears when its upload closes, even where an exception closes it. So the content is complete on
+    this side before its upload starts, and one call uploads it: a signal is raised after that call.
 
     Args:
         private: a local file that only its owner reads, since there are credentials in it.
@@ -265,8 +265,12 @@ def write_atomic(place: str | Path, content: Content, *, private: bool = False) 
         write_local(Path(os.path.abspath(place)), content, 0o600 if private else 0o666)
         return
     system, path = resolve(place)
-    with tempfile.TemporaryFile() as buffer:
+    with tempfile.NamedTemporaryFile() as buffer:
         fill(buffer, content)
-        buffer.seek(0)
-        with system.open_output_stream(path) as upload:
-            shutil.copyfileobj(buffer, upload, 2**20)
+        buffer.flush()
+        fs.copy_files(
+            buffer.name,
+            path,
+            source_filesystem=fs.LocalFileSystem(),
+            destination_filesystem=system,
+        )

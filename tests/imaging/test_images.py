@@ -1,6 +1,9 @@
 import contextlib
 import errno
 import os
+import signal
+import threading
+import time
 import zlib
 
 import cv2
@@ -178,6 +181,40 @@ def test_an_object_store_works_like_a_folder():
     assert storage.member(root, "a/b.bin") == f"{root}/a/b.bin"
     storage.remove(f"{root}/a/b.bin")
     assert not storage.exists(f"{root}/a/b.bin")
+
+
+class Interrupted(Exception):
+    """What a signal raises."""
+
+
+@pytest.mark.parametrize("delay_s", [0, 0.01, 0.02])
+def test_an_upload_that_a_signal_interrupts_is_whole_or_absent(bucket, delay_s):
+    place, size = f"{bucket}/x", 24 * 2**20
+    kill = (threading.get_ident(), signal.SIGUSR1)
+
+    def write(file):
+        file.write(bytes(size))
+        threading.Timer(delay_s, signal.pthread_kill, kill).start()
+
+    def upload():
+        storage.write_atomic(place, write)
+        time.sleep(10)  # the signal may come that late
+
+    def interrupt(*_):
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(Interrupted):
+            upload()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert not storage.exists(place) or storage.info(place).size == size
+
+
+def test_an_upload_may_be_empty(bucket):
+    storage.write_atomic(f"{bucket}/x", b"")
+    assert storage.info(f"{bucket}/x").size == 0
 
 
 @pytest.mark.parametrize(
