@@ -161,14 +161,10 @@ def _track(
     for prefix, scores in rows.items():
         run.log_metrics(step, {f"{prefix}/{name}": value for name, value in scores.items()})
     folder = f"evaluation/{options.split}"
-    run.link_artifacts({f"{folder}/{_name_in(options.out, place)}": place for place in files})
+    names = {place: storage.relative(place, options.out) for place in files}
+    run.link_artifacts({f"{folder}/{name}": place for place, name in names.items()})
     run.set_state("finished")
     return mirror(run.folder, uri)
-
-
-def _name_in(out: str, place: str) -> str:
-    """A file's name below the results' folder."""
-    return place.partition("?")[0].removeprefix(f"{out.partition('?')[0]}/")
 
 
 def _prefix(options: EvaluateOptions, summary: Summary) -> str:

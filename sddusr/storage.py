@@ -83,6 +83,15 @@ def parent(place: str | Path) -> str:
     return (path if is_local(folder) and not is_local(place) else folder) + query
 
 
+def relative(place: str | Path, root: str | Path) -> str:
+    """A file's name below `root`, or its own name where it lies elsewhere or `root` is empty.
+
+    It holds no credentials, since a URI's user and query are left out.
+    """
+    path, folder = _split_query(place)[0], posixpath.join(_split_query(root)[0], "")
+    return path.removeprefix(folder) if folder and path.startswith(folder) else name(place)
+
+
 def _split_query(place: str | Path) -> tuple[str, str]:
     """A place without its query; the query with its question mark, empty where there is none."""
     if is_local(place):

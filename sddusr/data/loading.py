@@ -1,6 +1,5 @@
 """From the files of one source to a whole triplet, whatever of it has to be made first."""
 
-import posixpath
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from sddusr import storage
 from sddusr.config import SCALE
 from sddusr.data import sample_images
 from sddusr.data.degradation import Degradation, halve
@@ -201,7 +201,7 @@ def _synthesize(source: Source, job: Job) -> _Members:
 def _files_record(source: Source, job: Job, pictures: dict[str, Picture]) -> dict[str, Any]:
     files = files_of(source)
     return {
-        member: {"file": _relative(files[member], job.root), "sha256": picture.sha256}
+        member: {"file": storage.relative(files[member], job.root), "sha256": picture.sha256}
         for member, picture in pictures.items()
     }
 
@@ -230,7 +230,3 @@ def files_of(source: Source) -> dict[str, str]:
     """Member -> place of the files that a source has."""
     members = {"lr": source.lr, "hr": source.hr, "ref": source.ref}
     return {member: place for member, place in members.items() if place is not None}
-
-
-def _relative(place: str, root: str) -> str:
-    return place.removeprefix(root).lstrip("/") if root else posixpath.basename(place)

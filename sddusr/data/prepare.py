@@ -15,6 +15,7 @@ from sddusr.data.source_files import Source
 from sddusr.data.windows import cut_windows
 from sddusr.imaging.allocator import keeping_freed_memory
 from sddusr.registration.residual import RefRegistration
+from sddusr.secrets import mask
 from sddusr.types import Triplet
 
 SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.parquet")
@@ -51,7 +52,8 @@ class ShardPlan:
     def sha256(self, root: str) -> str:
         """Hash of plan, inputs (names below `root`, sizes, times of change) and schema version."""
         inputs = [
-            [place.removeprefix(root), found.size, found.mtime_ns]
+            # The slash keeps the hashes that shards were written with before.
+            ["/" + storage.relative(place, root), found.size, found.mtime_ns]
             for source in self.sources
             for place in files_of(source).values()
             for found in [storage.info(place)]
@@ -120,7 +122,7 @@ def triplets_of(plan: ShardPlan, job: Job, quarantined: dict[str, str]) -> Itera
         except (FileNotFoundError, ValueError) as error:
             if not job.quarantine:
                 raise
-            quarantined[source.id] = str(error)
+            quarantined[source.id] = mask(str(error))
             continue
         if source.split == "train":
             recipe = plan.recipe

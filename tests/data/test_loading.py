@@ -1,19 +1,22 @@
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sddusr import storage
 from sddusr.data.detail import detail_map
 from sddusr.data.layouts import find
 from sddusr.data.loading import Job, Pairing, load_triplet
 from sddusr.data.prepare import Recipe, make_shard, plan_shards
 from sddusr.data.shard import Shard
 from sddusr.geometry.box import Box, crop
-from sddusr.imaging.images import read_rgb
+from sddusr.imaging.images import encode_png, read_rgb
 from sddusr.registration.pairing import PairConfig
 from sddusr.registration.register import RegistrationConfig
+from tests.conftest import make_triplet
 from tests.phone import QUICK, VIEW, save, save_pair, scene, wide_of
 
 PAIRING = Pairing(pair=QUICK)
@@ -71,6 +74,26 @@ def test_provenance_tells_files_registration_and_degradation(pairs):
     assert record["num_inliers"] > 10
     assert 0.95 < record["valid_share"] <= 1
     assert np.array(record["color"]["matrix"]).shape == (3, 3)
+
+
+def test_a_shard_holds_no_credentials_and_hangs_on_none(bucket, secret_bucket, tmp_path):
+    triplet = make_triplet(lr_shape=(64, 64))
+    for folder, pixels in (("LR", triplet.lr), ("Ref", triplet.ref), ("HR", triplet.hr)):
+        for name in ("a.png", "b.png"):
+            content = b"no picture" if name == "b.png" else encode_png(pixels)
+            storage.write_atomic(f"{bucket}/in/{folder}/{name}", content)
+    seen = []
+    for number, root in enumerate((f"{bucket}/in", storage.join(secret_bucket, "in"))):
+        (plan,) = plan_shards(find("folders", root).sources, Recipe(window_px=64, stride_px=32), 8)
+        report = make_shard(plan, job(root, tmp_path / str(number), quarantine=True))
+        assert "b.png" in report.quarantined["b"]
+        assert "sEcReT" not in report.to_json()
+        with closing(Shard(str(tmp_path / str(number) / plan.name))) as shard:
+            provenance = shard.read(0).provenance
+            seen.append((shard.metadata["plan_sha256"], shard.metadata["content_sha256"]))
+        files = [provenance[member]["file"] for member in ("lr", "ref", "hr")]
+        assert files == ["LR/a.png", "Ref/a.png", "HR/a.png"]
+    assert seen[0] == seen[1]
 
 
 def test_a_wide_picture_is_cropped_to_whole_cells(tmp_path):

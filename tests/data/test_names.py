@@ -128,6 +128,21 @@ def test_a_place_has_a_name_and_a_parent(place, name, parent):
     assert (storage.name(place), storage.parent(place)) == (name, parent)
 
 
+@pytest.mark.parametrize(
+    ("place", "root", "name"),
+    [
+        ("s3://k:s@lab/in/LR/a.png?region=x", "s3://k:s@lab/in?region=x", "LR/a.png"),
+        ("s3://k:s@lab/in/LR/a.png?region=x", "s3://k:s@lab/in/", "LR/a.png"),
+        ("s3://k:s@lab/inner/a.png?region=x", "s3://k:s@lab/in?region=x", "a.png"),
+        ("/in/LR/a.png", "/in", "LR/a.png"),
+        ("/in/LR/a.png", "/", "in/LR/a.png"),
+        ("/in/LR/a.png", "", "a.png"),
+    ],
+)
+def test_a_name_below_a_root_holds_no_credentials(place, root, name):
+    assert storage.relative(place, root) == name
+
+
 @pytest.mark.parametrize("name", ["a:b", "a\nb", "a\\b", "x" * 241, "a\x7f"])
 def test_a_name_that_no_result_can_have_is_told_at_the_start(tmp_path, name):
     for folder in ("LR", "Ref", "HR"):
