@@ -10,6 +10,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -34,7 +35,8 @@ def remove_temporaries(folder: str | Path) -> None:
     """Sweep what a killed `write_atomic` left in a folder that nobody writes to now."""
     for entry in _files(folder):
         if is_temporary(entry.name):
-            os.unlink(entry.path)
+            with suppress(FileNotFoundError):  # renamed or swept by its writer meanwhile
+                os.unlink(entry.path)
 
 
 def remove_orphaned_temporaries(folder: str | Path) -> None:
@@ -46,12 +48,13 @@ def remove_orphaned_temporaries(folder: str | Path) -> None:
         written_by = _TEMPORARY_NAME.fullmatch(entry.name)
         if written_by is None:
             continue
-        if written_by["machine"] == _machine():
-            is_over = not _is_alive(int(written_by["pid"]))
-        else:
-            is_over = time.time() - entry.stat().st_mtime > _FOREIGN_TEMPORARY_S
-        if is_over:
-            os.unlink(entry.path)
+        with suppress(FileNotFoundError):
+            if written_by["machine"] == _machine():
+                is_over = not _is_alive(int(written_by["pid"]))
+            else:
+                is_over = time.time() - entry.stat().st_mtime > _FOREIGN_TEMPORARY_S
+            if is_over:
+                os.unlink(entry.path)
 
 
 def _files(folder: str | Path) -> list["os.DirEntry[str]"]:

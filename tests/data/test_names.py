@@ -202,6 +202,28 @@ def test_what_a_killed_process_left_is_swept_and_a_living_ones_is_not(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {ours, foreign, ".mine.tmp"}
 
 
+@pytest.mark.parametrize(
+    "sweep", [local_files.remove_temporaries, local_files.remove_orphaned_temporaries]
+)
+def test_a_file_that_its_writer_renames_during_a_sweep_ends_nothing(tmp_path, monkeypatch, sweep):
+    """Between the listing and the removal."""
+    ours = local_files.temporary_name()
+    for start in ("0", "1", "2"):
+        name = f".{start * 16}{ours[17:]}".replace(local_files._machine(), "0" * 8)
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (1, 1))
+    listed = local_files._files
+
+    def rename_one(folder):
+        entries = sorted(listed(folder), key=lambda entry: entry.name)
+        os.rename(entries[1].path, tmp_path / "done")
+        return entries
+
+    monkeypatch.setattr(local_files, "_files", rename_one)
+    sweep(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["done"]
+
+
 def test_a_shards_problem_names_the_path_it_happened_to():
     gone = FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/out/x")
     assert _in_one_line(gone) == "/data/out/x: No such file or directory"
