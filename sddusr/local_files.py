@@ -49,7 +49,7 @@ def remove_orphaned_temporaries(folder: str | Path) -> None:
         if written_by is None:
             continue
         with suppress(FileNotFoundError):
-            if written_by["machine"] == _machine():
+            if written_by["machine"] == _machine_hash():
                 is_over = not _is_alive(int(written_by["pid"]))
             else:
                 is_over = time.time() - entry.stat().st_mtime > _FOREIGN_TEMPORARY_S
@@ -67,13 +67,21 @@ def _files(folder: str | Path) -> list["os.DirEntry[str]"]:
 
 def temporary_name() -> str:
     """A short name, whatever the file's own: a file system that takes 255 bytes takes both."""
-    return f".{uuid.uuid4().hex[:16]}-{_machine()}-{os.getpid()}{_TEMPORARY_SUFFIX}"
+    return f".{uuid.uuid4().hex[:16]}-{_machine_hash()}-{os.getpid()}{_TEMPORARY_SUFFIX}"
+
+
+def machine() -> str:
+    """Names the machine or container whose process ids are its own."""
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        namespace = 0
+    return f"{socket.gethostname()}-{uuid.getnode():x}-{namespace}"
 
 
 @functools.cache
-def _machine() -> str:
-    """Stands for this machine or container, whose process ids are its own."""
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+def _machine_hash() -> str:
+    return hashlib.sha256(machine().encode()).hexdigest()[:8]
 
 
 def _is_alive(pid: int) -> bool:

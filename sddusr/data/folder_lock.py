@@ -126,21 +126,12 @@ def _content(token: str, beat: int) -> bytes:
     holder = {
         "token": token,
         "beat": beat,
-        "machine": _machine(),
+        "machine": local_files.machine(),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started": psutil.Process().create_time(),
     }
     return json.dumps(holder).encode()
-
-
-def _machine() -> str:
-    """Names the machine or container whose process ids are its own."""
-    try:
-        namespace = os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        namespace = 0
-    return f"{socket.gethostname()}-{uuid.getnode():x}-{namespace}"
 
 
 def _read(place: str) -> dict[str, Any] | None:
@@ -155,7 +146,7 @@ def _read(place: str) -> dict[str, Any] | None:
 
 
 def _is_alive(place: str, holder: dict[str, Any]) -> bool:
-    if holder.get("machine") == _machine():
+    if holder.get("machine") == local_files.machine():
         try:
             process = psutil.Process(holder.get("pid"))
             return abs(process.create_time() - holder.get("started", 0)) < 1.0

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import boto3
 import numpy as np
 import pytest
 
 from sddusr import local_files, storage
+from sddusr.data import folder_lock
 from sddusr.data.layouts import find, read_boxes
 from sddusr.data.prepare import _in_one_line
 from sddusr.data.source_files import pictures_by_stem
@@ -193,13 +195,30 @@ def test_what_a_killed_process_left_is_swept_and_a_living_ones_is_not(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     (tmp_path / done.stdout.strip()).write_text("half")
     ours = local_files.temporary_name()
-    foreign = ours.replace(local_files._machine(), "0" * 8)
-    old = local_files.temporary_name().replace(local_files._machine(), "1" * 8)
+    foreign = ours.replace(local_files._machine_hash(), "0" * 8)
+    old = local_files.temporary_name().replace(local_files._machine_hash(), "1" * 8)
     for name in (ours, foreign, old, ".mine.tmp"):
         (tmp_path / name).write_text("half")
     os.utime(tmp_path / old, (1, 1))
     local_files.remove_orphaned_temporaries(str(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {ours, foreign, ".mine.tmp"}
+
+
+def test_what_another_container_of_the_same_host_name_writes_is_not_swept(tmp_path, monkeypatch):
+    """Its process ids are of another namespace."""
+    names = []
+    for inode in (os.stat("/proc/self/ns/pid").st_ino, 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "stat", lambda _, inode=inode: SimpleNamespace(st_ino=inode))
+            patch.setattr(os, "getpid", lambda: 2**22 + 1)  # that of no process
+            local_files._machine_hash.cache_clear()
+            names.append(local_files.temporary_name())
+    local_files._machine_hash.cache_clear()
+    for name in names:
+        (tmp_path / name).write_text("half")
+    local_files.remove_orphaned_temporaries(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == names[1:]
+    assert json.loads(folder_lock._content("token", 0))["machine"] == local_files.machine()
 
 
 @pytest.mark.parametrize(
@@ -209,7 +228,7 @@ def test_a_file_that_its_writer_renames_during_a_sweep_ends_nothing(tmp_path, mo
     """Between the listing and the removal."""
     ours = local_files.temporary_name()
     for start in ("0", "1", "2"):
-        name = f".{start * 16}{ours[17:]}".replace(local_files._machine(), "0" * 8)
+        name = f".{start * 16}{ours[17:]}".replace(local_files._machine_hash(), "0" * 8)
         (tmp_path / name).write_text("half")
         os.utime(tmp_path / name, (1, 1))
     listed = local_files._files
