@@ -135,11 +135,12 @@ def fill(file: IO[bytes], content: Content) -> None:
 def _sync_folder(folder: Path) -> None:
     """Make a rename survive a power cut, where the file system can: SMB, VirtualBox and some FUSE
     folders cannot, and the file is written all the same."""
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     except OSError as error:
         if error.errno not in _CANNOT_SYNC_FOLDERS:
             raise
-    finally:
-        os.close(handle)

@@ -179,6 +179,20 @@ def test_a_folder_that_cannot_be_synced_takes_the_file(tmp_path, monkeypatch, nu
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_folder_that_cannot_be_read_takes_the_file(tmp_path, monkeypatch):
+    """Its owner may write to it all the same, mode 0300."""
+    real = os.open
+
+    def refuse(path, *args, **kwargs):
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refuse)
+    storage.write_atomic(str(tmp_path / "file"), b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
 def test_a_disk_that_fails_is_told_all_the_same(tmp_path, monkeypatch):
     def fsync(handle):
         raise OSError(errno.EIO, "I/O error")
