@@ -31,6 +31,7 @@ class ScorerActor:
         lpips: bool,
         memory_share: float,
     ) -> None:
+        command_line.mask_streams()
         self.rows = rows
         self.num_comparisons = options.num_comparisons
         self.scorer = Scorer(options, others, lpips, memory_share=memory_share)

@@ -10,6 +10,7 @@ from pipelines.ray_runtime import cluster
 from pipelines.ray_runtime.persistent_paths import check_seen_by_all
 from pipelines.ray_runtime.tasks import run_tasks
 from sddusr import local_files, storage
+from sddusr.cli import command_line
 from sddusr.data.loading import Job, files_of
 from sddusr.data.manifest import MANIFEST
 from sddusr.data.prepare import SHARD_NAME, ShardPlan, ShardReport, make_shard
@@ -81,6 +82,7 @@ def make_shards(plans: list[ShardPlan], job: Job) -> list[ShardReport]:
 
 
 def _task(plans: list[ShardPlan], job: Job, index: int) -> str:
+    command_line.mask_streams()
     return make_shard(plans[index], job).to_json()
 
 

@@ -52,6 +52,7 @@ class UpscalerActor:
     """
 
     def __init__(self, jobs: Sequence[Job], settings: Settings, attempts: Any) -> None:
+        command_line.mask_streams()
         command_line.log_lines()
         self.jobs, self.attempts, self.upscaler = jobs, attempts, Upscaler(settings)
 

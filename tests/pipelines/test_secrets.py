@@ -1,16 +1,18 @@
 """No credential of a URI is shown, logged or left in a file that others read."""
 
+import io
 import os
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.ray_runtime import cluster
+from pipelines.ray_runtime import cluster, scoring, shard_tasks, upscaling
 from sddusr import storage
 from sddusr.secrets import has_credentials, mask
 
@@ -79,6 +81,29 @@ def test_nothing_that_a_command_prints_holds_a_credential(fail):
         assert secret not in shown
     assert shown.count("s3://***@bucket/x?secret_key=***") >= 3
     assert "give them by environment variables or a profile" in shown
+
+
+@pytest.mark.parametrize(
+    ("module", "work", "start"),
+    [
+        (upscaling, "Upscaler", lambda: upscaling.UpscalerActor([], None, None)),
+        (scoring, "Scorer", lambda: scoring.ScorerActor(MagicMock(), [], {}, False, 1.0)),
+        (shard_tasks, "make_shard", lambda: shard_tasks._task([None], None, 0)),
+    ],
+)
+def test_nothing_that_a_worker_prints_holds_a_credential(monkeypatch, module, work, start):
+    printed = {name: io.StringIO() for name in ("stdout", "stderr")}
+    for name, stream in printed.items():
+        monkeypatch.setattr(sys, name, stream)
+
+    def print_place(*_, **__):
+        for stream in (sys.stdout, sys.stderr):
+            print("s3://AKIAKEY:sEcReT@bucket/x", file=stream)
+        return MagicMock()
+
+    monkeypatch.setattr(module, work, print_place)
+    start()
+    assert [stream.getvalue() for stream in printed.values()] == ["s3://***@bucket/x\n"] * 2
 
 
 def test_a_private_file_is_its_owners_alone(tmp_path):
