@@ -1,7 +1,6 @@
 """From a name or a user's file to a space whose every value the config takes."""
 
 import difflib
-import math
 import runpy
 import typing
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from sddusr.config import Config, flatten, to_dict
 from sddusr.config.files import load_file
+from sddusr.config.serialization import finite_number
 from tune.space import (
     ATTENTION,
     DIMENSIONS,
@@ -118,7 +118,7 @@ def _dimension(spec: Any, where: str) -> Dimension:
         raise ValueError(f"{where}: {kind!r} is not known, need choices, uniform or loguniform")
     log = kind == "loguniform"
     try:
-        low, high = (_number(value) for value in values)
+        low, high = (finite_number(value) for value in values)
     except ValueError as error:
         raise ValueError(
             f"{where}: {kind} is {_short(values)}, need two numbers [low, high]"
@@ -127,23 +127,6 @@ def _dimension(spec: Any, where: str) -> Dimension:
         wanted = "0 < low < high" if log else "low < high"
         raise ValueError(f"{where}: {kind} is [{low:g}, {high:g}], need {wanted}")
     return Range(low, high, log)
-
-
-def _number(value: Any) -> float:
-    """YAML reads 1e-4, which lacks a point, as text.
-
-    Raises:
-        ValueError: no finite number.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{value!r} is not a number")
-    try:
-        number = float(value)
-    except OverflowError as error:
-        raise ValueError(f"{_short(value)} is too large") from error
-    if not math.isfinite(number):
-        raise ValueError(f"{value!r} is not finite")
-    return number
 
 
 def _short(value: Any) -> str:
@@ -209,7 +192,7 @@ def _value(value: Any, hint: Any) -> Any:
         if isinstance(value, list | tuple) and len(value) == len(kinds):
             return tuple(_value(*pair) for pair in zip(value, kinds, strict=True))
     elif hint is float:
-        return _number(value)
+        return finite_number(value)
     elif isinstance(hint, type) and type(value) is hint:
         return value
     raise ValueError(f"{_short(value)} does not fit, need {wanted}")

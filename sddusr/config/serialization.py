@@ -50,7 +50,9 @@ def from_dict(kind: type[T], tree: Any, path: str = "") -> T:
 
 
 def typed_value(hint: Any, value: Any, path: str) -> Any:
-    """A field's value, a list where JSON made one of a tuple; other types than ours pass as is.
+    """A field's value, a tuple where JSON made a list of one; other types than ours pass as is.
+
+    A text that says a number is taken where a real number is wanted, see `finite_number`.
 
     Raises:
         ValueError: a value of another type.
@@ -68,7 +70,8 @@ def typed_value(hint: Any, value: Any, path: str) -> Any:
     elif hint is int:
         good, wanted = type(value) is int, "an integer"
     elif hint is float:
-        good, wanted = type(value) in (int, float) and math.isfinite(value), "a finite number"
+        good, wanted = _is_finite(value), "a finite number"
+        value = float(value) if good and isinstance(value, str) else value
     elif hint in (bool, str):
         good, wanted = type(value) is hint, {bool: "true or false", str: "a text (in quotes)"}[hint]
     else:
@@ -76,6 +79,31 @@ def typed_value(hint: Any, value: Any, path: str) -> Any:
     if not good:
         raise ValueError(f"config field {path} is {str(value)[:40]!r}, need {wanted}")
     return value
+
+
+def finite_number(value: Any) -> float:
+    """A number, or a text that says one, as a float: PyYAML reads 1e-4, without a point, as text.
+
+    Raises:
+        ValueError: no finite number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{str(value)[:40]!r} is not a number")
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise ValueError(f"{str(value)[:40]}... is too large") from error
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not finite")
+    return number
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        finite_number(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:

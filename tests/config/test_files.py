@@ -58,6 +58,14 @@ def test_any_part_nested_or_dotted(tmp_path, text):
     assert config == replace(DEMO, model=replace(DEMO.model, dim=32, dictionary=dictionary))
 
 
+def test_a_number_without_a_point_is_a_number(monkeypatch, tmp_path):
+    """PyYAML reads 1e-4 as text."""
+    path = written(tmp_path, "optim.lr: 1e-4\nlosses: {mask-weight: 2E-3}\n")
+    config = read_config(path).applied(DEMO)
+    assert (config.optim.lr, config.losses.mask_weight) == (1e-4, 2e-3)
+    assert parsed(monkeypatch, "--config", path).config == config
+
+
 def test_flags_win_and_the_file_names_the_preset(monkeypatch, tmp_path):
     path = written(tmp_path, "preset: paper\nmodel.dim: 32\ntrain.num-steps: 7\n")
     options = parsed(monkeypatch, "--config", path, "--train.num-steps", "9", "--steps", "3")
@@ -83,6 +91,10 @@ def test_config_json_of_a_checkpoint_and_of_a_run(tmp_path):
     [
         ("model:\n  width: 3\n", "config of model has unknown fields ['width']"),
         ("model.dim: wide\n", "config field model.dim is 'wide', need an integer"),
+        ("optim.lr: fast\n", "config field optim.lr is 'fast', need a finite number"),
+        ("optim.lr: nan\n", "config field optim.lr is 'nan', need a finite number"),
+        ("optim.lr: 1" + 400 * "0", "config field optim.lr is '1000"),
+        ("model.dim: 1e1\n", "config field model.dim is '1e1', need an integer"),
         ("model.dim: 30\n", "model.dim is 30, need a multiple of"),
         ("- 1\n", "holds no mapping"),
         ("a: &x {b: 1}\nc: *x\n", "has aliases"),
