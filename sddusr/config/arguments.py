@@ -18,6 +18,7 @@ def parse_args(
     What is wrong with the file ends the process, as what is wrong with a flag does.
     """
     args = sys.argv[1:] if args is None else args
+    parser.allow_abbrev = False  # --conf would be taken for --config after the file was looked for
     parser.add_argument(FLAG, metavar="FILE", help="flags from a YAML or JSON file; others win")
     alone = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     alone.add_argument(FLAG)

@@ -170,6 +170,13 @@ def test_argparse_reads_a_file_and_flags_win(tmp_path):
     assert parse_args(parser(), ["there", "--out", "p"]).size == (1, 2)
 
 
+def test_an_abbreviated_flag_does_not_pass_the_file_by(tmp_path, capsys):
+    path = written(tmp_path, "size: [3, 4]\n")
+    with pytest.raises(SystemExit, match="2"):
+        parse_args(parser(), ["there", "--out", "p", "--conf", path])
+    assert "unrecognized arguments: --conf" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
