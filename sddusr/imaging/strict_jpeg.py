@@ -44,8 +44,10 @@ def _is_harmless(message: str, data: bytes) -> bool:
     if any(words in message for words in _NOT_DAMAGED):
         return True
     if padded := _EXTRANEOUS.search(message):
-        end = data.rfind(_END)
-        return not data[end - int(padded[1]) : end].strip(b"\0\xff")
+        # A preview or gain map may follow as a JPEG of its own: the end is the first picture's.
+        last_end = max((end for _, _, end in jpeg_segments(data)), default=0)
+        end = data.find(_END, last_end)
+        return end >= 0 and not data[end - int(padded[1]) : end].strip(b"\0\xff")
     return False
 
 

@@ -112,6 +112,17 @@ def test_a_jpeg_that_is_padded_before_its_end_is_whole(tmp_path, padding):
     refuse(tmp_path, data[:-2] + b"noise" + END)
 
 
+@pytest.mark.parametrize("options", JPEGS)
+def test_a_second_picture_after_a_padded_one_does_not_count(tmp_path, options):
+    """A preview or a gain map is a JPEG after the end of the first."""
+    data, preview = jpeg(**options), jpeg(PICTURE[:80, :96], quality=50)
+    follows, noise = preview[:-2] + b"noise" + END, b"noise" * 9
+    padded = data[:-2] + bytes(16) + END
+    np.testing.assert_array_equal(read(tmp_path, padded + follows), read(tmp_path, data))
+    refuse(tmp_path, data[:-2] + noise + END + preview[:-2] + bytes(16) + END)
+    refuse(tmp_path, data[: len(data) * 2 // 3] + END + follows)
+
+
 @pytest.mark.parametrize("follows", [b"video" * 99, jpeg(quality=50), END, bytes(4000)])
 def test_what_follows_the_end_does_not_count(tmp_path, follows):
     data = jpeg(quality=90)
