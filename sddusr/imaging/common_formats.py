@@ -26,7 +26,7 @@ from PIL import (
 
 from sddusr.imaging import containers, exif, heif, jxl
 from sddusr.imaging.color_profile import Colors, colors_of_cicp, colors_of_gamma, rgb_profile
-from sddusr.imaging.descriptive import Descriptive, clean_xmp, find_left_out
+from sddusr.imaging.descriptive import Descriptive, clean_xmp, dropped_xmp, find_left_out
 from sddusr.imaging.strict_jpeg import check_jpeg
 
 Channels = UInt8[np.ndarray, "rows cols channels"] | UInt16[np.ndarray, "rows cols channels"]
@@ -117,13 +117,13 @@ def read_descriptive(header: ImageFile.ImageFile, data: bytes) -> Descriptive:
     comment = info.get("comment") or info.get("Comment") or b""
     is_density = isinstance(dpi, tuple) and all(1 < float(value) <= 1e5 for value in dpi)
     raw_packet = packet.encode() if isinstance(packet, str) else packet
+    xmp = clean_xmp(raw_packet)
+    left_out = find_left_out(data, raw_packet) if header.format == "JPEG" else ()
     return Descriptive(
         dpi=(float(dpi[0]), float(dpi[1])) if is_density and dpi else None,
-        xmp=clean_xmp(packet),
-        comment=comment.encode("latin-1", "replace")
-        if isinstance(comment, str)
-        else bytes(comment),
-        left_out=find_left_out(data, raw_packet) if header.format == "JPEG" else (),
+        xmp=xmp,
+        comment=comment.encode() if isinstance(comment, str) else bytes(comment),
+        left_out=left_out + dropped_xmp(raw_packet, xmp),
     )
 
 

@@ -21,7 +21,7 @@ from sddusr.imaging.common_formats import (
     read_exif,
     too_large_for_pillow,
 )
-from sddusr.imaging.descriptive import NOTHING, Descriptive, clean_xmp
+from sddusr.imaging.descriptive import NOTHING, Descriptive, clean_xmp, dropped_xmp
 
 Shown = (
     UInt8[np.ndarray, "shown_rows shown_cols channels"]
@@ -93,7 +93,9 @@ def _decode_heif(data: bytes, place: str, max_pixels: int) -> Decoded:
     aux = " ".join(map(str, file.info.get("aux") or {})).lower()
     left_out = [name for name, mark in (("gain map", "gainmap"),) if mark in aux]
     left_out += ["depth map"] if file.info.get("depth_images") else []
-    about = Descriptive(xmp=clean_xmp(file.info.get("xmp") or b""), left_out=tuple(left_out))
+    packet = file.info.get("xmp") or b""
+    xmp = clean_xmp(packet)
+    about = Descriptive(xmp=xmp, left_out=(*left_out, *dropped_xmp(packet, xmp)))
     return Decoded(channels, file.info["exif"] or b"", colors, about)
 
 

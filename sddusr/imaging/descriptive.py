@@ -17,6 +17,8 @@ _ABOUT_PIXELS = re.compile(
     r"\{http://ns\.adobe\.com/(?:tiff/1\.0/\}(?:Orientation|ImageWidth|ImageLength)"
     r"|exif/1\.0/\}Pixel[XY]Dimension)"
 )
+_DECLARES = re.compile(rb"<!(?:DOCTYPE|ENTITY)")
+"""Declarations, which may let a few bytes stand for gigabytes; without the zeros of UTF-16."""
 
 
 class Descriptive(NamedTuple):
@@ -26,6 +28,7 @@ class Descriptive(NamedTuple):
     """Pixels per inch, x first, as the picture is to be printed."""
     xmp: bytes = b""
     comment: bytes = b""
+    """UTF-8; of a JPEG that has it in another encoding, its bytes."""
     left_out: tuple[str, ...] = ()
     """What the file holds and nothing made of it can, such as a gain map."""
 
@@ -40,7 +43,7 @@ def clean_xmp(packet: bytes | str) -> bytes:
     entities.
     """
     data = packet.encode() if isinstance(packet, str) else bytes(packet)
-    if not data or len(data) > MAX_XMP_BYTES or b"<!" in data:
+    if not data or len(data) > MAX_XMP_BYTES or _DECLARES.search(data.replace(b"\0", b"")):
         return b""
     try:
         for _, (prefix, uri) in _namespaces(data):
@@ -59,6 +62,11 @@ def clean_xmp(packet: bytes | str) -> bytes:
         + body
         + b'\n<?xpacket end="w"?>'
     )
+
+
+def dropped_xmp(packet: bytes, cleaned: bytes) -> tuple[str, ...]:
+    """The name of an XMP packet of which `clean_xmp` kept nothing, for `left_out`."""
+    return ("XMP",) if packet and not cleaned else ()
 
 
 def _namespaces(data: bytes) -> list[tuple[str, tuple[str, str]]]:

@@ -196,8 +196,19 @@ def with_chunks(
     if about.xmp:
         chunks.append(_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + about.xmp))
     if about.comment:
-        chunks.append(_chunk(b"tEXt", b"Comment\0" + about.comment.replace(b"\0", b" ")))
+        chunks.append(_comment_chunk(about.comment.replace(b"\0", b" ")))
     return b"".join([png[:after_header], *chunks, png[after_header:]])
+
+
+def _comment_chunk(comment: bytes) -> bytes:
+    """UTF-8 needs iTXt; tEXt is Latin-1, as which ASCII and unknown encodings pass."""
+    try:
+        is_utf8 = not comment.decode().isascii()
+    except UnicodeDecodeError:
+        is_utf8 = False
+    if is_utf8:
+        return _chunk(b"iTXt", b"Comment\0\0\0\0\0" + comment)
+    return _chunk(b"tEXt", b"Comment\0" + comment)
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:

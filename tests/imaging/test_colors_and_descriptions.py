@@ -168,7 +168,15 @@ def test_a_phones_gain_map_is_told_and_what_describes_it_is_taken_out(tmp_path):
 
 @pytest.mark.parametrize(
     "packet",
-    [b"", b"no XML", b"<!DOCTYPE x [<!ENTITY a 'aaaa'>]><x/>", b"<x/>", b"\0\xff", b"<" * 2**21],
+    [
+        b"",
+        b"no XML",
+        b"<!DOCTYPE x [<!ENTITY a 'aaaa'>]><x/>",
+        XMP.decode().replace("<x:", "<!DOCTYPE x [<!ENTITY a 'a'>]><x:", 1).encode("utf-16"),
+        b"<x/>",
+        b"\0\xff",
+        b"<" * 2**21,
+    ],
 )
 def test_xmp_that_is_none_is_left_out(packet):
     assert clean_xmp(packet) == b""
