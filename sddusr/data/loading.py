@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from sddusr import storage
 from sddusr.config import SCALE
@@ -25,6 +25,7 @@ from sddusr.registration.residual import (
     fill,
     register_ref,
 )
+from sddusr.registration.visible import visible_mask
 from sddusr.types import Triplet
 
 
@@ -58,6 +59,8 @@ class _Members(NamedTuple):
     hr: UInt8[np.ndarray, "2*h 2*w 3"]
     box: Box
     provenance: dict[str, Any]
+    visible: Bool[np.ndarray, "rows cols"] | None = None
+    """False where Ref shows nothing; None where its file has no alpha."""
 
 
 def load_triplet(
@@ -105,6 +108,7 @@ class LoadedPair(NamedTuple):
     wide: Picture
     """Cropped at the right and below to whole cells of the matching grid."""
     tele: Picture
+    """With alpha, if it has any."""
 
     def prepare(self, config: PairConfig) -> PreparedPair:
         """Register the tele picture, the wide one being HR.
@@ -115,7 +119,9 @@ class LoadedPair(NamedTuple):
         guess = zoom_guess(self.wide, self.tele)
         wide, tele = self.wide.pixels, self.tele.pixels
         try:
-            return prepare_pair(wide, tele, 1, zoom_guess=guess, config=config)
+            return prepare_pair(
+                wide, tele, 1, zoom_guess=guess, config=config, alpha=self.tele.alpha
+            )
         except NotRegistered as error:
             raise NotRegistered(f"{self.id}: {error}") from error
 
@@ -127,7 +133,8 @@ def load_pair(source: Source, job: Job) -> LoadedPair:
         FileNotFoundError, ValueError: see `images.read_rgb`.
     """
     files = files_of(source)
-    wide, tele = (read_rgb(files[member], job.max_pixels) for member in ("hr", "ref"))
+    wide = read_rgb(files["hr"], job.max_pixels)
+    tele = read_rgb(files["ref"], job.max_pixels, keep_alpha=True)
     height, width = (side // HR_PER_CELL * HR_PER_CELL for side in wide.pixels.shape[:2])
     if not (height and width):
         rows, cols = wide.pixels.shape[:2]
@@ -157,14 +164,17 @@ def _registered(members: _Members, method: RefRegistration, id: str) -> _Members
     check_box(members.box, members.hr.shape, id)
     if members.ref.shape[:2] != (members.box.height, members.box.width):
         return members  # `check_sizes` says so
-    found = register_ref(members.lr, members.ref, members.box, method)
+    found = register_ref(members.lr, members.ref, members.box, method, visible=members.visible)
     return members._replace(
         ref=found.ref, provenance=members.provenance | {"registration": found.record}
     )
 
 
 def _read(source: Source, job: Job) -> _Members:
-    pictures = {name: read_rgb(place, job.max_pixels) for name, place in files_of(source).items()}
+    pictures = {
+        name: read_rgb(place, job.max_pixels, keep_alpha=name == "ref")
+        for name, place in files_of(source).items()
+    }
     if source.halved:
         pictures = {name: picture if name == "lr" else _halved(picture, files_of(source)[name])
                     for name, picture in pictures.items()}  # fmt: skip
@@ -173,11 +183,30 @@ def _read(source: Source, job: Job) -> _Members:
         {"halved": ["hr", "ref"]} if source.halved else {}
     )
     members = _Members(lr, ref, hr, _box(source, hr.shape, ref.shape), provenance)
-    if job.checked and hr.shape[:2] == (SCALE * lr.shape[0], SCALE * lr.shape[1]):
+    if hr.shape[:2] != (SCALE * lr.shape[0], SCALE * lr.shape[1]):
+        return members  # `check_sizes` says so
+    if pictures["ref"].alpha is not None:
+        members = _covered(members, pictures["ref"].alpha, files_of(source)["ref"])
+    if job.checked:
         names = files_of(source)
         is_test = source.split == "test"
-        check_belongs_together(names, lr, ref, hr, members.box, allow_flat=is_test)
+        check_belongs_together(names, lr, members.ref, hr, members.box, allow_flat=is_test)
     return members
+
+
+def _covered(members: _Members, alpha: UInt8[np.ndarray, "rows cols"], name: str) -> _Members:
+    """The same with the enlarged centre, which adds no detail, where Ref is transparent."""
+    check_box(members.box, members.hr.shape, name)
+    if members.ref.shape[:2] != (members.box.height, members.box.width):
+        return members  # `check_sizes` says so
+    visible = visible_mask(members.ref, alpha)
+    if not visible.any():
+        raise ValueError(f"{name}: transparent everywhere; take a picture that shows something")
+    return members._replace(
+        ref=fill(members.ref, enlarged_center(members.lr, members.box), visible),
+        visible=visible,
+        provenance=members.provenance | {"visible_share": float(visible.mean())},
+    )
 
 
 def _halved(picture: Picture, place: str) -> Picture:
@@ -186,7 +215,11 @@ def _halved(picture: Picture, place: str) -> Picture:
     if rows % 2 or cols % 2:
         raise ValueError(f"{place}: {rows}x{cols}, need even sides to halve")
     size = (cols // 2, rows // 2)
-    return picture._replace(pixels=cv2.resize(picture.pixels, size, interpolation=cv2.INTER_AREA))
+    alpha = picture.alpha
+    if alpha is not None:
+        alpha = alpha.reshape(rows // 2, 2, cols // 2, 2).min((1, 3))
+    pixels = cv2.resize(picture.pixels, size, interpolation=cv2.INTER_AREA)
+    return picture._replace(pixels=pixels, alpha=alpha)
 
 
 def _synthesize(source: Source, job: Job) -> _Members:

@@ -87,16 +87,18 @@ def read_picture(place: str, max_pixels: int = MAX_PIXELS) -> Picture:
     return Picture(pixels, hashlib.sha256(data).hexdigest(), alpha, metadata)
 
 
-def read_rgb(place: str, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read a picture as 8-bit RGB: 16 bits are rounded, alpha is dropped.
+def read_rgb(place: str, max_pixels: int = MAX_PIXELS, *, keep_alpha: bool = False) -> Picture:
+    """Read a picture as 8-bit RGB: 16 bits are rounded, alpha too or, as a rule, dropped.
 
     Raises:
         FileNotFoundError, ValueError: see `read_picture`.
     """
     picture = read_picture(place, max_pixels)
+    alpha = picture.alpha if keep_alpha else None
     if picture.pixels.dtype == np.uint16:
         picture = picture._replace(pixels=_ROUND_TO_8_BITS[picture.pixels])
-    return picture._replace(alpha=None)
+        alpha = None if alpha is None else _ROUND_TO_8_BITS[alpha]
+    return picture._replace(alpha=alpha)
 
 
 def write_picture(

@@ -3,6 +3,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,10 +13,12 @@ from sddusr.data.layouts import find
 from sddusr.data.loading import Job, Pairing, load_triplet
 from sddusr.data.prepare import Recipe, make_shard, plan_shards
 from sddusr.data.shard import Shard
+from sddusr.data.source_files import Source
 from sddusr.geometry.box import Box, crop
-from sddusr.imaging.images import encode_png, read_rgb
+from sddusr.imaging.images import encode_png, read_rgb, write_picture
 from sddusr.registration.pairing import PairConfig
 from sddusr.registration.register import RegistrationConfig
+from sddusr.registration.residual import enlarged_center
 from tests.conftest import make_triplet
 from tests.phone import QUICK, VIEW, save, save_pair, scene, wide_of
 
@@ -94,6 +97,65 @@ def test_a_shard_holds_no_credentials_and_hangs_on_none(bucket, secret_bucket, t
         files = [provenance[member]["file"] for member in ("lr", "ref", "hr")]
         assert files == ["LR/a.png", "Ref/a.png", "HR/a.png"]
     assert seen[0] == seen[1]
+
+
+def hide(path: Path, seed: int) -> None:
+    """Make the left half of a picture transparent, with noise below."""
+    pixels = read_rgb(str(path)).pixels.copy()
+    alpha = np.full(pixels.shape[:2], 255, np.uint8)
+    left = np.s_[:, : pixels.shape[1] // 2]
+    pixels[left] = np.random.default_rng(seed).integers(0, 256, pixels[left].shape)
+    alpha[left] = 0
+    write_picture(str(path), pixels, alpha=alpha)
+
+
+def test_what_lies_under_a_transparent_tele_picture_is_not_ref(tmp_path):
+    save_pair(tmp_path, "a", 0)
+    hide(tmp_path / "tele" / "a.png", 0)
+    triplet = load_triplet(find("pairs", str(tmp_path)).sources[0], job(tmp_path), PAIRING)
+    middle = triplet.ref.shape[1] // 2
+    center = enlarged_center(triplet.lr, triplet.center_box)
+    np.testing.assert_array_equal(triplet.ref[:, : middle - 8], center[:, : middle - 8])
+    assert 0.4 < triplet.provenance["registration"]["valid_share"] < 0.6
+    truth = crop(wide_of(scene(0)), triplet.center_box)
+    assert np.abs(triplet.ref.astype(float) - truth)[:, middle + 8 :].mean() < 6
+
+
+@pytest.mark.parametrize("halved", [False, True])
+@pytest.mark.parametrize("method", ["none", "homography", "auto"])
+def test_what_lies_under_a_transparent_ref_is_not_ref(tmp_path, method, halved):
+    hr = wide_of(scene(0))
+    source = Source(
+        id="a", scene="a", split="train", box="whole", halved=halved,
+        hr=f"{tmp_path}/hr.png", lr=f"{tmp_path}/lr.png", ref=f"{tmp_path}/ref.png",
+    )  # fmt: skip
+    save(tmp_path / "hr.png", hr)
+    factor = 0.25 if halved else 0.5
+    save(
+        tmp_path / "lr.png",
+        cv2.resize(hr, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA),
+    )
+    made = []
+    for seed in (0, 1):
+        save(tmp_path / "ref.png", hr)
+        hide(tmp_path / "ref.png", seed)
+        made.append(load_triplet(source, job(tmp_path), None, method))
+    np.testing.assert_array_equal(made[0].ref, made[1].ref)
+    middle = made[0].ref.shape[1] // 2
+    center = enlarged_center(made[0].lr, made[0].center_box)
+    np.testing.assert_array_equal(made[0].ref[:, : middle - 8], center[:, : middle - 8])
+    assert np.abs(made[0].ref[:, middle + 8 :].astype(float) - center[:, middle + 8 :]).mean() > 3
+    assert 0.4 < made[0].provenance["visible_share"] < 0.5
+
+
+def test_a_ref_that_is_transparent_everywhere_is_refused(tmp_path):
+    source = Source(id="a", scene="a", split="train", box="whole", hr=f"{tmp_path}/hr.png")
+    source = replace(source, lr=f"{tmp_path}/lr.png", ref=f"{tmp_path}/ref.png")
+    save(tmp_path / "hr.png", wide_of(scene(0)))
+    save(tmp_path / "lr.png", wide_of(scene(0))[::2, ::2])
+    write_picture(str(source.ref), wide_of(scene(0)), alpha=np.zeros((320, 400), np.uint8))
+    with pytest.raises(ValueError, match=r"ref\.png: transparent everywhere"):
+        load_triplet(source, job(tmp_path))
 
 
 def test_a_wide_picture_is_cropped_to_whole_cells(tmp_path):

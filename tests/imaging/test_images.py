@@ -107,7 +107,7 @@ def test_the_limit_goes_beyond_pillows_own(tmp_path, monkeypatch, extension):
         assert read_rgb(str(path)).pixels.shape == (20, 20, 3)
 
 
-def test_sixteen_bits_are_rounded_to_eight_and_alpha_is_dropped(tmp_path):
+def test_sixteen_bits_are_rounded_to_eight_and_alpha_is_dropped_or_kept(tmp_path):
     place = f"{tmp_path}/p.png"
     pixels = np.arange(65_536 * 3, dtype=np.uint32).reshape(256, 256, 3).astype(np.uint16)
     write_picture(place, pixels, alpha=pixels[..., 0].copy())
@@ -115,6 +115,9 @@ def test_sixteen_bits_are_rounded_to_eight_and_alpha_is_dropped(tmp_path):
     np.testing.assert_array_equal(picture.pixels, np.round(pixels / 257).astype(np.uint8))
     assert picture.alpha is None
     assert picture.sha256 == read_picture(place).sha256
+    kept = read_rgb(place, keep_alpha=True).alpha
+    assert kept is not None
+    np.testing.assert_array_equal(kept, picture.pixels[..., 0])
 
 
 KINDS = [(extension, np.uint8) for extension in (".png", ".jpg", ".bmp", ".webp", ".tif")]
