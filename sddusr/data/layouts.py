@@ -19,6 +19,7 @@ from sddusr.data.source_files import (
     registered,
     split_folders,
     stem_of,
+    warn_of_other_splits,
 )
 from sddusr.geometry.box import Box
 from sddusr.imaging.images import EXTENSIONS
@@ -93,6 +94,7 @@ def _samples(_: str) -> Found:
 
 def _dusr_real(root: str) -> Found:
     """train/{LR,HR,Ref_full} and test/{LR,HR,Ref_SIFT} with one JSON of centre boxes."""
+    warn_of_other_splits(root, ("train", "test"))
     train, test = (Top(name, f"{name}-", folder_of(root, name)) for name in ("train", "test"))
     coordinates = _json_files(test.place) or _json_files(root)
     if not coordinates:

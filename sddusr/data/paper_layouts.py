@@ -8,10 +8,13 @@ from sddusr.data.source_files import (
     BoxRule,
     Found,
     Top,
+    add_picture,
     folder_of,
     joined,
     pair,
     pictures_by_stem,
+    registered,
+    warn_of_other_splits,
 )
 
 _LENS = re.compile(r"(?:(?P<scene>.*)[_\- ])?(?P<lens>w|wide|t|tele)", re.IGNORECASE)
@@ -28,24 +31,25 @@ def find_hzsr(root: str) -> Found:
     same stems; or a W and a T picture side by side, called W or ending in _W, in one folder or in a
     folder for each scene.
     """
-    below = {name.lower(): place for name, place in storage.list_folders(root).items()}
+    names = {name.lower() for name in storage.list_folders(root)}
     test = Top("test", "test-", root)
-    for wide, tele in (("w", "t"), ("wide", "tele")):
-        if {wide, tele} <= below.keys():
-            folders = {"wide": below[wide], "tele": below[tele]}
-            members = {name: pictures_by_stem(place) for name, place in folders.items()}
-            return pair(members, test, "registered")
+    found = [lenses for lenses in (("w", "t"), ("wide", "tele")) if names.issuperset(lenses)]
+    if len(found) > 1:
+        raise ValueError(f"{root}: folders W and T beside wide and tele; keep two of them")
+    if found:
+        return registered(test, [found[0][0]], [found[0][1]])
     members = {"wide": {}, "tele": {}}
     for folder, place in {"": root, **storage.list_folders(root)}.items():
         for stem, picture in pictures_by_stem(place).items():
             if match := _LENS.fullmatch(stem):
                 scene = "-".join(filter(None, (folder, match["scene"]))) or "scene"
                 lens = "wide" if match["lens"].lower().startswith("w") else "tele"
-                members[lens][scene] = picture
+                add_picture(members[lens], scene, picture)
     if not any(members.values()):
         raise ValueError(
             f"{root}: no folders W and T, nor pictures called *_W and *_T; found "
-            f"{_names(below)}; sort them into wide/ and tele/ and name the layout pairs"
+            f"{', '.join(sorted(names)) or 'no folders'}; sort them into wide/ and tele/ and name "
+            "the layout pairs"
         )
     return pair(members, test, "registered")
 
@@ -92,11 +96,11 @@ def _nikon_split(root: str, split: str) -> Found:
     names = {name.lower() for name in storage.list_folders(root)}
     has_x2 = f"{split}_ref" in names
     folders = {"lr": f"{split}_LR", "hr": f"{split}_{'Ref' if has_x2 else 'HR'}"}
-    members = {
-        member: {_DENSITY.sub("", stem): place for stem, place in files.items()}
-        for member, name in folders.items()
-        for files in [pictures_by_stem(folder_of(root, name))]
-    }
+    members: dict[str, dict[str, str]] = {}
+    for member, name in folders.items():
+        members[member] = {}
+        for stem, picture in pictures_by_stem(folder_of(root, name)).items():
+            add_picture(members[member], _DENSITY.sub("", stem), picture)
     return _self_referenced(members, Top(split, f"{split}-", root), halved=not has_x2)
 
 
@@ -108,6 +112,7 @@ def find_selfdzsr_iphone(root: str) -> Found:
     enlarges by two, so HR is their Ref, and the network's Ref a part of it; see
     `find_selfdzsr_nikon`. The frames of a video are one scene.
     """
+    warn_of_other_splits(root, ("train", "test"))
     return joined(*(_iphone_split(root, split) for split in ("train", "test")))
 
 
@@ -119,8 +124,12 @@ def _iphone_split(root: str, split: str) -> Found:
         members[member] = {}
         for video, place in storage.list_folders(folder_of(top, name)).items():
             for stem, picture in pictures_by_stem(place).items():
-                members[member][f"{video}_{stem}"] = picture
-                scenes[f"{split}-{video}_{stem}"] = f"{split}-{video}"
+                key, scene = f"{video}_{stem}", f"{split}-{video}"
+                if scenes.setdefault(f"{split}-{key}", scene) != scene:
+                    raise ValueError(
+                        f"{picture}: another video has a picture {key} too; rename one"
+                    )
+                members[member][key] = picture
     found = _self_referenced(members, Top(split, f"{split}-", top), halved=False)
     return found._replace(
         sources=[replace(source, scene=scenes[source.id]) for source in found.sources]
@@ -134,7 +143,3 @@ def _self_referenced(members: dict[str, dict[str, str]], top: Top, halved: bool)
     return found._replace(
         sources=[replace(source, ref=source.hr, halved=halved) for source in found.sources]
     )
-
-
-def _names(folders: dict[str, str]) -> str:
-    return ", ".join(sorted(folders)) or "no folders"

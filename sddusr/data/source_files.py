@@ -1,6 +1,8 @@
 """The files of a dataset's triplets: what a source is, and how files are matched by stem."""
 
 import functools
+import logging
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +12,8 @@ from sddusr import storage
 from sddusr.data.manifest import SPLITS
 from sddusr.geometry.box import Box
 from sddusr.imaging.images import EXTENSIONS
+
+log = logging.getLogger(__name__)
 
 BoxRule = Literal["whole", "center", "half", "registered"]
 """`whole`: Ref must have HR's size. `center`: Ref, of whatever size, lies in HR's middle.
@@ -46,6 +50,10 @@ _FIELDS = {"wide": "hr", "tele": "ref"}
 """What users call the members that a source names by their part in training."""
 
 
+_LIKE_A_SPLIT = re.compile("train|val|test|dev|eval", re.IGNORECASE)
+"""How the names of splits begin, those that other people give them too."""
+
+
 class Top(NamedTuple):
     """The folder of a split."""
 
@@ -56,10 +64,27 @@ class Top(NamedTuple):
 
 
 def split_folders(root: str) -> list[Top]:
-    """A folder for each split there is; without any, all is `train`."""
-    below = {name.lower(): place for name, place in storage.list_folders(root).items()}
-    found = [Top(split, f"{split}-", below[split]) for split in SPLITS if split in below]
+    """A folder for each split there is; without any, all is `train`.
+
+    Raises:
+        ValueError: two folders of a split, such as Train and train.
+    """
+    warn_of_other_splits(root, SPLITS)
+    names = {name.lower() for name in storage.list_folders(root)}
+    found = [Top(split, f"{split}-", folder_of(root, split)) for split in SPLITS if split in names]
     return found or [Top("train", "", root)]
+
+
+def warn_of_other_splits(root: str, splits: tuple[str, ...]) -> None:
+    """Name the folders that look like splits and are not read, such as `validation`."""
+    names = [
+        name
+        for name in sorted(storage.list_folders(root))
+        if _LIKE_A_SPLIT.match(name) and name.lower() not in splits
+    ]
+    if names:
+        known = ", ".join(splits)
+        log.warning("%s: not read: %s; splits are called %s", root, ", ".join(names), known)
 
 
 def joined(*found: Found) -> Found:
@@ -128,6 +153,17 @@ def pictures_by_stem(folder: str) -> dict[str, str]:
             raise ValueError(f"{folder}: two pictures of the stem {stem}; keep one")
         found[stem] = place
     return found
+
+
+def add_picture(files: dict[str, str], key: str, place: str) -> None:
+    """Take a picture under its key.
+
+    Raises:
+        ValueError: another picture has it.
+    """
+    if key in files:
+        raise ValueError(f"{files[key]} and {place}: both would be {key}; keep or rename one")
+    files[key] = place
 
 
 def stem_of(name: str) -> str:

@@ -1,8 +1,10 @@
 """Names as people have them: composed, decomposed, long, not UTF-8, with brackets and colons."""
 
 import errno
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -42,6 +44,40 @@ def test_macos_names_pair_with_linux_names(tmp_path):
     assert source.id == COMPOSED
     (tmp_path / "boxes.json").write_text(json.dumps({DECOMPOSED: [0, 8, 0, 8]}))
     assert list(read_boxes([str(tmp_path / "boxes.json")])) == [COMPOSED]
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path):
+    for split, lens in itertools.product(("train", "Train"), ("wide", "tele")):
+        picture(tmp_path / split / lens, "a.png")
+    with pytest.raises(ValueError, match="2 folders are named train; keep one"):
+        find("pairs", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("layout", "folders", "splits"),
+    [
+        ("pairs", ("wide", "tele"), "train, val, test"),
+        ("pairs", ("train/wide", "train/tele"), "train, val, test"),
+        ("dusr-real", ("train/LR", "train/Ref_full", "train/HR"), "train, test"),
+        ("selfdzsr-iphone", ("train/LR/a", "train/Ref/a"), "train, test"),
+    ],
+)
+def test_a_folder_that_looks_like_a_split_and_is_not_read_is_named(
+    tmp_path, caplog, layout, folders, splits
+):
+    for folder in folders:
+        picture(tmp_path / folder, "a.png")
+    for name in ("LR", "Ref", "Ref_SIFT", "HR"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+    (tmp_path / "boxes.json").write_text("{}")
+    if layout == "pairs":
+        shutil.rmtree(tmp_path / "test")
+    assert find(layout, str(tmp_path)).sources
+    assert not caplog.messages
+    for name in ("validation", "Testing", "notes"):
+        (tmp_path / name).mkdir()
+    find(layout, str(tmp_path))
+    assert f"not read: Testing, validation; splits are called {splits}" in caplog.text
 
 
 def test_a_long_name_is_written_or_refused_before_the_work(tmp_path):

@@ -157,6 +157,43 @@ def test_hzsr_names_what_lacks_its_partner(tmp_path):
     assert orphans == {"test-b": "test-b: no tele picture of that stem"}
 
 
+def of_nikon(folder: str, *names: str) -> list[str]:
+    return [f"{folder}/{name}.png" for name in names] + [
+        f"{split}_{kind}/b_x1.png" for split in ("train", "test") for kind in ("LR", "HR")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layout", "names", "line"),
+    [
+        (
+            "hzsr",
+            ["a_w.png", "a_wide.png", "a_t.png"],
+            r"a_w\.png and .*a_wide\.png: both .* be a;",
+        ),
+        ("hzsr", ["a/b_W.png", "a-b_W.png", "a-b_T.png"], "both would be a-b; keep or rename one"),
+        ("hzsr", ["W/a.png", "w/b.png", "T/a.png"], "2 folders are named w; keep one"),
+        ("hzsr", ["W/a.png", "T/a.png", "wide/b.png", "tele/b.png"], "W and T beside wide and"),
+        ("selfdzsr-nikon", of_nikon("train_HR", "a_x2", "a_x4"), "both would be a; keep or"),
+        (
+            "selfdzsr-iphone",
+            [f"train/{kind}/{name}.png" for kind in ("LR", "Ref") for name in ("a/b_c", "a_b/c")],
+            r"c\.png: another video has a picture a_b_c too",
+        ),
+        (
+            "selfdzsr-iphone",
+            ["train/LR/a/b_c.png", "train/Ref/a_b/c.png"],
+            r"c\.png: another video has a picture a_b_c too",
+        ),
+    ],
+)
+def test_two_pictures_of_one_name_are_refused(tmp_path, layout, names, line):
+    for name in names:
+        save(tmp_path / name, textured(24, 32, 0))
+    with pytest.raises(ValueError, match=line):
+        find(layout, str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("layout", "line"),
     [
