@@ -164,7 +164,10 @@ def _registered(members: _Members, method: RefRegistration, id: str) -> _Members
     check_box(members.box, members.hr.shape, id)
     if members.ref.shape[:2] != (members.box.height, members.box.width):
         return members  # `check_sizes` says so
-    found = register_ref(members.lr, members.ref, members.box, method, visible=members.visible)
+    try:
+        found = register_ref(members.lr, members.ref, members.box, method, visible=members.visible)
+    except NotRegistered as error:
+        raise NotRegistered(f"{id}: {error}") from error
     return members._replace(
         ref=found.ref, provenance=members.provenance | {"registration": found.record}
     )

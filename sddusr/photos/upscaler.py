@@ -198,7 +198,12 @@ def place_ref(
             f"{box.height}x{box.width} pixels of its box {list(box)}"
         )
     visible = visible_mask(tele.pixels, tele.alpha)
-    found = register_ref(wide.pixels, tele.pixels, box, method, visible=visible, color=config.color)
+    try:
+        found = register_ref(
+            wide.pixels, tele.pixels, box, method, visible=visible, color=config.color
+        )
+    except NotRegistered as error:
+        raise NotRegistered(f"{job.tele}: {error}") from error
     ref = fill(found.ref, enlarged_center(wide.pixels, box), found.valid)
     return PreparedPair(ref, found.valid, box, {"decision": decision, **found.record})
 

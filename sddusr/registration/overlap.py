@@ -23,6 +23,10 @@ MARGIN_PX = 4
 CONSISTENT_PX = 0.5
 """A step is believed where the way back misses its start by less."""
 NUM_FIT_POINTS = 6000
+MIN_FLOW_PX = 12
+"""Of the longer side: OpenCV's dense inverse search takes no smaller pictures."""
+MAX_SIDE_PX = 32_766
+"""OpenCV's `remap` reads and writes no longer sides."""
 
 
 class Overlap(NamedTuple):
@@ -63,7 +67,9 @@ def cut_overlap(
     x0, y0 = np.clip(np.floor(quad.min(0)), 0, [width - 8, height - 8]).astype(int)
     x1, y1 = np.clip(np.ceil(quad.max(0)) + 1, [x0 + 8, y0 + 8], [width, height]).astype(int)
     part = wide[y0:y1, x0:x1]
-    part, up = resized(part, min(max_scale, math.sqrt(max_pixels / part.size)))
+    longest = max(part.shape)
+    scale = min(max_scale, math.sqrt(max_pixels / part.size), MAX_SIDE_PX / longest)
+    part, up = resized(part, scale)
     to_wide = np.array([[1, 0, x0], [0, 1, y0], [0, 0, 1.0]]) @ up
     warp = np.linalg.inv(to_wide) @ homography
     # Made no denser than the overlap first: a warp alone would alias.
@@ -97,7 +103,12 @@ def _detail(picture: Grey) -> Float32[np.ndarray, "_ _"]:
 
 
 def dense_flow(fixed: Grey, moving: Grey) -> Flow:
-    """For each pixel of `fixed` the step to its twin in `moving`, by dense inverse search."""
+    """For each pixel of `fixed` the step to its twin in `moving`, by dense inverse search.
+
+    No steps where the pictures are too small for it.
+    """
+    if max(fixed.shape) < MIN_FLOW_PX:
+        return np.zeros((*fixed.shape, 2), np.float32)
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     search.setFinestScale(0)
     # No first guess; zeros are one, and a worse start (0.3 dB of Ref on stereo pairs).

@@ -19,7 +19,12 @@ from sddusr.imaging.images import Picture, focal_length_35mm
 from sddusr.registration.color_match import ColorConfig, ColorMap, fit_color
 from sddusr.registration.parallax import MIN_GAIN, Parallax, follow_parallax
 from sddusr.registration.quality import measure_quality
-from sddusr.registration.register import NotRegistered, RegistrationConfig, register
+from sddusr.registration.register import (
+    NotRegistered,
+    RegistrationConfig,
+    check_sides,
+    register,
+)
 from sddusr.registration.residual import as_depth, enlarged_center, fill, grey
 from sddusr.registration.visible import visible_mask
 
@@ -81,12 +86,14 @@ def prepare_pair(
     enlarged wide picture; with `density` 1, where that would be HR itself, its border is repeated.
 
     Raises:
-        NotRegistered: the tele picture was not found in the wide one.
+        NotRegistered: the tele picture was not found in the wide one, or a side is too long.
     """
+    check_sides("the tele picture", *tele.shape[:2])
     grey_wide, grey_tele = grey(wide), grey(tele)
     found = register(grey_wide, grey_tele, zoom_guess=zoom_guess, config=config.registration)
     to_wide = resizing(1 / density, 1 / density)
     box = _center_box(np.linalg.inv(to_wide) @ found.homography, wide, tele, density, config)
+    check_sides("the box of the tele picture", box.height, box.width)
     visible = visible_mask(tele, alpha)
     parallax = follow_parallax(
         grey_wide, grey_tele, found.homography, config.min_flow_gain, visible

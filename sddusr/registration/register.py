@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from sddusr.geometry.homography import Homography, View, corner_points, transform, view_of
 from sddusr.registration.keypoints import Matches, features, mutual_matches
 from sddusr.registration.overlap import (
+    MAX_SIDE_PX,
     Grey,
     cut_overlap,
     detail_correlation,
@@ -35,6 +36,19 @@ KEPT_INLIERS = 0.8
 
 class NotRegistered(ValueError):
     """The tele picture was not found in the wide one; the message has the measured reason."""
+
+
+def check_sides(what: str, height: int, width: int) -> None:
+    """Refuse a picture that OpenCV cannot resample.
+
+    Raises:
+        NotRegistered: a side is too long.
+    """
+    if max(height, width) > MAX_SIDE_PX:
+        raise NotRegistered(
+            f"{what} is {height}x{width} pixels, need at most {MAX_SIDE_PX} a side to register it; "
+            f"make both pictures smaller"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

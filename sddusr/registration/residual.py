@@ -26,6 +26,7 @@ from sddusr.registration.overlap import (
 )
 from sddusr.registration.parallax import Parallax, estimate_parallax
 from sddusr.registration.quality import measure_quality
+from sddusr.registration.register import check_sides
 from sddusr.registration.visible import visible_mask
 
 RefRegistration = Literal["auto", "homography", "none"]
@@ -74,10 +75,14 @@ def register_ref(
         method: `none` returns Ref as it is.
         color: how colours are fitted; None is the default fit.
         visible: False where Ref shows nothing (alpha); None: everywhere but in uniform bars.
+
+    Raises:
+        NotRegistered: a side of Ref is too long.
     """
     shown = visible_mask(ref) if visible is None else visible
     if method == "none":
         return RegisteredRef(ref, shown, {"method": "none"})
+    check_sides("Ref", *ref.shape[:2])
     center = enlarged_center(lr, box)
     overlap = _overlap(center, ref, shown)
     homography, record = _fit_motion(overlap)

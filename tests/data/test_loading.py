@@ -16,6 +16,7 @@ from sddusr.data.shard import Shard
 from sddusr.data.source_files import Source
 from sddusr.geometry.box import Box, crop
 from sddusr.imaging.images import encode_png, read_rgb, write_picture
+from sddusr.registration import register
 from sddusr.registration.pairing import PairConfig
 from sddusr.registration.register import RegistrationConfig
 from sddusr.registration.residual import enlarged_center
@@ -156,6 +157,21 @@ def test_a_ref_that_is_transparent_everywhere_is_refused(tmp_path):
     write_picture(str(source.ref), wide_of(scene(0)), alpha=np.zeros((320, 400), np.uint8))
     with pytest.raises(ValueError, match=r"ref\.png: transparent everywhere"):
         load_triplet(source, job(tmp_path))
+
+
+def test_a_ref_too_long_to_register_is_told_by_name(tmp_path, monkeypatch):
+    hr, lr = (
+        wide_of(scene(0)),
+        cv2.resize(wide_of(scene(0)), (200, 160), interpolation=cv2.INTER_AREA),
+    )
+    for name, picture in (("LR", lr), ("Ref", hr), ("HR", hr)):
+        save(tmp_path / name / "a.png", picture)
+    monkeypatch.setattr(register, "MAX_SIDE_PX", 399)
+    (plan,) = plan_shards(
+        find("folders", str(tmp_path)).sources, replace(RECIPE, register_ref="auto"), 8
+    )
+    error = make_shard(plan, job(tmp_path, tmp_path / "out")).error
+    assert error.startswith("a: Ref is 320x400 pixels, need at most 399 a side")
 
 
 def test_a_wide_picture_is_cropped_to_whole_cells(tmp_path):

@@ -12,6 +12,7 @@ from sddusr.geometry.box import Box, crop
 from sddusr.imaging.images import read_picture, write_png
 from sddusr.photos.api import UpscaleResult
 from sddusr.photos.options import UpscaleOptions
+from sddusr.registration import register
 from tests.conftest import textured
 
 SCENE = textured(192, 256, 0)
@@ -112,3 +113,12 @@ for module in pkgutil.walk_packages(sddusr.__path__, "sddusr."):
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_tele_image_too_long_to_register_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(register, "MAX_SIDE_PX", 100)
+    wide, tele = (str(tmp_path / f"{name}.png") for name in ("wide", "tele"))
+    write_png(wide, WIDE)
+    write_png(tele, TELE)
+    with pytest.raises(ValueError, match=r"tele\.png: Ref is 96x128 pixels, need at most 100"):
+        upscale(wide, tele, tmp_path / "sr.png", centered=True, device="cpu")

@@ -7,6 +7,7 @@ import skimage
 
 from sddusr.geometry.box import crop
 from sddusr.imaging.images import Metadata, Picture
+from sddusr.registration import register as register_module
 from sddusr.registration.color_match import ColorConfig
 from sddusr.registration.pairing import (
     PairConfig,
@@ -153,6 +154,16 @@ def test_a_centre_too_small_to_search_is_refused(wide, tele):
     asked = PairConfig(min_box_px=200)
     with pytest.raises(NotRegistered, match=r"covers 1\d\dx2\d\d HR pixels .* need 200 a side"):
         prepare_pair(wide, tele, 2, config=asked)
+
+
+def test_a_tele_picture_or_a_box_too_long_to_resample_is_refused(wide, tele, monkeypatch):
+    long = np.resize(tele, (32, 32_767, 3))
+    with pytest.raises(NotRegistered, match="the tele picture is 32x32767 pixels, need at most"):
+        prepare_pair(wide, long, 2)
+    small = cv2.resize(tele, None, fx=0.8, fy=0.8, interpolation=cv2.INTER_AREA)
+    monkeypatch.setattr(register_module, "MAX_SIDE_PX", max(small.shape))
+    with pytest.raises(NotRegistered, match=r"the box of the tele picture is 1\d\dx2\d\d pixels"):
+        prepare_pair(wide, small, 2)
 
 
 def test_the_zoom_is_guessed_from_focal_lengths_and_sizes(monkeypatch):

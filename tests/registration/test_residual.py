@@ -6,8 +6,9 @@ import pytest
 import skimage
 
 from sddusr.data.sample_images import degrade, tele_view
-from sddusr.geometry.box import Box, crop
-from sddusr.registration.residual import enlarged_center, fill, register_ref
+from sddusr.geometry.box import Box, check_box, crop
+from sddusr.registration.register import NotRegistered
+from sddusr.registration.residual import RefRegistration, enlarged_center, fill, register_ref
 from sddusr.registration.visible import visible_mask
 
 PHOTOS = ("coffee", "astronaut", "chelsea")
@@ -123,6 +124,27 @@ def test_the_enlarged_centre_is_cut_from_the_enlarged_picture_at_any_phase() -> 
     everything = enlarged_center(lr, Box(0, 2 * lr.shape[0], 0, 2 * lr.shape[1]))
     for box in (Box(0, 40, 0, 60), Box(33, 97, 51, 120), Box(100, 101, 7, 9)):
         np.testing.assert_array_equal(enlarged_center(lr, box), crop(everything, box))
+
+
+@pytest.mark.parametrize("method", ["homography", "auto"])
+@pytest.mark.parametrize("side", [11, 12])
+def test_the_smallest_box_is_registered(side: int, method: RefRegistration) -> None:
+    """`check_box` lets 11 px pass, for which there is no optical flow."""
+    hr, box = photo("coffee"), Box(101, 101 + side, 150, 150 + side)
+    check_box(box, hr.shape, "coffee")
+    lr = cv2.resize(hr, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    found = register_ref(lr, np.ascontiguousarray(crop(hr, box)), box, method)
+    assert found.ref.shape == (side, side, 3)
+    assert not found.record["followed"]
+
+
+def test_a_ref_too_long_to_resample_is_refused() -> None:
+    ref = np.random.default_rng(0).integers(0, 256, (12, 32_767, 3), np.uint8)
+    lr = np.ascontiguousarray(ref[:6, :16_384])
+    with pytest.raises(NotRegistered, match="Ref is 12x32767 pixels, need at most 32766 a side"):
+        register_ref(lr, ref, Box(0, 12, 0, 32_767))
+    longest = register_ref(lr, np.ascontiguousarray(ref[:, 1:]), Box(0, 12, 0, 32_766))
+    assert longest.ref.shape == (12, 32_766, 3)
 
 
 def test_another_tele_view_is_registered_over_the_whole_picture() -> None:
