@@ -39,7 +39,11 @@ class Pairing:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What all shards of a run share, and none of it changes a row."""
+    """What all shards of a run share.
+
+    The recipe says how a row is made; `quarantine`, `max_pixels` and `checked` decide which rows
+    there are.
+    """
 
     root: str
     """Folder of the dataset; provenance names files relative to it. Empty for the samples."""
@@ -76,7 +80,7 @@ def load_triplet(
     its box is `half`.
 
     Raises:
-        FileNotFoundError, ValueError: see `images.read_rgb` and `pairs.prepare_pair`; or sizes
+        FileNotFoundError, ValueError: see `images.read_rgb` and `pairing.prepare_pair`; or sizes
             that do not belong together.
     """
     if source.box == "registered":
@@ -114,7 +118,7 @@ class LoadedPair(NamedTuple):
         """Register the tele picture, the wide one being HR.
 
         Raises:
-            NotRegistered: see `pairs.prepare_pair`.
+            NotRegistered: see `pairing.prepare_pair`.
         """
         guess = zoom_guess(self.wide, self.tele)
         wide, tele = self.wide.pixels, self.tele.pixels

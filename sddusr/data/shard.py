@@ -88,7 +88,7 @@ def write_shard(
 
     Raises:
         ValueError: a triplet whose sizes do not belong together.
-        OSError: see `places.write_atomic`.
+        OSError: see `storage.write_atomic`.
     """
     tally = _Tally([], [], hashlib.sha256())
     hashing = []

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 BoxRule = Literal["whole", "center", "half", "registered"]
 """`whole`: Ref must have HR's size. `center`: Ref, of whatever size, lies in HR's middle.
 `half`: Ref has HR's size, and its middle half a side is kept. `registered`: Ref is a tele picture
-that has to be found in HR, see `pairs.prepare_pair`."""
+that has to be found in HR, see `pairing.prepare_pair`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Source:
     lr: str | None = None
     """None: LR is made of HR; see `degradation`."""
     ref: str | None = None
-    """None: Ref is made of HR too, by `samples.degrade`."""
+    """None: Ref is made of HR too, by `sample_images.degrade`."""
     box: Box | BoxRule
     halved: bool = False
     """HR and Ref have four times LR's pixels a side, and are halved when they are read."""

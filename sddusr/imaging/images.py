@@ -116,7 +116,7 @@ def write_picture(
 
     Raises:
         ValueError: see `check_output`; or alpha of another size or depth than the pixels.
-        OSError: see `places.write_atomic`.
+        OSError: see `storage.write_atomic`.
     """
     height, width = pixels.shape[:2]
     check_output(place, height, width, pixels.dtype, alpha is not None, quality)

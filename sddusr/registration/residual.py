@@ -37,7 +37,7 @@ MIN_MOTION_PX = 0.25
 """Motion below this (HR px, root mean square) is within the error of the estimate and of what wide
 pictures of real lenses are registered to (0.14 px on City100): it is not followed."""
 MAX_WORKING_PIXELS = 1_200_000
-"""Pixels of the overlap in which motion is estimated; larger ones are halved until they fit."""
+"""Pixels of the overlap in which motion is estimated; larger ones are reduced to that."""
 WIDE_BLUR_PX = 1.0
 """Sigma (HR px) that brings Ref near the enlarged centre's sharpness for the comparison."""
 NUM_REFITS = 2

@@ -63,7 +63,7 @@ def _centered_text(tile: UInt8[np.ndarray, "h w 3"], text: str) -> UInt8[np.ndar
 
 
 BLUE: tuple[int, int, int] = (60, 170, 255)
-"""The centre box, where `figures.ORANGE` is the tele picture's own outline."""
+"""The centre box, where `ORANGE` is the tele picture's own outline."""
 
 NUM_SQUARES = 12
 """Squares of a checkerboard along its longer side."""
