@@ -84,7 +84,9 @@ def run_training(options: TrainOptions) -> TrainResult:
     earlier = None if options.fresh else earlier_progress(folder, options.config, shards)
     if earlier is not None and earlier.step == options.config.train.num_steps:
         log.info("run %s in %s is finished; --fresh trains anew", name, folder)
-        run_id = mirror_finished(RunFolder(folder), uri, options.tracking_wait_s)
+        run = RunFolder(folder)
+        register_best(run, options.model_name, earlier, shards)  # a start may have ended before
+        run_id = mirror_finished(run, uri, options.tracking_wait_s)
         return TrainResult(folder=folder, progress=earlier, run_id=run_id or earlier.tracking_run)
     workers = _workers(options)
     if earlier is None:
