@@ -114,6 +114,8 @@ class FileMirror:
         """
         try:
             translated(upload)
+        except BusyError:  # not yet, which is no failure
+            return False
         except (RefusedError, UnreachableError) as error:
             if isinstance(error, UnreachableError) and not self.mirror.answers():
                 raise
