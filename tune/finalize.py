@@ -87,6 +87,15 @@ def is_done(plan: Plan) -> bool:
     return storage.read_json(place)["num_trials"] >= plan.num_trials
 
 
+def reopen_failed(plan: Plan, search: SearchFolder) -> None:
+    """Let failed trials go on; until they are over, the search is not done."""
+    failed = [trial.number for trial in search.trials() if trial.status == "failed"]
+    if failed:
+        storage.remove(storage.join(plan.folder, DONE))
+    for number in failed:
+        search.reopen(number)
+
+
 def _log(run: RunFolder, result: SearchResult) -> None:
     """The search's own metrics and tags: each trial's score, which one is the best."""
     for trial in result.trials:

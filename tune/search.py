@@ -17,7 +17,7 @@ from sddusr.data.folder_lock import hold_lock
 from sddusr.runs.inputs import RunInputs, datasets_of
 from sddusr.runs.own_folders import SEARCH, check_run_folder, check_run_name, delete_run
 from sddusr.runs.run_folder import RunFolder
-from tune.finalize import SearchResult, finalize, is_done, result_of
+from tune.finalize import SearchResult, finalize, is_done, reopen_failed, result_of
 from tune.options import SearchOptions
 from tune.plan import Plan, make_plan
 from tune.scheduler import run_trials
@@ -72,9 +72,7 @@ def _search(options: SearchOptions, plan: Plan, search: SearchFolder, uri: str) 
     identity = json.dumps(plan.identity, indent=1).encode()
     storage.write_atomic(storage.join(plan.folder, SEARCH), identity)
     if options.retry_failed:
-        for trial in search.trials():
-            if trial.status == "failed":
-                search.reopen(trial.number)
+        reopen_failed(plan, search)
     stoppable = StoppableWork[None]()
     setting = Setting(
         folder=plan.folder,

@@ -1,0 +1,87 @@
+"""A search that was cut off at an awkward moment is neither done too early nor never.
+
+What Ray would do is done here at once, so that each start can be cut off anywhere.
+"""
+
+from dataclasses import replace
+
+import pytest
+import ray
+
+from tests.tune import driver
+from tests.tune.conftest import URI
+from tune import search as searching
+from tune.scheduler import Proposals
+from tune.search import run_search
+from tune.trial_resources import Share
+
+
+class KilledError(BaseException):
+    """Ends a start as SIGKILL does: nothing handles it."""
+
+
+class HereAndNow:
+    """Matches `StoppableWork`, in this process and without a flag."""
+
+    flag, signal_number = None, 0
+
+    def __class_getitem__(cls, _):
+        return cls
+
+    def run(self, work):
+        return work()
+
+
+class Starts:
+    """The command of a search of three trials, of which the second fails."""
+
+    def __init__(self, options) -> None:
+        self.options = options
+        self.is_killed_before = -1
+        """The trial whose start ends the search."""
+
+    def run_trials(self, search, proposer, setting, share, *, num_trials, halving) -> None:
+        searcher = Proposals(search, proposer, num_trials, setting)
+        while isinstance(proposed := searcher.suggest("any"), dict):
+            number = proposed["number"]
+            if number == self.is_killed_before:
+                raise KilledError
+            search.end(number, "failed" if number == 1 else "finished")
+
+    def start(self, **changes):
+        return run_search(replace(self.options, **changes))
+
+    def start_and_kill(self, before: int = -1, **changes) -> None:
+        self.is_killed_before = before
+        with pytest.raises(KilledError):
+            self.start(**changes)
+        self.is_killed_before = -1
+
+
+@pytest.fixture
+def search(tiny_shards, tmp_path, monkeypatch, server) -> Starts:
+    options = driver.options(tiny_shards.root, str(tmp_path))
+    search = Starts(replace(options, tracking_uri=URI, register_model=""))
+    monkeypatch.setattr(ray, "nodes", list)
+    monkeypatch.setattr(searching.cluster, "init_ray", lambda: None)
+    monkeypatch.setattr(searching, "share_of_cluster", lambda *_: (Share(1, 1, 0), None))
+    monkeypatch.setattr(searching, "StoppableWork", HereAndNow)
+    monkeypatch.setattr(searching, "run_trials", search.run_trials)
+    return search
+
+
+def statuses(result) -> list[tuple[int, str]]:
+    return [(trial.number, trial.status) for trial in result.trials]
+
+
+ALL = [(0, "finished"), (1, "failed"), (2, "finished")]
+
+
+def test_a_search_whose_failed_trials_were_opened_again_is_not_done(search):
+    assert statuses(search.start()) == ALL
+    assert statuses(search.start()) == ALL
+    search.start_and_kill(before=1, resume=True, retry_failed=True)
+    with pytest.raises(ValueError, match=r"is not finished: 2 of 3 trials are over; --resume"):
+        search.start()
+    assert statuses(search.start(resume=True)) == ALL
+    assert search.start().is_complete
