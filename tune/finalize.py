@@ -17,7 +17,8 @@ BEST_TAG = "sddusr.best"
 
 RESULTS = "results"
 DONE = "done.json"
-"""Written last: how many trials the results tell of."""
+"""Written last: how many trials were proposed; the results leave out those whose proposal is
+damaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def finalize(
     run.link_artifacts({f"search/{name}": storage.join(where, name) for name in files})
     _log(run, result)
     if result.is_complete:
-        done = json.dumps({"num_trials": len(result.trials)}).encode()
+        done = json.dumps({"num_trials": search.next_number()}).encode()
         storage.write_atomic(storage.join(plan.folder, DONE), done)
     return result
 
@@ -80,7 +81,7 @@ def result_of(plan: Plan, search: SearchFolder) -> SearchResult:
 
 
 def is_done(plan: Plan) -> bool:
-    """Whether the results that lie there tell of as many trials as are wanted."""
+    """Whether the results that lie there are those of as many trials as are wanted."""
     place = storage.join(plan.folder, DONE)
     if plan.num_trials is None or not storage.exists(place):
         return False

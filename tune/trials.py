@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Literal, NamedTuple, cast
 
 from sddusr import storage
@@ -101,11 +102,9 @@ class SearchFolder:
         return found
 
     def next_number(self) -> int:
-        """One more than the highest number in use, those of damaged trials included."""
-        root = storage.join(self.folder, TRIALS)
-        if not storage.exists(root):
-            return 0
-        return 1 + max((int(n) for n in storage.list_folders(root) if n.isdigit()), default=-1)
+        """The lowest number without a proposal, such as that of a start that was cut off; a damaged
+        proposal keeps its number."""
+        return next(n for n in count() if self.run(n).version(PROPOSAL) is None)
 
     def trial(self, number: int) -> Trial:
         """One trial.

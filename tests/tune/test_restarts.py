@@ -4,6 +4,7 @@ What Ray would do is done here at once, so that each start can be cut off anywhe
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import ray
@@ -14,6 +15,7 @@ from tune import search as searching
 from tune.scheduler import Proposals
 from tune.search import run_search
 from tune.trial_resources import Share
+from tune.trials import SearchFolder
 
 
 class KilledError(BaseException):
@@ -85,3 +87,27 @@ def test_a_search_whose_failed_trials_were_opened_again_is_not_done(search):
         search.start()
     assert statuses(search.start(resume=True)) == ALL
     assert search.start().is_complete
+
+
+def test_a_number_whose_proposal_was_cut_off_is_used_again(search, monkeypatch):
+    propose = SearchFolder.propose
+
+    def be_killed(folder, number, values):
+        if number == 1:
+            raise KilledError
+        propose(folder, number, values)
+
+    monkeypatch.setattr(SearchFolder, "propose", be_killed)
+    search.start_and_kill()
+    monkeypatch.setattr(SearchFolder, "propose", propose)
+    assert statuses(search.start(resume=True)) == ALL
+    assert search.start().is_complete
+
+
+def test_a_search_with_a_damaged_proposal_comes_to_an_end(search, tmp_path):
+    search.start_and_kill(before=2)
+    place = Path(tmp_path, "search", "trials", "0001", "proposal.json")
+    place.write_text(place.read_text().replace("1", "2"))
+    result = search.start(resume=True)
+    assert (statuses(result), result.is_complete) == ([ALL[0], ALL[2]], True)
+    assert statuses(search.start()) == [ALL[0], ALL[2]]

@@ -64,6 +64,7 @@ def test_a_folder_without_a_proposal_is_no_trial(tmp_path):
     search.propose(0, VALUES)
     Path(search.run(1).folder).mkdir()  # killed between the folder and the file
     assert [trial.number for trial in search.trials()] == [0]
+    assert search.next_number() == 1
 
 
 def test_a_damaged_proposal_is_named_once_and_its_number_is_not_used_again(tmp_path, caplog):
