@@ -63,7 +63,7 @@ def _search_locked(options: SearchOptions, plan: Plan) -> SearchResult:
         _check_resume(options, plan, search)
     check_weights(plan.config)
     uri = links.tracking_uri(options.tracking_uri)
-    check_shared(plan.folder, plan.shards.root, uri)
+    check_shared(plan.storage, plan.shards.root, uri)
     return _search(options, plan, search, uri)
 
 

@@ -111,3 +111,18 @@ def test_a_search_with_a_damaged_proposal_comes_to_an_end(search, tmp_path):
     result = search.start(resume=True)
     assert (statuses(result), result.is_complete) == ([ALL[0], ALL[2]], True)
     assert statuses(search.start()) == [ALL[0], ALL[2]]
+
+
+def test_a_kill_while_the_nodes_are_asked_does_not_spoil_the_searchs_folder(search, monkeypatch):
+    """What a node sees is found out by a file in the storage, as with a training run."""
+    check = searching.check_shared
+
+    def be_killed(storage, data, uri):
+        Path(storage).mkdir(parents=True, exist_ok=True)
+        Path(storage, ".seen-0123").touch()
+        raise KilledError
+
+    monkeypatch.setattr(searching, "check_shared", be_killed)
+    search.start_and_kill()
+    monkeypatch.setattr(searching, "check_shared", check)
+    assert statuses(search.start()) == ALL
