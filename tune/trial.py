@@ -220,18 +220,15 @@ def train_in_workers(setting: Setting, trial: Trial, config: Config) -> bool:
     """Train with Ray Train; whether the last step was reached."""
     assert setting.scaling is not None
     options = TrainOptions(config=config, max_failures=setting.max_failures)
-    started_s = time.monotonic()
     reached = fit_workers(
-        options, setting.scaling, setting.data, trial.folder, "", setting.stop_flag
+        options, setting.scaling, setting.data, trial.folder, "", setting.stop_flag, SECONDS
     )
     if reached is None:
         return False
     costs = {
         "search/best_psnr": reached.best_score,
         "search/num_steps": reached.step,
-        SECONDS: trial.curve[-1].seconds if trial.curve else 0.0,
         NUM_PARAMETERS: num_parameters(SDDuSR(config.model)),
     }
-    costs[SECONDS] += time.monotonic() - started_s
     RunFolder(trial.folder).add_metrics(reached.step, costs)
     return True

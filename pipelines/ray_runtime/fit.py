@@ -85,17 +85,21 @@ def fit_workers(
     folder: str,
     tracking_run: str,
     stop_flag: Any = None,
+    seconds_metric: str = "",
 ) -> Progress | None:
     """Let Ray Train's workers train; how far they came, or None where `stop_flag` was set.
 
     A node that dies while workers are started ends a fit whatever `max_failures` says, so that is
     counted here; as ever, the next fit goes on from the newest checkpoint.
+
+    Args:
+        seconds_metric: what a validation calls the time since the run's start; empty for nothing.
     """
     num_failures = 0
     clear_final_error(folder)
     while True:
         storage.remove(storage.join(folder, SNAPSHOT))  # it names checkpoints that were dropped
-        trainer = _trainer(options, workers, data, folder, tracking_run, stop_flag)
+        trainer = _trainer(options, workers, data, folder, tracking_run, stop_flag, seconds_metric)
         try:
             outcome = Outcome(**cast(Any, trainer.fit().return_value))
         except ControllerError as error:
@@ -122,6 +126,7 @@ def _trainer(
     folder: str,
     tracking_run: str,
     stop_flag: Any,
+    seconds_metric: str,
 ) -> TorchTrainer:
     """The trainer. Its folder is the run's, since NO_UPLOAD needs the checkpoints inside it."""
     return TorchTrainer(
@@ -132,6 +137,7 @@ def _trainer(
             "folder": folder,
             "run_id": tracking_run,
             "stop_flag": stop_flag,
+            "seconds_metric": seconds_metric,
         },
         torch_config=PersistentGroup(timeout_s=options.rank_timeout_s),
         scaling_config=workers,

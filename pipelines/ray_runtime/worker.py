@@ -17,6 +17,7 @@ from ray.train.torch import get_device
 
 from pipelines.ray_runtime.final_error import final_error, set_final_error
 from pipelines.ray_runtime.gauges import RunGauges, run_name
+from pipelines.ray_runtime.run_clock import RunClock
 from pipelines.ray_runtime.stop_request import is_stop_requested
 from pipelines.ray_runtime.system_metrics import SystemMetrics
 from sddusr import storage
@@ -183,6 +184,7 @@ class RayReporter:
         self._num_steps = config["train"]["num_steps"]
         self._batch_size = config["train"]["batch_size"]
         self._run = RunFolder(settings["folder"])
+        self._clock = RunClock(self._run, settings.get("seconds_metric", ""))
         self._system = SystemMetrics()
         self._gauges = RunGauges(run_name(settings["folder"]), distributed.rank())
 
@@ -191,7 +193,7 @@ class RayReporter:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         system = self._system.read() if "train/total" in metrics else {}
-        self._run.log_metrics(step, {**metrics, **system})
+        self._run.log_metrics(step, {**metrics, **system, **self._clock.read(step, metrics)})
         log.info(log_line(step, self._num_steps, metrics, self._batch_size))
 
     def show(self, step: int, pictures: Mapping[str, Any]) -> None:

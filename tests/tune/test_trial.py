@@ -5,9 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ray.train import ScalingConfig
 
+from pipelines.ray_runtime import run_clock
+from pipelines.ray_runtime.worker import RayReporter
 from pipelines.tracking.background import mirror
 from sddusr.checkpoint import load_model, read_checkpoint
+from sddusr.config import to_dict
+from sddusr.training.loop import SCORE, Progress
 from tests.pretend_gpu import pretend_gpu
 from tests.tune.conftest import OF_SIX, SMALL, TOKENS, TOO_LARGE, URI, propose
 from tune import trial as hosted
@@ -133,3 +138,38 @@ def test_a_trial_on_a_gpu_mixes_no_devices(setting, search, monkeypatch):
     assert not gpu.counts.nchw, gpu.counts.explain(gpu.counts.nchw)
     waits = [line for line in gpu.counts.syncs if "learner.py" in line or "feed.py" in line]
     assert all(" __init__: " in line for line in waits), waits  # no step waits
+
+
+class Ticking:
+    """A clock that goes on by ten seconds before each row."""
+
+    def __init__(self):
+        self.now_s = 1000.0
+
+    def monotonic(self):
+        return self.now_s
+
+
+def test_the_time_of_workers_goes_on_from_earlier_starts(setting, search, server, monkeypatch):
+    """The first start is killed with its score of step 4 noted and no checkpoint of it, the second
+    one is asked to end, the third one reaches the last step."""
+    clock = Ticking()
+    monkeypatch.setattr(run_clock, "time", clock)
+    starts = iter([(1, 2, 3, 4), (3, 4), (5, 6)])
+
+    def fit(options, workers, data, folder, run_id, stop_flag, seconds_metric=""):
+        clock.now_s += 1000  # since the start before
+        settings = {"config": to_dict(options.config), "folder": folder}
+        reporter = RayReporter(settings | {"seconds_metric": seconds_metric})
+        for step in next(starts):
+            clock.now_s += 10
+            reporter.log(step, {SCORE: 25.0 + step} if step % 2 == 0 else {"other": 1.0})
+        return Progress(data_hash="", step=6, best_step=6, best_score=31.0) if step == 6 else None
+
+    monkeypatch.setattr(hosted, "fit_workers", fit)
+    propose(setting, 0, SMALL)
+    expected = [{2: 20, 4: 40}, {2: 20, 4: 40}, {2: 20, 4: 40, 6: 60}]
+    for seconds in expected:
+        run_trial({"number": 0}, replace(setting, scaling=ScalingConfig()))
+        assert {point.step: point.seconds for point in search.trial(0).curve} == seconds
+    assert search.trial(0).status == "finished"
