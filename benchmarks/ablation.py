@@ -73,7 +73,7 @@ def _costs(options: AblationOptions, chosen: Sequence[Variant]) -> list[Costs]:
     return [
         measure_costs(
             each.name,
-            places.join(options.out, f"{each.weights_of or each.name}-seed0"),
+            places.join(options.out, f"{each.weights_of or each.name}-seed{options.first_seed}"),
             (options.tests_as_given if each.as_given else options.tests)[0],
             not each.config.model.mask.mask_keys,
             options.precision,

@@ -3,10 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+import ablation
 import pandas as pd
 import pytest
 from ablation import run_ablation
-from ablation_parts.options import AblationOptions
+from ablation_parts.options import AblationOptions, chosen_variants, seeds_of
+from ablation_parts.trainings import list_jobs
 
 from pipelines.tracking.client import MlflowClient
 from pipelines.tracking.links import PARENT_TAG
@@ -66,6 +68,17 @@ def test_a_study_trains_scores_compares_and_goes_on(options, tiny_shards, monkey
     further = replace(options, costs=False, first_seed=1, seeds=1)
     assert "seeds 1;" in run_ablation(further)
     assert set(pd.read_parquet(out / "scores.parquet")["seed"]) == {1}
+
+
+@pytest.mark.parametrize("first_seed", [0, 3])
+def test_costs_are_those_of_a_training_that_the_study_has(options, monkeypatch, first_seed):
+    monkeypatch.setattr(ablation, "measure_costs", lambda variant, checkpoint, *_: checkpoint)
+    options = replace(options, study="knobs", only=("keys-all",), first_seed=first_seed)
+    options = replace(options, tests=(str(options.data),))
+    chosen = chosen_variants(options)
+    assert [each.name for each in chosen] == ["sddusr-4", "keys-all"]  # the second has no weights
+    trained = {f"{options.out}/{job.name}" for job in list_jobs(chosen, seeds_of(options))}
+    assert set(ablation._costs(options, chosen)) <= trained
 
 
 def test_a_network_that_the_study_does_not_have_is_refused(options):
