@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, cast
 from tqdm import tqdm
 
 from pipelines.ray_runtime import cluster
+from pipelines.ray_runtime.persistent_paths import check_seen_by_all
 from pipelines.ray_runtime.tasks import map_actors
+from sddusr import storage
 from sddusr.cli import command_line
 from sddusr.cli.progress_bar import ProgressBar
 from sddusr.photos.engines import check_weights
@@ -95,6 +97,10 @@ def make_all(jobs: Sequence[Job], settings: Settings, num_actors: int) -> Iterat
 
     check_weights(settings)  # if it is damaged, one line says so; an actor's would be many
     cluster.init_ray()
+    check_seen_by_all(
+        files={"--checkpoint": settings.checkpoint, "the wide image": jobs[0].wide},
+        folders={"--out": storage.parent(jobs[0].out)},
+    )
     num_actors = min(num_actors, len(jobs))
     num_gpus = _num_gpus(settings.device, num_actors)
     limit = settings.memory_bytes and settings.memory_bytes // num_actors
