@@ -142,7 +142,7 @@ def through_ray(root: str, out: str) -> dict[str, float | list[int]]:
     return {
         "seconds": took,
         "processor_s_of_tasks": sum(watched.processor_s.values()),
-        "megabytes": sum(entry["num_bytes"] for entry in manifest["entries"]) / 1e6,
+        "megabytes": sum(shard["num_bytes"] for shard in manifest["shards"]) / 1e6,
         "largest_task_mb_by_tenth": [round(float(tenth.max())) for tenth in tenths],
     }
 
