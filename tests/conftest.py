@@ -6,6 +6,7 @@ install_import_hook("sddusr", "beartype.beartype")
 
 import os
 from collections.abc import Iterator
+from urllib.request import Request, urlopen
 
 os.environ.pop("RAY_ADDRESS", None)
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -136,6 +137,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    reset = Request(f"http://{host}:{port}/moto-api/reset", method="POST")
+    urlopen(reset).close()  # a new server still holds what earlier ones were sent
     boto3.client("s3").create_bucket(Bucket="lab")
     yield "s3://lab"
     server.stop()
