@@ -6,9 +6,13 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import ray.train
+from pyarrow import fs
 from ray.tune import ResultGrid
 
+from pipelines.options.train import TrainOptions
+from pipelines.ray_runtime import fit
 from pipelines.ray_runtime.results import run_result
+from sddusr import storage
 from sddusr.checkpoint import load_model
 from sddusr.runs.run_folder import RunFolder
 from sddusr.training.loop import SCORE
@@ -54,6 +58,14 @@ def test_a_run_is_a_result_of_ray_train(tiny_shards, tmp_path):
         assert place == best.path
     shutil.rmtree(f"{folder}/checkpoints/step-00000004")  # dropped, as old ones are
     assert [m["step"] for _, m in run_result(folder).best_checkpoints if m["step"] == 4] == []
+
+
+def test_ray_train_keeps_its_files_in_the_runs_own_folder_in_a_bucket(bucket):
+    folder = f"{bucket}/50% é #1/run 2?region=us-east-1"
+    trainer = fit._trainer(TrainOptions(), ray.train.ScalingConfig(), "data", folder, "", None)
+    assert trainer.run_config.name == storage.name(folder)
+    _, parent = fs.FileSystem.from_uri(trainer.run_config.storage_path)
+    assert f"{parent}/{trainer.run_config.name}" == storage.resolve(folder)[1]
 
 
 def test_a_run_that_has_not_begun_is_an_empty_result(tmp_path):
