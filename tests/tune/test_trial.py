@@ -1,17 +1,17 @@
 """A trial is a training run like any other: exact when resumed, and logged once."""
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from ray.train import ScalingConfig
 
-from pipelines.ray_runtime import run_clock
-from pipelines.ray_runtime.worker import RayReporter
+from pipelines.ray_runtime import fit, run_clock
+from pipelines.ray_runtime.worker import Outcome, RayReporter
 from pipelines.tracking.background import mirror
 from sddusr.checkpoint import load_model, read_checkpoint
-from sddusr.config import to_dict
 from sddusr.training.loop import SCORE, Progress
 from tests.pretend_gpu import pretend_gpu
 from tests.tune.conftest import OF_SIX, SMALL, TOKENS, TOO_LARGE, URI, propose
@@ -140,36 +140,41 @@ def test_a_trial_on_a_gpu_mixes_no_devices(setting, search, monkeypatch):
     assert all(" __init__: " in line for line in waits), waits  # no step waits
 
 
-class Ticking:
-    """A clock that goes on by ten seconds before each row."""
+class Clock:
+    """In the place of the module `time`; moved by hand."""
 
-    def __init__(self):
-        self.now_s = 1000.0
+    now_s = 0.0
 
-    def monotonic(self):
+    def monotonic(self) -> float:
         return self.now_s
 
 
-def test_the_time_of_workers_goes_on_from_earlier_starts(setting, search, server, monkeypatch):
-    """The first start is killed with its score of step 4 noted and no checkpoint of it, the second
-    one is asked to end, the third one reaches the last step."""
-    clock = Ticking()
+def test_the_time_of_workers_goes_on_from_earlier_starts(setting, search, monkeypatch):
+    """The first start ends with the score of step 4 noted and no checkpoint of it, the second one
+    repeats steps 3 and 4. A row takes 10 s, and each start comes 1000 s after the last."""
+    clock, starts = Clock(), iter([(1, 2, 3, 4), (3, 4), (5, 6)])
+
+    class Workers:
+        """Matches Ray Train's trainer."""
+
+        def __init__(self, _, train_loop_config, **__):
+            self.settings = train_loop_config
+
+        def fit(self):
+            clock.now_s += 1000
+            reporter = RayReporter(self.settings)
+            for step in next(starts):
+                clock.now_s += 10
+                reporter.log(step, {"other": 1.0} if step % 2 else {SCORE: 25.0 + step})
+            progress = Progress(data_hash="", step=step, best_step=step, best_score=25.0 + step)
+            outcome = Outcome(progress=asdict(progress), stopped=step < 6)
+            return SimpleNamespace(return_value=asdict(outcome))
+
     monkeypatch.setattr(run_clock, "time", clock)
-    starts = iter([(1, 2, 3, 4), (3, 4), (5, 6)])
-
-    def fit(options, workers, data, folder, run_id, stop_flag, seconds_metric=""):
-        clock.now_s += 1000  # since the start before
-        settings = {"config": to_dict(options.config), "folder": folder}
-        reporter = RayReporter(settings | {"seconds_metric": seconds_metric})
-        for step in next(starts):
-            clock.now_s += 10
-            reporter.log(step, {SCORE: 25.0 + step} if step % 2 == 0 else {"other": 1.0})
-        return Progress(data_hash="", step=6, best_step=6, best_score=31.0) if step == 6 else None
-
-    monkeypatch.setattr(hosted, "fit_workers", fit)
+    monkeypatch.setattr(fit, "TorchTrainer", Workers)
+    monkeypatch.setattr(fit, "clear_final_error", lambda folder: None)
     propose(setting, 0, SMALL)
-    expected = [{2: 20, 4: 40}, {2: 20, 4: 40}, {2: 20, 4: 40, 6: 60}]
-    for seconds in expected:
+    for seconds in ({2: 20, 4: 40}, {2: 20, 4: 40}, {2: 20, 4: 40, 6: 60}):
         run_trial({"number": 0}, replace(setting, scaling=ScalingConfig()))
         assert {point.step: point.seconds for point in search.trial(0).curve} == seconds
     assert search.trial(0).status == "finished"
