@@ -62,7 +62,8 @@ def test_a_run_is_a_result_of_ray_train(tiny_shards, tmp_path):
 
 def test_ray_train_keeps_its_files_in_the_runs_own_folder_in_a_bucket(bucket):
     folder = f"{bucket}/50% é #1/run 2?region=us-east-1"
-    trainer = fit._trainer(TrainOptions(), ray.train.ScalingConfig(), "data", folder, "", None)
+    workers = ray.train.ScalingConfig()
+    trainer = fit._trainer(TrainOptions(), workers, "data", folder, "", None, "")
     assert trainer.run_config.name == storage.name(folder)
     _, parent = fs.FileSystem.from_uri(trainer.run_config.storage_path)
     assert f"{parent}/{trainer.run_config.name}" == storage.resolve(folder)[1]
