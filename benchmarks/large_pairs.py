@@ -160,6 +160,8 @@ class Watched:
 @contextmanager
 def _watched_tasks() -> Iterator[Watched]:
     watched, ended = Watched(), threading.Event()
+    before = dict[int, float]()  # of processes that an earlier call has left in the cluster
+    dict(_tasks(before))
 
     def watch() -> None:
         while not ended.wait(WATCH_S):
@@ -173,6 +175,8 @@ def _watched_tasks() -> Iterator[Watched]:
     finally:
         ended.set()
         watcher.join()
+        for pid in before.keys() & watched.processor_s.keys():
+            watched.processor_s[pid] -= before[pid]
 
 
 def _tasks(processor_s: dict[int, float]) -> Iterator[tuple[int, float]]:
