@@ -492,6 +492,8 @@ def pretend_gpu(
     }
     with ExitStack() as stack:
         stack.callback(torch._C._set_only_lift_cpu_tensors, False)
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):  # the host's own
+            stack.enter_context(mock.patch.object(torch.cpu, name, return_value=False))
         overwrite = torch.__future__.set_overwrite_module_params_on_conversion
         stack.callback(overwrite, torch.__future__.get_overwrite_module_params_on_conversion())
         overwrite(True)
@@ -511,6 +513,8 @@ def pretend_step(by_line: bool = False) -> Iterator[PretendGpu]:
         for place in ("torch.nn.utils.clip_grad", "torch.utils._foreach_utils"):
             for name in ("_has_foreach_support", "_device_has_foreach_support"):
                 stack.enter_context(mock.patch(f"{place}.{name}", return_value=True))
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):  # the host's own
+            stack.enter_context(mock.patch.object(torch.cpu, name, return_value=False))
         overwrite = torch.__future__.set_overwrite_module_params_on_conversion
         stack.callback(overwrite, torch.__future__.get_overwrite_module_params_on_conversion())
         overwrite(True)

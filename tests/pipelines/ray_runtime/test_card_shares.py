@@ -23,6 +23,7 @@ def asked(monkeypatch):
 
     for module in (scoring, upscaling):
         monkeypatch.setattr(module, "map_actors", map_actors)
+        monkeypatch.setattr(module, "check_seen_by_all", lambda **_: None)
     monkeypatch.setattr(cluster, "init_ray", lambda: None)
     return found
 
@@ -43,7 +44,7 @@ def test_actors_that_make_images_do_so_too(monkeypatch, asked, num_gpus, share):
         monkeypatch.setattr(upscaling, name, lambda *_: num_gpus)
     attempts = SimpleNamespace(remote=lambda: None)
     monkeypatch.setattr(ray, "remote", lambda **_: lambda actor: attempts)
-    jobs = [SimpleNamespace() for _ in range(4)]
+    jobs = [SimpleNamespace(wide="wide.png", out="out/sr.png") for _ in range(4)]
     make_all = getattr(upscaling.make_all, "__wrapped__", upscaling.make_all)
     list(make_all(jobs, Settings(checkpoint="compact", checkpoint_hash=""), 4))
     assert asked["num_gpus"] == num_gpus
