@@ -202,7 +202,6 @@ def test_the_guard_tells_the_ratio_of_what_was_found(small_clusters, monkeypatch
     )
 
 
-@pytest.mark.usefixtures("without_bfloat16")
 @pytest.mark.parametrize(
     ("mode", "num_keys", "expected"),
     [("exact", 10**6, False), ("fast", 1, True), ("auto", 2**14 - 1, False), ("auto", 2**14, True)],
@@ -211,7 +210,7 @@ def test_auto_is_fast_from_a_number_of_keys(mode, num_keys, expected):
     assert fast_search.goes_fast(mode, num_keys, torch.empty(0)) == expected
 
 
-def test_auto_is_exact_longer_where_the_exact_search_has_shortlists(monkeypatch):
-    monkeypatch.setattr(fast_search, "multiplies_bfloat16", lambda like: True)
-    assert not fast_search.goes_fast("auto", 2**16 - 1, torch.empty(0))
-    assert fast_search.goes_fast("auto", 2**16, torch.empty(0))
+def test_auto_is_exact_longer_on_a_gpu():
+    like = torch.empty(0, device="meta")  # as a GPU is none of the processor's
+    assert not fast_search.goes_fast("auto", 2**17 - 1, like)
+    assert fast_search.goes_fast("auto", 2**17, like)
