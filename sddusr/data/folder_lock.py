@@ -74,6 +74,8 @@ def _acquire(place: str, what: str, token: str) -> None:
         holder = _read(place)
         if holder is None:
             continue  # released meanwhile
+        if holder.get("token") == token:
+            return  # ours, though it could not be read while another process wrote too
         if _is_alive(place, holder):
             raise LockedError(
                 f"{what}: another process is writing there (process {holder.get('pid')} on "

@@ -158,6 +158,15 @@ def test_a_slow_process_leaves_a_lock_that_was_made_meanwhile(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nobody_is_refused_by_a_lock_of_its_own(monkeypatch):
+    """In a store, an object that others write at the same time may not be read at once."""
+    monkeypatch.setattr(folder_lock, "SETTLE_S", 0.01)
+    read, unread = folder_lock._read, iter([{"damaged": True}])
+    monkeypatch.setattr(folder_lock, "_read", lambda place: next(unread, None) or read(place))
+    with hold_lock(f"fsspec+memory://locks/{uuid.uuid4().hex}/.lock", "run"):
+        assert next(unread, None) is None
+
+
 def test_of_many_that_start_at_once_one_works_at_a_time(place):
     storage.write_atomic(place, json.dumps({**other_machine(), "machine": "gone"}).encode())
     working, most, refused = [], [], []
