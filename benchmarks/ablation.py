@@ -51,8 +51,9 @@ def run_ablation(options: AblationOptions) -> str:
     parent, uri = RunFolder(options.out), str(options.tracking_uri)
     seeds = {"seeds": options.seeds, "first_seed": options.first_seed}
     about = {"study": options.study, "only": " ".join(options.only), **seeds}
-    params = {name: str(value) for name, value in about.items()} | flatten(to_dict(options.config))
-    forget_other(parent, {name: str(value) for name, value in params.items()})
+    params = about | flatten(to_dict(options.config))
+    params = {name: str(value) for name, value in params.items()}
+    forget_other(parent, params)
     describe(
         parent,
         uri,

@@ -112,7 +112,7 @@ def with_absolute_places(options: AblationOptions) -> AblationOptions:
 
 
 def chosen_variants(options: AblationOptions) -> list[Variant]:
-    """The variants to train, and those whose weights they use.
+    """The variants to train, and the variants that provide their weights.
 
     Raises:
         ValueError: a name that the study does not have.

@@ -24,8 +24,8 @@ class RunClock:
         self._earlier_s: float | None = None
 
     def read(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
-        """What a row tells of the time: a validation the seconds so far, any other nothing. To be
-        called for every row of a start."""
+        """The seconds so far for a validation, nothing for other rows. Call it for every row of a
+        start."""
         if not self._metric:
             return {}
         if self._earlier_s is None:

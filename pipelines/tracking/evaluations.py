@@ -57,7 +57,7 @@ def describe_evaluation(
 
 
 def hash_of(images: Sequence[ImageScores]) -> str:
-    """Of all scores: what was scored anew and came out otherwise is another run in MLflow."""
+    """Hash of all scores. An evaluation with other scores is another run in MLflow."""
     rows = [image.as_row() for image in images]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 

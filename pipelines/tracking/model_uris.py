@@ -30,21 +30,21 @@ log = logging.getLogger(__name__)
 
 
 class Source(NamedTuple):
-    """What a name stands for in a store."""
+    """The model that a name refers to in a store."""
 
     label: str
     """Name and version; of a run's model, run and name."""
     run_id: str
     """The run that made it."""
     place: str
-    """Where its files lie."""
+    """Path or URI of its files."""
 
 
 def local_checkpoint(place: str, uri: str | None = None, cache: Path = CACHE) -> str:
     """The checkpoint in a model that MLflow names, downloaded once into `cache`, or the one that
     ships by that name; any other place as it is.
 
-    While MLflow is unreachable, a name stands for what it stood for last. Any number of processes
+    While MLflow is unreachable, a name refers to the model that it referred to last. Any number of processes
     may ask at a time: a download appears in the cache whole.
 
     Raises:
@@ -78,7 +78,7 @@ def _digest(*parts: str) -> str:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a checkpoint lies there whose hashes hold."""
+    """Whether the folder has a checkpoint with correct hashes."""
     try:
         read_checkpoint(str(folder))
     except (ValueError, OSError):

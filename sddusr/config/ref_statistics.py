@@ -1,4 +1,4 @@
-"""Numbers that the statistics of a whole Ref are made with, in PyTorch and in NumPy alike."""
+"""Numbers that the statistics of a whole Ref are made with, in PyTorch and in NumPy."""
 
 BLOCK_PX = 8
 """Side of the blocks in which noise is looked for."""

@@ -138,12 +138,12 @@ class DataConfig:
     """What the stream cuts out of a training window."""
 
     crop_px: int = 128
-    """Side of the LR crop and of its centre crop, the part of the centre whose Ref it gets, in LR
+    """Side of the LR crop and of its centre crop (the part of the centre that Ref covers), in LR
     pixels (a multiple of 2)."""
     shift_px: tuple[int, int] = (32, 96)
     """Least and largest distance, along y and along x, from the crop to its centre crop."""
     far_share: float = 0.0
-    """Share of the samples whose centre crop lies as far from the crop as the window has room for:
+    """Share of the samples with a centre crop as far from the crop as the window has room for:
     what a network with a detail skip learns from that a match outside the box may be wrong."""
     augment: bool = True
     """Flips and the four rotations."""
