@@ -44,8 +44,8 @@ def local_checkpoint(place: str, uri: str | None = None, cache: Path = CACHE) ->
     """The checkpoint in a model that MLflow names, downloaded once into `cache`, or the one that
     ships by that name; any other place as it is.
 
-    While MLflow is unreachable, a name refers to the model that it referred to last. Any number of processes
-    may ask at a time: a download appears in the cache whole.
+    While MLflow is unreachable, a name refers to the model that it referred to last. Any number of
+    processes may ask at a time: a download appears in the cache whole.
 
     Raises:
         ValueError: MLflow has no such model, or it is none of ours.
