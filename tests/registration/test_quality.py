@@ -61,3 +61,18 @@ def test_sixteen_bits_are_measured_alike(pair):
     eight = measure_quality(ref, center, everywhere(ref))
     deep = measure_quality(ref * np.uint16(257), center * np.uint16(257), everywhere(ref))
     assert tuple(deep) == pytest.approx(tuple(eight), rel=0.02, abs=1e-3)
+
+
+def test_fine_texture_is_not_taken_for_noise_where_the_wide_image_is_smooth_elsewhere():
+    rng = np.random.default_rng(0)
+    ref = rng.normal(128, 40, (200, 300, 3)).clip(0, 255)
+    ref[:, :90] = 128
+    texture = ref.round().astype(np.uint8)
+    center = cv2.GaussianBlur(texture, (0, 0), 2)
+    found = measure_quality(texture, center, everywhere(texture))
+    assert found.noise < 1
+    assert not found.is_useless
+    noisy = (ref + rng.normal(0, 20, ref.shape)).clip(0, 255).astype(np.uint8)
+    found = measure_quality(noisy, center, everywhere(noisy))
+    assert found.noise == pytest.approx(20, rel=0.15)
+    assert found.is_useless
