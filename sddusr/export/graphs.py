@@ -132,8 +132,8 @@ class TrustedAlign(Align):
         center_feat: Float[Tensor, "1 c h w"],
         ref_feat: Float[Tensor, "1 c rows cols"],
         corner: Int[Tensor, "2"],
-        evidence: Float[Tensor, "1 6 h w"],
-        statistics: Float[Tensor, "1 10"],
+        evidence: Float[Tensor, "1 8 h w"],
+        statistics: Float[Tensor, "1 12"],
         strength: Float[Tensor, ""],
     ) -> tuple[Float[Tensor, "1 c h w"], Float[Tensor, "1 1 h w"]]:
         aligned_feat = super().forward(flow, center_feat, ref_feat, corner)
@@ -150,11 +150,11 @@ class Enlarge(Part):
 
 
 class Evidence(Part):
-    """Ref's detail and the centre's look (4 maps), and the evidence for Ref (6 maps)."""
+    """Ref's detail and the centre's look (4 maps), and the evidence for Ref (8 maps)."""
 
     def forward(
         self, ref: Float[Tensor, "1 3 h w"], enlarged: Float[Tensor, "1 3 h w"]
-    ) -> tuple[Float[Tensor, "1 4 h w"], Float[Tensor, "1 6 h w"]]:
+    ) -> tuple[Float[Tensor, "1 4 h w"], Float[Tensor, "1 8 h w"]]:
         window_px = self.model.detail_window_px
         found = measure_evidence(split_bands(ref, enlarged, window_px), window_px)
         return torch.cat([found.detail, found.look], 1), found.evidence
@@ -165,7 +165,7 @@ class BlockMaps(Part):
 
     def forward(
         self, ref: Float[Tensor, "1 3 h w"], enlarged: Float[Tensor, "1 3 h w"]
-    ) -> Float[Tensor, "1 11 h w"]:
+    ) -> Float[Tensor, "1 13 h w"]:
         return block_maps(split_bands(ref, enlarged, self.model.detail_window_px))
 
 

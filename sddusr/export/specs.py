@@ -169,8 +169,8 @@ def _align(model: SDDuSR, config: ModelConfig) -> GraphSpec:
             name="align", module=graphs.Align(model), inputs=inputs, outputs=("aligned_feat",)
         )
     trusted = (
-        _map("evidence", 6),
-        Input(name="statistics", shape=(1, 10)),
+        _map("evidence", 8),
+        Input(name="statistics", shape=(1, 12)),
         Input(name="strength", shape=()),
     )
     return GraphSpec(

@@ -89,7 +89,7 @@ class CarriedBank:
     outer: Box
     """The cells that the box touches, in HR pixels."""
     bank: CellBank
-    statistics: Float[Tensor, "1 10"]
+    statistics: Float[Tensor, "1 12"]
     key_index: Int[Tensor, "1 q"]
     """For each query cell, the flat index of its key among the outer cells."""
     key_shape: tuple[int, int]
@@ -215,7 +215,7 @@ def _outer_index(
 
 def evidence_of(
     inputs: DetailInputs, window: Box, device: torch.device, window_px: int
-) -> Float[Tensor, "1 6 _ _"]:
+) -> Float[Tensor, "1 8 _ _"]:
     """The local evidence on a rectangle of the snapped box, in its own pixels."""
     frame = _snapped_in_box(inputs)
     place = window.shifted(frame.y0, frame.x0)
@@ -228,7 +228,7 @@ def evidence_of(
 
 def _statistics(
     inputs: DetailInputs, window_px: int, device: torch.device
-) -> Float[Tensor, "1 10"]:
+) -> Float[Tensor, "1 12"]:
     """Of the snapped box."""
     frame = _snapped_in_box(inputs)
     size = frame.height // BLOCK_PX * BLOCK_PX, frame.width // BLOCK_PX * BLOCK_PX

@@ -14,12 +14,21 @@ from torch import Tensor
 
 from sddusr.config.ref_statistics import (
     BLOCK_PX,
+    COLOR_ERROR,
     FLAT_SHARE,
     LEAST_CONTRAST,
     USUAL_DOUBT,
     USUAL_SHARE,
 )
-from sddusr.model.filters import SOFT_REACH_PX, box_mean, high_pass, largest_around, luma, soften
+from sddusr.model.filters import (
+    SOFT_REACH_PX,
+    box_mean,
+    chroma,
+    high_pass,
+    largest_around,
+    luma,
+    soften,
+)
 
 MEAN_PX = 7
 """Side of the windows that differences are averaged over."""
@@ -50,10 +59,11 @@ class RefEvidence(NamedTuple):
     """High-pass of Ref − centre, where that is anything: what is added to the bicubic picture."""
     look: Float[Tensor, "b 1 h w"]
     """High-pass of the centre's luma: what a cell looked like before its detail was moved."""
-    evidence: Float[Tensor, "b 6 h w"]
+    evidence: Float[Tensor, "b 8 h w"]
     """Difference of Ref, softened, to the centre without its low-pass and with it; the detail's
     strength; its correlation with the centre's own fine band (below 0: Ref is softer); and the
-    largest coarse difference and contrast of the centre around."""
+    largest around of the coarse difference, of its chroma, of the centre's contrast, and of the
+    contrast's chroma."""
 
 
 def reach(window_px: int) -> int:
@@ -118,12 +128,25 @@ def measure_evidence(bands: Bands, window_px: int) -> RefEvidence:
     # Not `+ TINY`: the ONNX exporter leaves out what adds 1e-8 or less, and 0 / 0 is no number.
     correlation = shared / (math.sqrt(TINY) * (power * own_power / TINY + 1).sqrt())
     differences = [bands.seen - bands.known, bands.soft - bands.center, detail]
-    sizes = [*differences, bands.coarse, bands.known]
+    sizes = [*differences, *with_chroma(bands.coarse), *with_chroma(bands.known)]
     means = box_mean(torch.cat([x.abs().mean(1, keepdim=True) for x in sizes], 1), MEAN_PX)
-    unlike = largest_around(means[:, 3:4], DOUBT_PX)
-    contrast = largest_around(means[:, 4:], CONTRAST_PX)
+    unlike = largest_around(means[:, 3:5], DOUBT_PX)
+    contrast = largest_around(means[:, 5:], CONTRAST_PX)
+    contrast = with_color_error(contrast)
     evidence = torch.cat([means[:, :3], correlation.unsqueeze(1), unlike, contrast], 1)
     return RefEvidence(detail, luma(bands.known), evidence)
+
+
+def with_chroma(x: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor]:
+    """A difference and its chroma. What is drawn on grass or stone may differ from it in nothing
+    but its colour, of which they show little themselves."""
+    return x, chroma(x)
+
+
+def with_color_error(contrast: Float[Tensor, "b 2 *_"]) -> Float[Tensor, "b 2 *_"]:
+    """Contrast, and that of the chroma with what lenses make of the first."""
+    of_image, of_chroma = contrast.split(1, dim=1)
+    return torch.cat([of_image, of_chroma + COLOR_ERROR * of_image], dim=1)
 
 
 def shows_something(strength: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
@@ -132,46 +155,48 @@ def shows_something(strength: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h 
     return ((strength - EMPTY) / (FULL - EMPTY)).clamp(0, 1)
 
 
-def block_maps(bands: Bands) -> Float[Tensor, "b 11 h w"]:
+def block_maps(bands: Bands) -> Float[Tensor, "b 13 h w"]:
     """What the statistics are means of: products of the fine bands (Ref's detail with itself, the
     centre with itself, both) and of the coarser high-pass, absolute differences of softened Ref and
-    centre, with and without their low-pass, the finest bands of Ref and centre, and the coarse
-    difference."""
+    centre, with and without their low-pass, the finest bands of Ref and centre, the coarse
+    difference and its chroma, and the power of the centre's chroma."""
     ref, center, soft, fine, own, seen, known, coarse = bands
     products = [fine * fine, own * own, fine * own, seen * seen, known * known, seen * known]
     differences = [(soft - center).abs(), (seen - known).abs()]
     finest = [high_pass(x, 3).abs() for x in (ref, center)]
-    maps = (*products, *differences, *finest, coarse.abs())
+    coarse_sizes = [x.abs() for x in with_chroma(coarse)]
+    maps = (*products, *differences, *finest, *coarse_sizes, chroma(known).square())
     return torch.cat([x.mean(1, keepdim=True) for x in maps], 1)
 
 
-def pool_blocks(maps: Float[Tensor, "b 11 h w"]) -> Float[Tensor, "b 11 n"]:
+def pool_blocks(maps: Float[Tensor, "b 13 h w"]) -> Float[Tensor, "b 13 n"]:
     """Means over blocks of `BLOCK_PX`; pixels beyond the last whole block are left out."""
     side = min(BLOCK_PX, *maps.shape[2:])
     return F.avg_pool2d(maps, side).flatten(2)
 
 
-def statistics(blocks: Float[Tensor, "b 11 n"]) -> Float[Tensor, "b 10"]:
+def statistics(blocks: Float[Tensor, "b 13 n"]) -> Float[Tensor, "b 12"]:
     """Statistics of the whole Ref: sharpness, noise, similarity, alignment, and usual doubt.
 
     Correlation of Ref's detail with the centre's fine band (negative: Ref is softer); decorrelation
     of what both lenses see; differences; energies of the finest band of Ref and centre, over all
-    blocks and over the flattest fifth of them (noise). Then what the doubt is measured against: the
-    coarse difference that is usual in the flattest blocks, below which contrast does not count, and
-    the usual doubt.
+    blocks and over the flattest fifth of them (noise). Then what the doubt is measured against, for
+    the pictures and for their chroma: the coarse difference that is usual in the flattest blocks,
+    below which contrast does not count (2), and the usual doubt (2).
     """
     means = blocks.mean(2)
     fine, own, shared, seen, known, both = means[:, :6].unbind(1)
     sharpens = shared / (fine * own + TINY).sqrt()
     alike = both / (seen * known + TINY).sqrt()
     num_flat = max(1, int(blocks.shape[2] * FLAT_SHARE))
-    finest, coarse = blocks[:, 8:10], blocks[:, 10]
+    finest, coarse, power = blocks[:, 8:10], blocks[:, 10:12], blocks[:, 4::8]
     flattest = finest[:, 1].topk(num_flat, dim=1, largest=False).indices
-    noise = finest.gather(2, flattest.unsqueeze(1).expand(-1, 2, -1)).mean(2)
-    energies = torch.cat([means[:, 6:10], noise], dim=1)
+    flattest = flattest.unsqueeze(1).expand(-1, 2, -1)
+    energies = torch.cat([means[:, 6:10], finest.gather(2, flattest).mean(2)], dim=1)
     both_lenses = torch.stack([3 * sharpens, 4 * (1 - alike).clamp_min(0).sqrt()], dim=1)
-    calm = coarse.gather(1, flattest).sort(dim=1).values[:, num_flat // 2, None]
+    calm = coarse.gather(2, flattest).sort(dim=2).values[..., num_flat // 2]
     calm = calm.clamp_min(LEAST_CONTRAST)
-    doubt = (coarse / (blocks[:, 4].sqrt() + calm)).sort(dim=1).values
-    usual = doubt[:, int(USUAL_SHARE * doubt.shape[1]), None].clamp(*USUAL_DOUBT)
+    contrast = with_color_error(power.sqrt())
+    doubt = (coarse / (contrast + calm.unsqueeze(2))).sort(dim=2).values
+    usual = doubt[..., int(USUAL_SHARE * doubt.shape[2])].clamp(*USUAL_DOUBT)
     return torch.cat([both_lenses, (energies + 1e-4).log() + 4, calm, usual], dim=1)

@@ -70,3 +70,8 @@ def luma(picture: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
     """BT.601, full range."""
     red, green, blue = picture.split(1, dim=1)
     return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+
+
+def chroma(picture: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 2 h w"]:
+    """Red and blue less the luma."""
+    return picture[:, ::2] - luma(picture)

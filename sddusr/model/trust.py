@@ -64,20 +64,21 @@ class Trust(nn.Module):
 
     def in_ref(
         self,
-        evidence: Float[Tensor, "b 6 h w"],
-        statistics: Float[Tensor, "b 10"],
+        evidence: Float[Tensor, "b 8 h w"],
+        statistics: Float[Tensor, "b 12"],
         center_feat: Float[Tensor, "b c h w"],
         aligned_feat: Float[Tensor, "b c h w"],
     ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
         """On Ref's grid: the share of its feature that is used, and the logit of its detail.
 
-        Where Ref contradicts the wide image by more than that shows itself, neither is used,
-        whatever was learned: a faint rest of something wrong is seen on a calm background.
+        Where Ref, or its chroma alone, contradicts the wide image by more than that shows itself,
+        neither is used, whatever was learned: a faint rest of something wrong is seen on a calm
+        background.
         """
         if not self.learned:
             nothing = evidence.new_zeros(()).expand_as(evidence[:, :1])
             return nothing + 1, nothing
-        unlike, unlike_low, strength, correlation, coarse, contrast = evidence.split(1, dim=1)
+        unlike, unlike_low, strength, correlation = evidence[:, :4].split(1, dim=1)
         of_picture = self.of_picture(statistics[:, :NUM_STATISTICS])
         inputs = [
             EVIDENCE_GAIN * evidence[:, :3],
@@ -93,10 +94,10 @@ class Trust(nn.Module):
         share = shows_something(strength) * torch.sigmoid(FEATURE_LOGIT + feature)
         if not self.doubt_limit:
             return share, logit
-        calm, usual = statistics[:, NUM_STATISTICS:, None, None].split(1, dim=1)
-        limit = self.doubt_limit * usual
-        doubt = coarse / (contrast + calm)
-        cleared = (DOUBT_SCALE * (1 - doubt / limit)).clamp_min(LEAST_DOUBT_LOGIT)
+        coarse, contrast = evidence[:, NUM_EVIDENCE:].split(2, dim=1)
+        calm, usual = statistics[:, NUM_STATISTICS:, None, None].split(2, dim=1)
+        doubt = (coarse / (contrast + calm) / usual).amax(1, keepdim=True)
+        cleared = (DOUBT_SCALE * (1 - doubt / self.doubt_limit)).clamp_min(LEAST_DOUBT_LOGIT)
         return share * torch.sigmoid(cleared), logit + F.logsigmoid(cleared)
 
     def of_match(self, confidence: Float[Tensor, "b 1 hq wq"]) -> Float[Tensor, "b 1 hq wq"]:

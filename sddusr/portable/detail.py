@@ -47,7 +47,7 @@ class RefDetail:
         self._measure()
         self.statistics = self._statistics()
 
-    def evidence(self, window: Box) -> Float32[np.ndarray, "1 6 _ _"]:
+    def evidence(self, window: Box) -> Float32[np.ndarray, "1 8 _ _"]:
         """The local evidence on a rectangle of the snapped box, in its own pixels."""
         place = window.shifted(self.in_box.y0, self.in_box.x0)
         near = grown(place, self.reach, self.in_box)
@@ -133,7 +133,7 @@ class RefDetail:
             maps = np.pad(maps, ((0, 0), (0, 0), *beyond), mode="edge")
             self.bank.put(maps, core.y0 // CELL, core.x0 // CELL)
 
-    def _statistics(self) -> Float32[np.ndarray, "1 10"]:
+    def _statistics(self) -> Float32[np.ndarray, "1 12"]:
         """Of the snapped box, from its whole blocks."""
         frame = self.in_box
         size = frame.height // BLOCK_PX * BLOCK_PX, frame.width // BLOCK_PX * BLOCK_PX

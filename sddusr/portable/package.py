@@ -12,7 +12,7 @@ import numpy as np
 from sddusr.config.serialization import from_dict
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 MADE_BY = "sddusr export"
 
 

@@ -181,16 +181,39 @@ def test_what_contradicts_a_calm_part_of_the_wide_image_is_doubted():
     assert torch.allclose(found[0][..., 40:60, :], good[0][..., 40:60, :], atol=0.02)
 
 
+def test_a_color_that_the_wide_image_does_not_show_is_doubted_where_its_luma_is_not():
+    """A mark of another colour on grey texture, no brighter than that texture's own contrast."""
+    lr_center = (0.2 + 0.6 * pictures(size=96, center=48)[2]).mean(1, keepdim=True)
+    lr_center = lr_center.expand(-1, 3, -1, -1)
+    center = bicubic_up(lr_center)
+    marked = center + 0.02 * torch.rand(1, 1, *center.shape[2:])
+    marked[..., 70:78, 20:50] += torch.tensor([0.05, -0.02, -0.04]).view(3, 1, 1)
+    feats = torch.zeros(1, SMALL.dim, *marked.shape[2:])
+    bands = split_bands(marked, center, 17)
+    evidence = measure_evidence(bands, 17).evidence
+    of_whole = statistics(pool_blocks(block_maps(bands)))
+    trust, place = network().trust, (0, 0, slice(72, 76), slice(22, 48))
+    doubted = trust.in_ref(evidence, of_whole, feats, feats)
+    assert (doubted[0][place] < 0.01).all()
+    assert (doubted[1][place] < -8).all()
+    assert (doubted[0][..., :56, :] > 0.9).all()
+    evidence[:, 5] = 0  # the chroma of the difference
+    assert (trust.in_ref(evidence, of_whole, feats, feats)[0][place] > 0.1).all()
+
+
 def test_the_usual_doubt_follows_the_image_within_limits():
-    blocks = torch.rand(2, 11, 50, generator=torch.Generator().manual_seed(1))
+    blocks = torch.rand(2, 13, 50, generator=torch.Generator().manual_seed(1))
     blocks[:, 4] = 0.1**2  # contrast of 0.1
+    blocks[:, 12] = 0.05**2  # of its chroma
     blocks[:, 9] = torch.linspace(0, 1, 50)  # the first ten are the flattest
-    blocks[0, 10] = torch.linspace(0.02, 0.069, 50)
+    blocks[0, 10] = blocks[0, 11] = torch.linspace(0.02, 0.069, 50)
     blocks[1, 10] = (torch.arange(50) >= 10).float()
+    blocks[1, 11] = 0
     of_first, of_second = statistics(blocks)[:, 8:]
-    assert of_first[0] == pytest.approx(0.025)  # median of the flattest
-    assert of_first[1] == pytest.approx(0.055 / (0.1 + 0.025))  # seven tenths are below
-    assert of_second.tolist() == pytest.approx([1.5 / 255, 1])
+    assert of_first[:2].tolist() == pytest.approx([0.025, 0.025])  # median of the flattest
+    assert of_first[2] == pytest.approx(0.055 / (0.1 + 0.025))  # seven tenths are below
+    assert of_first[3] == pytest.approx(0.055 / (0.05 + 0.025))
+    assert of_second.tolist() == pytest.approx([1.5 / 255, 1.5 / 255, 1, 0.2])
 
 
 def test_without_ref_nothing_of_it_is_in_the_result():

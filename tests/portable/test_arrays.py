@@ -76,7 +76,7 @@ def test_search_and_twins_are_those_of_the_network():
 
 @pytest.mark.parametrize("shape", [(41, 67), (8, 8), (5, 12)])
 def test_statistics_are_those_of_the_network(shape):
-    maps = np.random.default_rng(3).random((1, 11, *shape)).astype(np.float32)
+    maps = np.random.default_rng(3).random((1, 13, *shape)).astype(np.float32)
     blocks = evidence.pool_blocks(torch.from_numpy(maps))
     np.testing.assert_allclose(pool_blocks(maps), blocks.numpy(), atol=1e-6)
     wanted = evidence.statistics(blocks).numpy()
