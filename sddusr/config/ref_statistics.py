@@ -7,7 +7,7 @@ FLAT_SHARE = 0.2
 LEAST_CONTRAST = 1.5 / 255
 """Contrast below which the wide image is noise."""
 COLOR_ERROR = 0.5
-"""Share of a contrast that counts as contrast of the chroma: two lenses spread colours differently."""
+"""Share of a contrast that counts as the chroma's, too: two lenses spread colours differently."""
 USUAL_SHARE = 0.7
 """Share of the blocks that doubt Ref less than is usual in the image."""
 USUAL_DOUBT = 0.2, 1.0

@@ -183,11 +183,11 @@ def test_what_contradicts_a_calm_part_of_the_wide_image_is_doubted():
 
 def test_a_color_that_the_wide_image_does_not_show_is_doubted_where_its_luma_is_not():
     """A mark of another colour on grey texture, no brighter than that texture's own contrast."""
-    lr_center = (0.2 + 0.6 * pictures(size=96, center=48)[2]).mean(1, keepdim=True)
+    lr_center = (0.35 + 0.3 * pictures(size=96, center=48)[2]).mean(1, keepdim=True)
     lr_center = lr_center.expand(-1, 3, -1, -1)
     center = bicubic_up(lr_center)
     marked = center + 0.02 * torch.rand(1, 1, *center.shape[2:])
-    marked[..., 70:78, 20:50] += torch.tensor([0.05, -0.02, -0.04]).view(3, 1, 1)
+    marked[..., 70:78, 20:50] += torch.tensor([0.08, -0.03, -0.06]).view(3, 1, 1)
     feats = torch.zeros(1, SMALL.dim, *marked.shape[2:])
     bands = split_bands(marked, center, 17)
     evidence = measure_evidence(bands, 17).evidence
@@ -198,7 +198,8 @@ def test_a_color_that_the_wide_image_does_not_show_is_doubted_where_its_luma_is_
     assert (doubted[1][place] < -8).all()
     assert (doubted[0][..., :56, :] > 0.9).all()
     evidence[:, 5] = 0  # the chroma of the difference
-    assert (trust.in_ref(evidence, of_whole, feats, feats)[0][place] > 0.1).all()
+    without_chroma = trust.in_ref(evidence, of_whole, feats, feats)[0][place]
+    assert without_chroma.mean() > 0.2
 
 
 def test_the_usual_doubt_follows_the_image_within_limits():
@@ -212,7 +213,7 @@ def test_the_usual_doubt_follows_the_image_within_limits():
     of_first, of_second = statistics(blocks)[:, 8:]
     assert of_first[:2].tolist() == pytest.approx([0.025, 0.025])  # median of the flattest
     assert of_first[2] == pytest.approx(0.055 / (0.1 + 0.025))  # seven tenths are below
-    assert of_first[3] == pytest.approx(0.055 / (0.05 + 0.025))
+    assert of_first[3] == pytest.approx(0.055 / (0.05 + 0.5 * 0.1 + 0.025))
     assert of_second.tolist() == pytest.approx([1.5 / 255, 1.5 / 255, 1, 0.2])
 
 
