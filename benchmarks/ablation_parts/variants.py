@@ -15,8 +15,9 @@ BASELINE, REGISTERED, DETAIL, TRUST, SFM, CONSTANT = (
     "constant",
 )
 
-Study = Literal["parts", "knobs"]
-"""`parts`: what the method is built of, one after the other. `knobs`: what is left open."""
+Study = Literal["parts", "knobs", "dictionary"]
+"""`parts`: what the method is built of, one after the other. `knobs`: what is left open.
+`dictionary`: ways to bring the tokens to life, beside the paper's and one constant vector."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,9 @@ def variants(
         tokens: the N of the parts' study.
         has_as_given: shards with unregistered Refs are available for the baseline.
     """
-    return _parts(base, tokens, has_as_given) if study == "parts" else _knobs(base)
+    if study == "parts":
+        return _parts(base, tokens, has_as_given)
+    return _knobs(base) if study == "knobs" else _dictionaries(base)
 
 
 def _parts(base: Config, tokens: Sequence[int], has_as_given: bool) -> list[Variant]:
@@ -74,10 +77,9 @@ def _parts(base: Config, tokens: Sequence[int], has_as_given: bool) -> list[Vari
         )
         for index, (name, config) in enumerate(added)
     ]
-    constant = _dictionary(base, constant=True, norm=False, num_heads=1)
     return [
         *chain,
-        Variant(name=CONSTANT, config=constant, over=(SFM,)),
+        Variant(name=CONSTANT, config=_constant(base), over=(SFM,)),
         *(
             Variant(
                 name=with_tokens(num), config=_tokens(base, num), over=(BASELINE, SFM, CONSTANT)
@@ -90,7 +92,8 @@ def _parts(base: Config, tokens: Sequence[int], has_as_given: bool) -> list[Vari
 def _knobs(base: Config) -> list[Variant]:
     center, crop_px = with_tokens(base.model.dictionary.num_tokens), base.data.crop_px
     quarter_px = crop_px // 8 * 2
-    changed: dict[str, Config] = {
+    changed = {
+        center: base,
         "temperature-0.05": _matching(base, temperature=0.05),
         "temperature-0.01": _matching(base, temperature=0.01),
         "attention-sqrt_d": _dictionary(base, attention="sqrt_d"),
@@ -100,13 +103,44 @@ def _knobs(base: Config) -> list[Variant]:
         "windows-paper": _data(base, shift_px=(quarter_px, 3 * quarter_px)),
         "windows-far": _data(base, shift_px=(crop_px, 2 * crop_px)),
     }
-    changed = {name: config for name, config in changed.items() if config != base}
     every_key = _model(base, mask=replace(base.model.mask, mask_keys=False))
     return [
-        Variant(name=center, config=base),
-        *(Variant(name=name, config=config, over=(center,)) for name, config in changed.items()),
+        *_against(center, changed),
         Variant(name="keys-all", config=every_key, over=(center,), weights_of=center),
     ]
+
+
+def _dictionaries(base: Config) -> list[Variant]:
+    printed = {"norm": False, "num_heads": 1, "token_scale": 1.0, "keep_logit": 0.0}
+    changed = {
+        CONSTANT: _constant(base),
+        with_tokens(base.model.dictionary.num_tokens): base,
+        "as-printed": _dictionary(base, **printed),
+        "cosine": _dictionary(base, **printed, attention="cosine"),
+        "heads-1": _dictionary(base, norm=True, num_heads=1),
+        "heads-4": _dictionary(base, norm=True, num_heads=4),
+        "large-tokens": _dictionary(base, norm=True, token_scale=1.0),
+        "keep-half": _dictionary(base, norm=True, keep_logit=0.0),
+        "keep-less": _dictionary(base, norm=True, keep_logit=-3.0),
+        "written": _dictionary(base, norm=True, tokens="written"),
+    }
+    return _against(CONSTANT, changed)
+
+
+def _against(first: str, changed: dict[str, Config]) -> list[Variant]:
+    """Each config once, its gain counted against the first."""
+    configs: list[Config] = []
+    found: list[Variant] = []
+    for name, config in changed.items():
+        if config not in configs:
+            configs.append(config)
+            over = () if name == first else (first,)
+            found.append(Variant(name=name, config=config, over=over))
+    return found
+
+
+def _constant(base: Config) -> Config:
+    return _dictionary(base, constant=True, norm=False, num_heads=1)
 
 
 def _model(config: Config, **parts: Any) -> Config:

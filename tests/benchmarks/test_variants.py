@@ -1,5 +1,6 @@
 """An ablation's networks differ from each other by one thing each."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -81,3 +82,35 @@ def test_a_variant_comes_after_those_it_is_compared_with(study):
     for each in variants(DEMO, study, (16,)):
         assert {*each.over, *filter(None, [each.weights_of])} <= seen
         seen.add(each.name)
+
+
+def test_dictionaries_differ_by_one_thing_from_the_preset_or_from_the_paper():
+    found = {each.name: each for each in variants(DEMO, "dictionary", ())}
+    assert list(found)[:3] == ["constant", "sddusr-32", "as-printed"]
+    assert found["constant"].over == ()
+    assert all(each.over == ("constant",) for name, each in found.items() if name != "constant")
+    steps = {name: changed(each.config, DEMO) for name, each in found.items()}
+    assert steps["sddusr-32"] == set()
+    one_thing = {
+        "heads-1": "num_heads",
+        "heads-4": "num_heads",
+        "large-tokens": "token_scale",
+        "keep-half": "keep_logit",
+        "keep-less": "keep_logit",
+        "written": "tokens",
+    }
+    for name, field in one_thing.items():
+        assert steps[name] == {f"model.dictionary.{field}"}
+    printed, paper = found["as-printed"].config.model.dictionary, PAPER.model.dictionary
+    assert replace(printed, num_tokens=paper.num_tokens) == paper
+    assert changed(found["cosine"].config, found["as-printed"].config) == {
+        "model.dictionary.attention"
+    }
+
+
+def test_a_study_trains_no_config_twice():
+    base = replace(DEMO, model=replace(DEMO.model, dictionary=replace(
+        DEMO.model.dictionary, num_heads=4)))  # fmt: skip
+    names = [each.name for each in variants(base, "dictionary", ())]
+    assert "heads-4" not in names
+    assert "heads-1" in names
