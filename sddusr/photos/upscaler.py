@@ -222,7 +222,7 @@ def _quality(pair: PreparedPair, wide: Picture) -> RefQuality:
     if "quality" in pair.record:
         return RefQuality(**pair.record["quality"])
     center = enlarged_center(wide.pixels, pair.box)
-    return measure_quality(pair.ref, as_depth(center, pair.ref.dtype), pair.valid)
+    return measure_quality(pair.ref, as_depth(center, pair.ref.dtype), pair.valid, pair.ref)
 
 
 class _Phases:

@@ -119,7 +119,7 @@ def prepare_pair(
     ref = colors.apply(ref)
     if density > 1:
         center = enlarged_center(wide, box)
-        quality = measure_quality(ref, as_depth(center, ref.dtype), valid)
+        quality = measure_quality(ref, as_depth(center, ref.dtype), valid, tele)
         record |= {"quality": quality.record(), "left_out": quality.is_useless}
         shown = np.zeros_like(valid) if quality.is_useless else valid
         ref = fill(ref, center, shown)

@@ -53,7 +53,7 @@ class RegisteredRef(NamedTuple):
     """On its box at HR density; where it has nothing to show, the enlarged centre."""
     valid: Bool[np.ndarray, "rows cols"]
     """False where Ref has nothing to show: beyond its border, transparent, black bars; everywhere
-    if Ref is too soft or too noisy to be of use."""
+    if Ref is too soft, noisy or compressed to be of use."""
     record: dict[str, Any]
 
 
@@ -90,10 +90,11 @@ def register_ref(
     if method == "auto":
         parallax = estimate_parallax(_moved(overlap, homography))
         record["flow"] = parallax.record
+    as_given = ref
     ref, shown = _resample(ref, shown, homography, parallax)
     colors = _fit_colors(ref, lr, box, shown, color or ColorConfig())
     ref = colors.apply(ref)
-    quality = measure_quality(ref, as_depth(center, ref.dtype), shown)
+    quality = measure_quality(ref, as_depth(center, ref.dtype), shown, as_given)
     record |= {
         "method": method,
         "color": colors.record(),

@@ -6,7 +6,7 @@ import pytest
 import skimage
 
 from sddusr.geometry.box import Box, crop
-from sddusr.registration.quality import measure_quality
+from sddusr.registration.quality import MAX_BLOCKS, measure_blocks, measure_quality
 from sddusr.registration.residual import enlarged_center
 
 BOX = Box(100, 300, 160, 440)
@@ -25,32 +25,30 @@ def everywhere(picture: np.ndarray) -> np.ndarray:
 
 def test_a_good_tele_picture_has_nothing_said_of_it(pair):
     ref, center = pair
-    found = measure_quality(ref, center, everywhere(ref))
+    found = measure_quality(ref, center, everywhere(ref), ref)
     assert found.reasons() == []
     assert found.sharpness > 1.5
 
 
 def test_defocus_noise_other_objects_and_bars_are_told(pair):
     ref, center = pair
-    rng = np.random.default_rng(0)
-    soft = measure_quality(cv2.GaussianBlur(ref, (0, 0), 2), center, everywhere(ref))
-    assert "no sharper" in soft.reasons()[0]
-    noisy = np.clip(ref + rng.normal(0, 30, ref.shape), 0, 255).astype(np.uint8)
-    assert any("noisy" in reason for reason in measure_quality(noisy, center, everywhere(ref))
-               .reasons())  # fmt: skip
+    shown, rng = everywhere(ref), np.random.default_rng(0)
+
+    def reasons(picture: np.ndarray) -> str:
+        return "; ".join(measure_quality(picture, center, shown, picture).reasons())
+
+    assert "no sharper" in reasons(cv2.GaussianBlur(ref, (0, 0), 2))
+    assert "noisy" in reasons(np.clip(ref + rng.normal(0, 30, ref.shape), 0, 255).astype(np.uint8))
     other = ref.copy()
     other[50:130, 60:160] = 255 - other[50:130, 60:160]
-    assert any("differs" in reason for reason in measure_quality(other, center, everywhere(ref))
-               .reasons())  # fmt: skip
-    shown = everywhere(ref)
+    assert "differs" in reasons(other)
     shown[:40] = False
-    assert any("shows nothing" in reason for reason in measure_quality(ref, center, shown)
-               .reasons())  # fmt: skip
+    assert "shows nothing" in reasons(ref)
 
 
 def test_a_digital_zoom_adds_nothing(pair):
     _, center = pair
-    found = measure_quality(center, center, everywhere(center))
+    found = measure_quality(center, center, everywhere(center), center)
     assert found.sharpness == pytest.approx(1)
     assert "no sharper" in found.reasons()[0]
     assert found.is_useless
@@ -58,8 +56,8 @@ def test_a_digital_zoom_adds_nothing(pair):
 
 def test_sixteen_bits_are_measured_alike(pair):
     ref, center = pair
-    eight = measure_quality(ref, center, everywhere(ref))
-    deep = measure_quality(ref * np.uint16(257), center * np.uint16(257), everywhere(ref))
+    eight = measure_quality(ref, center, everywhere(ref), ref)
+    deep = measure_quality(ref * np.uint16(257), center * np.uint16(257), everywhere(ref), ref)
     assert tuple(deep) == pytest.approx(tuple(eight), rel=0.02, abs=1e-3)
 
 
@@ -69,10 +67,36 @@ def test_fine_texture_is_not_taken_for_noise_where_the_wide_image_is_smooth_else
     ref[:, :90] = 128
     texture = ref.round().astype(np.uint8)
     center = cv2.GaussianBlur(texture, (0, 0), 2)
-    found = measure_quality(texture, center, everywhere(texture))
+    found = measure_quality(texture, center, everywhere(texture), texture)
     assert found.noise < 1
     assert not found.is_useless
     noisy = (ref + rng.normal(0, 20, ref.shape)).clip(0, 255).astype(np.uint8)
-    found = measure_quality(noisy, center, everywhere(noisy))
+    found = measure_quality(noisy, center, everywhere(noisy), noisy)
     assert found.noise == pytest.approx(20, rel=0.15)
     assert found.is_useless
+
+
+@pytest.mark.parametrize("moved", [(0, 0), (3, 6)])
+def test_the_edges_of_jpeg_blocks_are_seen_at_any_phase_and_grow_with_compression(pair, moved):
+    ref, center = pair
+
+    def compressed(quality: int) -> np.ndarray:
+        _, data = cv2.imencode(".jpg", ref, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[moved[0] :, moved[1] :]
+
+    found = [measure_blocks(ref), *(measure_blocks(compressed(q)) for q in (90, 50, 10))]
+    assert max(found[:2]) < 1.6
+    assert found[1] < found[2] < found[3]
+    assert found[3] > MAX_BLOCKS
+    assert measure_blocks(ref[:17]) == 1  # too small to tell
+    quality = measure_quality(ref, center, everywhere(ref), compressed(10))
+    assert quality.is_useless
+    assert any("JPEG" in reason for reason in quality.reasons())
+
+
+def test_blocks_are_looked_for_in_the_middle_of_a_large_tele_image():
+    rng = np.random.default_rng(0)
+    large = rng.integers(0, 256, (2600, 64, 3), np.uint8)
+    large[276:2324] = np.repeat(np.repeat(rng.integers(0, 256, (256, 8, 3), np.uint8), 8, 0), 8, 1)
+    assert measure_blocks(large) > 100
+    assert measure_blocks(np.concatenate([large[:276], large[2324:]])) < 1.3
