@@ -1,11 +1,9 @@
-"""Whole pictures with `paper`, random weights and every cell searched for, beside the plain way;
-and the network that ships beside itself without its detail skip.
+"""Whole pictures with `paper`, random weights and every cell searched for, beside the plain way.
 
 The plain way has neither masks nor dictionaries. `--large` takes 1280x1792 instead of 448x896.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,13 +13,10 @@ import torch
 from _network import network, network_operations, textured
 from _timing import arguments, compare, finish, measured_rates
 
-from sddusr.checkpoint import read_checkpoint
 from sddusr.config.arguments import parse_args
 from sddusr.geometry.box import centered, whole
 from sddusr.inference import super_resolve, to_tensor
 from sddusr.model.precision import Precision, computes_bfloat16
-from sddusr.model.sddusr import SDDuSR
-from sddusr.pretrained import COMPACT
 
 FULL, LARGE, QUICK = (448, 896), (1280, 1792), (96, 192)
 
@@ -50,15 +45,6 @@ def main() -> None:
         )
         for precision, rate in measured
     ]
-    rows += [
-        compare(
-            f"detail skip/{precision}",
-            partial(shipped, size, precision),
-            partial(shipped, size, precision, with_detail=False),
-            given,
-        )
-        for precision, _ in measured
-    ]
     torch.set_num_threads(given.threads)
     if is_native:
         print(f"bfloat16 against float32: {psnr(size):.1f} dB")
@@ -85,17 +71,6 @@ def plainly(size: tuple[int, int]) -> Callable[[], Any]:
     return partial(
         torch.inference_mode()(reference.super_resolve), network("baseline").eval(), *given
     )
-
-
-def shipped(
-    size: tuple[int, int], precision: Precision, *, with_detail: bool = True
-) -> Callable[[], Any]:
-    """`compact` with its weights, or without those of its detail skip."""
-    found = read_checkpoint(COMPACT)
-    detail = replace(found.config.model.detail, enabled=with_detail)
-    model = SDDuSR(replace(found.config.model, detail=detail)).eval()
-    model.load_state_dict({name: found.model_state[name] for name in model.state_dict()})
-    return partial(super_resolve, model, *pictures(size), precision)
 
 
 def psnr(size: tuple[int, int]) -> float:
