@@ -48,6 +48,21 @@ FIELD_REFS = RefsConfig(
 )
 """Half of the tele pictures are as they should be."""
 
+HARDER_REFS = RefsConfig(
+    defocus_share=0.06,
+    defocus_px=(0.7, 2.5),
+    noise_share=0.10,
+    noise_sigma=(2.0, 14.0),
+    occluder_share=0.16,
+    exposure_share=0.06,
+    color_share=0.03,
+    jpeg_share=0.14,
+    zoom_share=0.02,
+    shift_share=0.04,
+    absent_share=0.06,
+)
+"""Two thirds are not, and none is so bad that it would be left out as a whole in use."""
+
 DEMO = Config(
     model=ModelConfig(
         dim=16,
@@ -95,7 +110,7 @@ COMPACT = replace(
         dictionary=replace(DEMO.model.dictionary, num_tokens=64, num_heads=1),
     ),
     optim=replace(DEMO.optim, lr=1.5e-3, warmup_steps=50, align_from_step=1500),
-    data=replace(DEMO.data, crop_px=48, shift_px=(0, 24), register_ref="auto"),
+    data=replace(DEMO.data, crop_px=48, shift_px=(0, 24), register_ref="auto", refs=HARDER_REFS),
     train=TrainConfig(
         num_steps=6000,
         batch_size=4,
