@@ -100,3 +100,18 @@ def test_blocks_are_looked_for_in_the_middle_of_a_large_tele_image():
     large[276:2324] = np.repeat(np.repeat(rng.integers(0, 256, (256, 8, 3), np.uint8), 8, 0), 8, 1)
     assert measure_blocks(large) > 100
     assert measure_blocks(np.concatenate([large[:276], large[2324:]])) < 1.3
+
+
+def test_the_edges_of_bars_are_no_blocks(pair):
+    ref, center = pair
+    framed = ref.copy()
+    framed[:24] = framed[-24:] = framed[:, :24] = framed[:, -24:] = 0
+    assert measure_blocks(framed) < 1.6
+    assert not measure_quality(framed, center, everywhere(ref), framed).is_useless
+
+
+def test_noise_is_finite_where_hardly_anything_is_shown(pair):
+    ref, center = pair
+    shown = np.zeros(ref.shape[:2], bool)
+    shown[10, 10:20] = True
+    assert measure_quality(ref, center, shown, ref).noise == 0
