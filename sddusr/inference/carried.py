@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sddusr.config import SCALE
 from sddusr.config.ref_statistics import BLOCK_PX
-from sddusr.geometry.box import Box, crop, whole
+from sddusr.geometry.box import Box, whole
 from sddusr.imaging.resize import bicubic_up
 from sddusr.inference.conversion import Pixels, Uploads, part_on
 from sddusr.inference.tiles import cut, grown, overlap, scaled, snapped, tiles, within
@@ -38,12 +38,12 @@ BICUBIC_REACH_PX = 2
 
 @dataclass(frozen=True, kw_only=True)
 class DetailInputs:
-    """Ref on its box as it was given, and the centre of the wide picture below it."""
+    """Ref on its box as it was given, and the wide picture that it shows a part of."""
 
     ref: Pixels
     """At HR density."""
-    center: Pixels
-    """The LR pixels that the box touches."""
+    lr: Pixels
+    """The whole wide picture: at the box's border its enlargement looks beyond the box."""
     box: Box
     """Where Ref lies in the result, at any phase of the grid."""
     snapped: Box
@@ -51,34 +51,16 @@ class DetailInputs:
     uploads: Uploads | None = None
     """Holds the images on a GPU once they were read there."""
 
-    @classmethod
-    def of(
-        cls,
-        lr: Pixels,
-        ref: Pixels,
-        box: Box,
-        snapped_box: Box,
-        uploads: Uploads | None = None,
-    ) -> "DetailInputs":
-        """Args:
-        lr: the whole wide picture.
-        """
-        around = scaled(snapped(box, SCALE), Fraction(1, SCALE))
-        center = crop(lr, around)
-        return cls(ref=ref, center=center, box=box, snapped=snapped_box, uploads=uploads)
-
     def part(
         self, window: Box, device: torch.device
     ) -> tuple[Float[Tensor, "1 3 _ _"], Float[Tensor, "1 3 _ _"]]:
         """Ref and the enlarged centre on a rectangle of the box, in the box's own pixels."""
         ref = part_on(device, self.ref, window, self.uploads)
-        lr_grid = snapped(self.box, SCALE)
-        on_grid = within(window.shifted(self.box.y0, self.box.x0), lr_grid)
-        frame = whole(*self.center.shape[:2])
-        near = scaled(snapped(on_grid, SCALE), Fraction(1, SCALE))
-        near = grown(near, BICUBIC_REACH_PX, frame)
-        large = bicubic_up(part_on(device, self.center, near, self.uploads))
-        return ref, cut(large, within(on_grid, scaled(near, SCALE)))
+        place = window.shifted(self.box.y0, self.box.x0)
+        near = scaled(snapped(place, SCALE), Fraction(1, SCALE))
+        near = grown(near, BICUBIC_REACH_PX, whole(*self.lr.shape[:2]))
+        large = bicubic_up(part_on(device, self.lr, near, self.uploads))
+        return ref, cut(large, within(place, scaled(near, SCALE)))
 
 
 @dataclass(kw_only=True)

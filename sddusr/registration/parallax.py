@@ -66,7 +66,7 @@ def estimate_parallax(overlap: Overlap, min_gain: float = MIN_GAIN) -> Parallax:
     `min_gain` of the correlation of detail that the homography leaves missing.
     """
     fixed, inside = overlap.wide, overlap.inside
-    moving = _match_contrast(overlap.tele, fixed)
+    moving = _match_contrast(overlap.tele, fixed, inside)
     there, back = dense_flow(fixed, moving), dense_flow(moving, fixed)
     missed = np.linalg.norm(there + walk(back, there, cv2.INTER_LINEAR), axis=2)
     weight = _texture(fixed) * (inside & (missed < 2 * CONSISTENT_PX))
@@ -125,8 +125,12 @@ def _held_out_correlation(
     return detail_correlation(fixed, walk(moving, predicted), inside)
 
 
-def _match_contrast(picture: Grey, other: Grey) -> Grey:
-    """A picture with another's mean and contrast."""
-    gain = float(other.std()) / max(float(picture.std()), 1.0)
-    shifted = (picture.astype(np.float32) - float(picture.mean())) * gain + float(other.mean())
-    return np.clip(shifted, 0, 255).astype(np.uint8)
+def _match_contrast(picture: Grey, other: Grey, inside: Bool[np.ndarray, "rows cols"]) -> Grey:
+    """A picture with another's mean and contrast, and the other itself where it shows nothing: the
+    edge of a bar would draw the flow beside it along."""
+    if not inside.any():
+        return other
+    seen, wanted = picture[inside].astype(np.float32), other[inside].astype(np.float32)
+    gain = float(wanted.std()) / max(float(seen.std()), 1.0)
+    shifted = (picture.astype(np.float32) - float(seen.mean())) * gain + float(wanted.mean())
+    return np.where(inside, np.clip(shifted, 0, 255).astype(np.uint8), other)
