@@ -113,6 +113,9 @@ class DetailConfig:
     doubt_limit: float = 3.0
     """Nothing is taken from where Ref contradicts the wide picture this many times more, measured
     against the picture's own contrast, than it usually does; 0: no limit."""
+    doubt_px: int = 33
+    """Side (HR px, odd) of the surroundings that must be free of such contradiction, too; 0: none.
+    """
 
     def __post_init__(self) -> None:
         require(
@@ -120,10 +123,12 @@ class DetailConfig:
             f"model.detail.window_px is {self.window_px}, need an odd number of 3 or more",
         )
         require(self.trust_dim >= 1, f"model.detail.trust_dim is {self.trust_dim}, need 1 or more")
-        require(
-            self.support_px == 0 or (self.support_px >= 3 and self.support_px % 2 == 1),
-            f"model.detail.support_px is {self.support_px}, need 0 or an odd number of 3 or more",
-        )
+        for name in ("support_px", "doubt_px"):
+            side = getattr(self, name)
+            require(
+                side == 0 or (side >= 3 and side % 2 == 1),
+                f"model.detail.{name} is {side}, need 0 or an odd number of 3 or more",
+            )
         require(
             self.doubt_limit >= 0,
             f"model.detail.doubt_limit is {self.doubt_limit}, need 0 or more",

@@ -133,12 +133,15 @@ class TrustedAlign(Align):
         ref_feat: Float[Tensor, "1 c rows cols"],
         corner: Int[Tensor, "2"],
         evidence: Float[Tensor, "1 8 h w"],
+        penalty: Float[Tensor, "1 1 h w"],
         statistics: Float[Tensor, "1 12"],
         strength: Float[Tensor, ""],
     ) -> tuple[Float[Tensor, "1 c h w"], Float[Tensor, "1 1 h w"]]:
         aligned_feat = super().forward(flow, center_feat, ref_feat, corner)
         assert self.model.trust is not None
-        share, logit = self.model.trust.in_ref(evidence, statistics, center_feat, aligned_feat)
+        share, logit = self.model.trust.in_ref(
+            evidence, penalty, statistics, center_feat, aligned_feat
+        )
         return strength * share * aligned_feat, logit.expand(-1, -1, *flow.shape[2:]) + 0.0
 
 
@@ -158,6 +161,16 @@ class Evidence(Part):
         window_px = self.model.detail_window_px
         found = measure_evidence(split_bands(ref, enlarged, window_px), window_px)
         return torch.cat([found.detail, found.look], 1), found.evidence
+
+
+class Penalty(Part):
+    """What doubt in Ref takes off the logits."""
+
+    def forward(
+        self, evidence: Float[Tensor, "1 8 h w"], statistics: Float[Tensor, "1 12"]
+    ) -> Float[Tensor, "1 1 h w"]:
+        assert self.model.trust is not None
+        return self.model.trust.penalty(evidence, statistics)
 
 
 class BlockMaps(Part):

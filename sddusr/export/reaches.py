@@ -36,6 +36,7 @@ def measure_reaches(model: SDDuSR) -> Reaches:
         align_px=hint_reach(model) + trust_reach(model),
         max_offset_px=int(-(-model.alignment.max_offset_px // 1)),
         evidence_px=evidence_reach(model.detail_window_px),
+        doubt_px=0 if model.trust is None else model.trust.doubt_px // 2,
         gates_px=sources_px + before_gates_px,
         tile_px=max(fused_px + lr_reach(fusion.body[-1], model.head), trust_halo(model) + look_px),
     )

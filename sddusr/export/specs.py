@@ -81,6 +81,8 @@ def _example(spec: Input, sides: dict[str, int], generator: torch.Generator) -> 
         return 4 * values - 2
     if spec.name == "evidence":
         return 0.02 * values  # of a Ref that fits: one that is not trusted is not used
+    if spec.name == "penalty":
+        return -values
     if spec.name == "peak":
         return torch.full(shape, -1e30)
     return values
@@ -170,6 +172,7 @@ def _align(model: SDDuSR, config: ModelConfig) -> GraphSpec:
         )
     trusted = (
         _map("evidence", 8),
+        _map("penalty", 1),
         Input(name="statistics", shape=(1, 12)),
         Input(name="strength", shape=()),
     )
@@ -194,6 +197,12 @@ def _evidence(model: SDDuSR) -> Iterator[GraphSpec]:
         module=graphs.Evidence(model),
         inputs=pair,
         outputs=("maps", "evidence"),
+    )
+    yield GraphSpec(
+        name="penalty",
+        module=graphs.Penalty(model),
+        inputs=(_map("evidence", 8), Input(name="statistics", shape=(1, 12))),
+        outputs=("penalty",),
     )
     yield GraphSpec(
         name="block_maps",

@@ -85,6 +85,22 @@ class CarriedBank:
             (snapped_box.x0 - self.outer.x0) // CELL,
         )
 
+    def evidence(
+        self, model: SDDuSR, window: Box, device: torch.device
+    ) -> tuple[Float[Tensor, "1 8 _ _"], Float[Tensor, "1 1 _ _"]]:
+        """The local evidence on a rectangle of the snapped box, in its own pixels; and what doubt
+        takes off the logits there."""
+        assert model.trust is not None
+        window_px, frame = model.detail_window_px, _snapped_in_box(self.inputs)
+        place = window.shifted(frame.y0, frame.x0)
+        doubted = grown(place, model.trust.doubt_px // 2, frame)
+        near = grown(doubted, reach(window_px), frame)
+        bands = split_bands(*self.inputs.part(near, device), window_px)
+        evidence = cut(measure_evidence(bands, window_px).evidence, within(doubted, near))
+        penalty = model.trust.penalty(evidence, self.statistics)
+        inner = within(place, doubted)
+        return cut(evidence, inner), cut(penalty, inner)
+
     def put_logit(self, logit: Float[Tensor, "1 1 _ _"], core: Box) -> None:
         """Write the trust's logit of a part of the snapped box, whole cells."""
         y, x = (
@@ -193,19 +209,6 @@ def _outer_index(
     first_x = (inputs.snapped.x0 - outer.x0) // CELL
     y, x = key_index // key_shape[1] + first_y, key_index % key_shape[1] + first_x
     return y * (outer.width // CELL) + x
-
-
-def evidence_of(
-    inputs: DetailInputs, window: Box, device: torch.device, window_px: int
-) -> Float[Tensor, "1 8 _ _"]:
-    """The local evidence on a rectangle of the snapped box, in its own pixels."""
-    frame = _snapped_in_box(inputs)
-    place = window.shifted(frame.y0, frame.x0)
-    near = grown(place, reach(window_px), frame)
-    evidence = measure_evidence(
-        split_bands(*inputs.part(near, device), window_px), window_px
-    ).evidence
-    return cut(evidence, within(place, near))
 
 
 def _statistics(

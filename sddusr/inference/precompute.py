@@ -12,7 +12,7 @@ from torch import Tensor
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.geometry.box import HR_PER_CELL, Box, whole
 from sddusr.imaging.allocator import keeping_freed_memory
-from sddusr.inference.carried import CarriedBank, DetailInputs, carry_detail, evidence_of
+from sddusr.inference.carried import CarriedBank, DetailInputs, carry_detail
 from sddusr.inference.conversion import Pixels, Uploads, part_on
 from sddusr.inference.tiles import cut, grown, in_tiles, reach, scaled, tiles, within
 from sddusr.model.deformable import exact_planes
@@ -227,9 +227,8 @@ def _trust_in_ref(
 ) -> tuple[Tensor, Tensor]:
     """The share of the aligned feature that is taken in a region, and the detail's logit."""
     assert model.trust is not None
-    device = center_feat.device
-    evidence = evidence_of(carried.inputs, region, device, model.detail_window_px)
-    return model.trust.in_ref(evidence, carried.statistics, center_feat, aligned_feat)
+    evidence, penalty = carried.evidence(model, region, center_feat.device)
+    return model.trust.in_ref(evidence, penalty, carried.statistics, center_feat, aligned_feat)
 
 
 def _alignment_regions(

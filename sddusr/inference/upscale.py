@@ -90,9 +90,7 @@ def super_resolve(
     uploads = Uploads()
     detail = None
     if not without_ref and model.trust is not None:
-        detail = DetailInputs(
-            ref=ref, lr=frame, box=box, snapped=aligned.box, uploads=uploads
-        )
+        detail = DetailInputs(ref=ref, lr=frame, box=box, snapped=aligned.box, uploads=uploads)
     inputs = Inputs(frame, center, aligned.ref, device, detail, uploads)
     result = np.empty((SCALE * height, SCALE * width, 3), dtype)
     keeping = keeping_freed_memory() if memory_bytes is None else nullcontext()

@@ -38,6 +38,10 @@ EMPTY, FULL = 0.3 / 255, 0.5 / 255
 """Mean difference to the centre below which Ref shows nothing of its own, and from which it counts
 whole. Where Ref has nothing to show the enlarged centre is laid in its place; rounded to 8 bits it
 differs by 0.25 / 255, with a sensor's noise by more than 0.5."""
+ROUNDED = 0.52 / 255
+"""Difference of a pixel to the centre, in any colour, up to which it may be that, rounded."""
+PATCH_PX = 3
+"""Side of the least patch of such pixels that shows nothing: single ones are chance."""
 COARSE_PX = 5
 """Side of the means in which Ref, softened, and the centre are compared for the doubt. What the
 wide lens could not resolve is gone in them."""
@@ -116,7 +120,14 @@ def ref_detail(
     """High-pass of Ref − centre, where that is anything."""
     added = ref - center
     shown = shows_something(box_mean(added.abs().mean(1, keepdim=True), FINE_PX))
-    return shown * high_pass(added, window_px)
+    return own_pixels(added) * shown * high_pass(added, window_px)
+
+
+def own_pixels(added: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """1 where Ref has something of its own; 0 exactly up to the edge of patches that are the
+    enlarged centre in 8 bits, over which means would spread what Ref shows beside them."""
+    own = (added.abs().amax(1, keepdim=True) > ROUNDED).to(added.dtype)
+    return -largest_around(-largest_around(own, PATCH_PX), PATCH_PX)
 
 
 def measure_evidence(bands: Bands, window_px: int) -> RefEvidence:
@@ -133,7 +144,9 @@ def measure_evidence(bands: Bands, window_px: int) -> RefEvidence:
     unlike = largest_around(means[:, 3:5], DOUBT_PX)
     contrast = largest_around(means[:, 5:], CONTRAST_PX)
     contrast = with_color_error(contrast)
-    evidence = torch.cat([means[:, :3], correlation.unsqueeze(1), unlike, contrast], 1)
+    strength = own_pixels(bands.ref - bands.center) * means[:, 2:3]
+    maps = [means[:, :2], strength, correlation.unsqueeze(1), unlike, contrast]
+    evidence = torch.cat(maps, 1)
     return RefEvidence(detail, luma(bands.known), evidence)
 
 

@@ -11,7 +11,7 @@ from sddusr.config import LR_PER_CELL, SCALE, ModelConfig
 from sddusr.imaging.resize import bicubic_up
 from sddusr.model.alignment import Alignment
 from sddusr.model.blocks import conv3x3, pass_through
-from sddusr.model.detail import lay_in_place, to_pixels, twin_cells
+from sddusr.model.detail import enlarge_center, lay_in_place, to_pixels, twin_cells
 from sddusr.model.encoder import LrEncoder, center_encoder, ref_encoder
 from sddusr.model.evidence import (
     block_maps,
@@ -92,16 +92,18 @@ class SDDuSR(nn.Module):
         aligned_feat = self.alignment(lr_center, ref, center_feat, ref_feat)
         carried = None
         if self.trust is not None:
-            carried = self._evidence(lr_center, ref, center_feat, aligned_feat)
+            if center_offset is None:
+                raise ValueError("model.detail needs center_offset: where the centre lies in lr")
+            with torch.no_grad():
+                center = enlarge_center(lr.float(), lr_center.float(), center_offset)
+            carried = self._evidence(center, ref, center_feat, aligned_feat)
             aligned_feat = carried.feature_share.to(aligned_feat.dtype) * aligned_feat
         found = self.matching(lr, lr_center, aligned_feat, seeds, gumbel)
         dict_feat = None
         if self.dictionary is not None:
             dict_feat = self.dictionary(lr_feat, center_feat, aligned_feat)
         detail = None
-        if carried is not None:
-            if center_offset is None:
-                raise ValueError("model.detail needs center_offset: where the centre lies in lr")
+        if carried is not None and center_offset is not None:
             twins = twin_cells(
                 center_offset, _cells(found.confidence), _cells(lr_center, LR_PER_CELL)
             )
@@ -127,16 +129,23 @@ class SDDuSR(nn.Module):
         )
 
     def _evidence(
-        self, lr_center: Tensor, ref: Tensor, center_feat: Tensor, aligned_feat: Tensor
+        self, center: Tensor, ref: Tensor, center_feat: Tensor, aligned_feat: Tensor
     ) -> CarriedDetail:
-        """Ref's detail in its own frame, and what the trust makes of it there."""
+        """Ref's detail in its own frame, and what the trust makes of it there.
+
+        Args:
+            center: enlarged to Ref's density.
+        """
         assert self.trust is not None
+        window_px = self.detail_window_px
         with torch.no_grad():
-            center, window_px = bicubic_up(lr_center.float()), self.detail_window_px
             bands = split_bands(ref.float(), center, window_px)
             found = measure_evidence(bands, window_px)
             of_whole = statistics(pool_blocks(block_maps(bands)))
-        share, logit = self.trust.in_ref(found.evidence, of_whole, center_feat, aligned_feat)
+            penalty = self.trust.penalty(found.evidence, of_whole)
+        share, logit = self.trust.in_ref(
+            found.evidence, penalty, of_whole, center_feat, aligned_feat
+        )
         return CarriedDetail(share, torch.cat([found.detail, found.look, logit], dim=1))
 
     def _detail(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sddusr.config import SCALE, DetailConfig
 from sddusr.model.blocks import activation, conv3x3, zero_start
 from sddusr.model.detail import to_pixels
+from sddusr.model.doubt import doubt_penalty
 from sddusr.model.evidence import MEAN_PX, NUM_EVIDENCE, NUM_STATISTICS, shows_something
 from sddusr.model.filters import box_mean
 
@@ -35,10 +36,6 @@ LOOK_PX = 5
 EVIDENCE_GAIN, DETAIL_GAIN = 20.0, 10.0
 """Bring differences of pictures in 0..1 to about 1 for the convolutions."""
 NUM_QUERY_MAPS = 6
-DOUBT_SCALE = 16.0
-"""Of the logistic of a pixel's doubt as a share of its limit."""
-LEAST_DOUBT_LOGIT = -20.0
-"""What doubt takes off a logit at most: more changes nothing and would drown other inputs."""
 SUPPORT_SCALE, SUPPORT_CENTER = 15.0, 0.35
 """Logistic of the mean trust around a pixel: it multiplies by 0.9997 at 0.9, by 0.02 at 0.1."""
 
@@ -49,7 +46,8 @@ class Trust(nn.Module):
     def __init__(self, dim: int, config: DetailConfig) -> None:
         super().__init__()
         self.learned, width = config.trust, config.trust_dim
-        self.support_px, self.doubt_limit = config.support_px, config.doubt_limit
+        self.support_px, self.doubt_px = config.support_px, config.doubt_px
+        self.doubt_limit = config.doubt_limit
         self.match_scale = nn.Parameter(torch.full((2,), math.log(MATCH_SCALE)))
         self.match_center = nn.Parameter(torch.full((2,), MATCH_CENTER))
         if not self.learned:
@@ -62,18 +60,24 @@ class Trust(nn.Module):
         self.of_ref = _head(2 * dim + NUM_EVIDENCE + NUM_STATISTICS, width, 2)
         self.of_place = _head(dim + NUM_QUERY_MAPS, width, 1)
 
+    def penalty(
+        self, evidence: Float[Tensor, "b 8 h w"], statistics: Float[Tensor, "b 12"]
+    ) -> Float[Tensor, "b 1 h w"]:
+        """What doubt takes off the logits in Ref's frame; see `doubt_penalty`."""
+        return doubt_penalty(evidence, statistics, self.doubt_limit, self.doubt_px)
+
     def in_ref(
         self,
         evidence: Float[Tensor, "b 8 h w"],
+        penalty: Float[Tensor, "b 1 h w"],
         statistics: Float[Tensor, "b 12"],
         center_feat: Float[Tensor, "b c h w"],
         aligned_feat: Float[Tensor, "b c h w"],
     ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
         """On Ref's grid: the share of its feature that is used, and the logit of its detail.
 
-        Where Ref, or its chroma alone, contradicts the wide image by more than that shows itself,
-        neither is used, whatever was learned: a faint rest of something wrong is seen on a calm
-        background.
+        Args:
+            penalty: what doubt takes off both.
         """
         if not self.learned:
             nothing = evidence.new_zeros(()).expand_as(evidence[:, :1])
@@ -92,13 +96,7 @@ class Trust(nn.Module):
         prior = prior - weigh_unlike * unlike - weigh_low * unlike_low
         logit = prior + _bounded(detail)
         share = shows_something(strength) * torch.sigmoid(FEATURE_LOGIT + feature)
-        if not self.doubt_limit:
-            return share, logit
-        coarse, contrast = evidence[:, NUM_EVIDENCE:].split(2, dim=1)
-        calm, usual = statistics[:, NUM_STATISTICS:, None, None].split(2, dim=1)
-        doubt = (coarse / (contrast + calm) / usual).amax(1, keepdim=True)
-        cleared = (DOUBT_SCALE * (1 - doubt / self.doubt_limit)).clamp_min(LEAST_DOUBT_LOGIT)
-        return share * torch.sigmoid(cleared), logit + F.logsigmoid(cleared)
+        return share * penalty.exp(), logit + penalty
 
     def of_match(self, confidence: Float[Tensor, "b 1 hq wq"]) -> Float[Tensor, "b 1 hq wq"]:
         """The share of a match's feature that is used."""

@@ -36,8 +36,8 @@ class RefDetail:
     def __init__(
         self, package: Package, lr: Pixels, ref: Pixels, box: Box, snapped_box: Box
     ) -> None:
-        self.package, self.ref, self.box, self.snapped = package, ref, box, snapped_box
-        self.center = crop(lr, scaled(snapped(box, SCALE), Fraction(1, SCALE)))
+        self.package, self.lr, self.ref = package, lr, ref
+        self.box, self.snapped = box, snapped_box
         self.outer = snapped(box, CELL)
         """The cells that the box touches, in HR pixels."""
         self.in_box = within(snapped_box, box)
@@ -47,12 +47,19 @@ class RefDetail:
         self._measure()
         self.statistics = self._statistics()
 
-    def evidence(self, window: Box) -> Float32[np.ndarray, "1 8 _ _"]:
-        """The local evidence on a rectangle of the snapped box, in its own pixels."""
+    def evidence(
+        self, window: Box
+    ) -> tuple[Float32[np.ndarray, "1 8 _ _"], Float32[np.ndarray, "1 1 _ _"]]:
+        """The local evidence on a rectangle of the snapped box, in its own pixels; and what doubt
+        takes off the logits there."""
         place = window.shifted(self.in_box.y0, self.in_box.x0)
-        near = grown(place, self.reach, self.in_box)
+        doubted = grown(place, self.package.manifest.reaches.doubt_px, self.in_box)
+        near = grown(doubted, self.reach, self.in_box)
         _, evidence = self.package.run("evidence", *self._pair(near))
-        return cut(evidence, within(place, near))
+        evidence = cut(evidence, within(doubted, near))
+        penalty = self.package.first("penalty", evidence, self.statistics)
+        inner = within(place, doubted)
+        return cut(evidence, inner), cut(penalty, inner)
 
     def put_logit(self, logit: Float32[np.ndarray, "1 1 _ _"], core: Box) -> None:
         """Write the trust's logit of a part of the snapped box, whole cells."""
@@ -111,12 +118,11 @@ class RefDetail:
         self, window: Box
     ) -> tuple[Float32[np.ndarray, "1 3 h w"], Float32[np.ndarray, "1 3 h w"]]:
         """Ref and the enlarged centre on a rectangle of the box, in the box's own pixels."""
-        lr_grid = snapped(self.box, SCALE)
-        on_grid = within(window.shifted(self.box.y0, self.box.x0), lr_grid)
-        near = scaled(snapped(on_grid, SCALE), Fraction(1, SCALE))
-        near = grown(near, BICUBIC_REACH_PX, whole(*self.center.shape[:2]))
-        large = self.package.first("enlarge", part(self.center, near))
-        return part(self.ref, window), cut(large, within(on_grid, scaled(near, SCALE)))
+        place = window.shifted(self.box.y0, self.box.x0)
+        near = scaled(snapped(place, SCALE), Fraction(1, SCALE))
+        near = grown(near, BICUBIC_REACH_PX, whole(*self.lr.shape[:2]))
+        large = self.package.first("enlarge", part(self.lr, near))
+        return part(self.ref, window), cut(large, within(place, scaled(near, SCALE)))
 
     def _measure(self) -> None:
         """Fill in detail and look; the logit is to be put in."""

@@ -12,7 +12,7 @@ import numpy as np
 from sddusr.config.serialization import from_dict
 
 MANIFEST = "manifest.json"
-FORMAT = 3
+FORMAT = 4
 MADE_BY = "sddusr export"
 
 
@@ -44,6 +44,8 @@ class Reaches:
     """Longest offset that is added to the flow, pixels of the 2x grid."""
     evidence_px: int
     """Evidence for Ref, HR pixels."""
+    doubt_px: int
+    """Doubt in Ref, HR pixels of that evidence."""
     gates_px: int
     """What the fusion's gates pool, LR pixels."""
     tile_px: int

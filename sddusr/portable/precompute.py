@@ -131,7 +131,7 @@ def _aligned_tiles(
             ]
             if detail is not None:
                 inputs += [
-                    detail.evidence(window),
+                    *detail.evidence(window),
                     detail.statistics,
                     np.asarray(strength, np.float32),
                 ]

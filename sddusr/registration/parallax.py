@@ -1,5 +1,6 @@
 """What no homography explains: a smooth flow, followed if held-out places prove it."""
 
+import math
 from typing import Any, NamedTuple
 
 import cv2
@@ -24,6 +25,12 @@ MAX_SCALE = 2.0
 SMOOTH_PX = 12.0
 """Sigma of the flow's smoothing, in pixels of the overlap. Dense inverse search errs by a pixel to
 and fro along straight edges, which shows as teeth once detail is taken whole."""
+OWN_PX = 4.0
+"""Sigma of the mean that stands for a pixel's own step."""
+LIKE_PX = 1.0
+"""Steps that differ by more are hardly averaged: they belong to something at another depth."""
+MAX_LAYERS = 32
+"""Where steps vary by more pixels than this, layers are wider."""
 GRID_PX = 4
 """Pixels of the overlap per node of the grid that the smooth flow is computed on."""
 COARSER = (1.0, 2.0, 4.0, 8.0)
@@ -87,18 +94,56 @@ def estimate_parallax(overlap: Overlap, min_gain: float = MIN_GAIN) -> Parallax:
 
 
 def smooth_flow(flow: Flow, weight: Float32[np.ndarray, "rows cols"]) -> Flow:
-    """Weighted Gaussian means of a flow; where weights are small, of a wider neighbourhood."""
+    """Weighted means of the steps around each pixel that resemble its own; where weights are small,
+    of a wider neighbourhood.
+
+    A bilateral filter, so that the step of what is near does not bend what lies behind it: flow is
+    averaged in layers of like length along the axis in which it varies most, and each pixel
+    interpolates between the two layers next to its own length (Paris and Durand 2006).
+    """
     rows, cols = weight.shape
     size = -(-cols // GRID_PX), -(-rows // GRID_PX)
     steps = np.dstack([cv2.medianBlur(np.ascontiguousarray(flow[..., i]), 5) for i in (0, 1)])
     values = np.dstack([steps * weight[..., None], weight])
     values = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
+    axis = _main_axis(_mean_steps(values), values[..., 2])
+    length, own = _mean_steps(values) @ axis, _mean_steps(_blurred(values, OWN_PX)) @ axis
+    least, most = float(own.min()), float(own.max())
+    num_layers = 1 + min(MAX_LAYERS, math.ceil((most - least) / LIKE_PX))
+    spacing = max((most - least) / max(num_layers - 1, 1), 1e-6)
+    like_px = max(LIKE_PX, spacing)
+    smooth = np.zeros((*own.shape, 2), np.float32)
+    for index in range(num_layers):
+        center = least + index * spacing
+        alike = np.exp(-0.5 * np.square((length - center) / like_px)).astype(np.float32)
+        share = np.clip(1 - np.abs(own - center) / spacing, 0, 1)
+        layer = _mean_steps(_blurred(values * alike[..., None], SMOOTH_PX))
+        smooth += share[..., None] * layer
+    return cv2.resize(smooth, (cols, rows), interpolation=cv2.INTER_CUBIC)
+
+
+def _blurred(
+    values: Float32[np.ndarray, "rows cols 3"], sigma_px: float
+) -> Float32[np.ndarray, "rows cols 3"]:
+    """Sums over a neighbourhood, and with less weight over wider ones."""
     total, fade = np.zeros_like(values), 1.0
     for scale in COARSER:
-        total += fade * cv2.GaussianBlur(values, (0, 0), scale * SMOOTH_PX / GRID_PX)
+        total += fade * cv2.GaussianBlur(values, (0, 0), scale * sigma_px / GRID_PX)
         fade *= FADE
-    smooth = total[..., :2] / np.maximum(total[..., 2:], 1e-12)
-    return cv2.resize(smooth, (cols, rows), interpolation=cv2.INTER_CUBIC)
+    return total
+
+
+def _mean_steps(values: Float32[np.ndarray, "rows cols 3"]) -> Flow:
+    """Of sums of weighted steps and of weights."""
+    return values[..., :2] / np.maximum(values[..., 2:], 1e-12)
+
+
+def _main_axis(steps: Flow, weight: Float32[np.ndarray, "rows cols"]) -> Float32[np.ndarray, "2"]:
+    """The direction in which weighted steps vary most."""
+    total = max(float(weight.sum()), 1e-12)
+    off = steps - (steps * weight[..., None]).sum((0, 1)) / total
+    covariance = np.einsum("yxi,yxj,yx->ij", off, off, weight) / total
+    return np.linalg.eigh(covariance)[1][:, -1].astype(np.float32)
 
 
 def _texture(picture: Grey) -> Float32[np.ndarray, "rows cols"]:
@@ -126,11 +171,10 @@ def _held_out_correlation(
 
 
 def _match_contrast(picture: Grey, other: Grey, inside: Bool[np.ndarray, "rows cols"]) -> Grey:
-    """A picture with another's mean and contrast, and the other itself where it shows nothing: the
-    edge of a bar would draw the flow beside it along."""
+    """A picture with the mean and contrast that another has where both show something."""
     if not inside.any():
-        return other
+        return picture
     seen, wanted = picture[inside].astype(np.float32), other[inside].astype(np.float32)
     gain = float(wanted.std()) / max(float(seen.std()), 1.0)
     shifted = (picture.astype(np.float32) - float(seen.mean())) * gain + float(wanted.mean())
-    return np.where(inside, np.clip(shifted, 0, 255).astype(np.uint8), other)
+    return np.clip(shifted, 0, 255).astype(np.uint8)

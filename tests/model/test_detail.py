@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from sddusr.config import DEMO, PAPER, PRESETS, DetailConfig, ModelConfig
 from sddusr.imaging.resize import bicubic_up
-from sddusr.model.detail import lay_in_place, to_pixels, twin_cells
+from sddusr.model.detail import enlarge_center, lay_in_place, to_pixels, twin_cells
+from sddusr.model.doubt import doubt_penalty
 from sddusr.model.evidence import (
     block_maps,
     measure_evidence,
+    own_pixels,
     pool_blocks,
     reach,
     shows_something,
@@ -117,8 +119,8 @@ def test_full_trust_and_no_residual_is_ref_laid_over_bicubic():
         net.trust.correlation_scale.fill_(-20.0)
     out = net(lr, lr_center, ref, center_offset=OFFSET)
     inside = out.detail.inside.expand_as(out.sr)
-    center = bicubic_up(lr_center)
-    pasted = bicubic_up(lr)[..., 8:56, 16:64] + high_pass(ref - center, 17)
+    center = bicubic_up(lr)[..., 8:56, 16:64]  # of the whole: its border looks beyond the box
+    pasted = center + high_pass(ref - center, 17)
     assert torch.allclose(out.sr[inside], pasted.flatten(), atol=1e-4)
 
 
@@ -169,14 +171,15 @@ def test_what_contradicts_a_calm_part_of_the_wide_image_is_doubted():
         of_whole = statistics(pool_blocks(block_maps(bands)))
         detail = replace(SMALL.detail, doubt_limit=limit)
         trust = network(replace(SMALL, detail=detail)).trust
-        return trust.in_ref(measure_evidence(bands, 17).evidence, of_whole, *feats)
+        evidence = measure_evidence(bands, 17).evidence
+        return trust.in_ref(evidence, trust.penalty(evidence, of_whole), of_whole, *feats)
 
     good, found, unlimited = trusted(ref), trusted(marked), trusted(marked, limit=0.0)
     calm, busy = (slice(19, 25), slice(20, 50)), (slice(69, 75), slice(20, 50))
     assert (found[0][0, 0][calm] < 0.01).all()
     assert (found[1][0, 0][calm] < -8).all()
     assert (found[0][0, 0][busy] > 0.5).all()
-    assert (unlimited[0][0, 0][calm] > 0.9).all()
+    assert (unlimited[0][0, 0][20:24, 20:50] > 0.9).all()
     assert (good[0][..., 56:, :] > 0.9).all()
     assert torch.allclose(found[0][..., 40:60, :], good[0][..., 40:60, :], atol=0.02)
 
@@ -193,13 +196,57 @@ def test_a_color_that_the_wide_image_does_not_show_is_doubted_where_its_luma_is_
     evidence = measure_evidence(bands, 17).evidence
     of_whole = statistics(pool_blocks(block_maps(bands)))
     trust, place = network().trust, (0, 0, slice(72, 76), slice(22, 48))
-    doubted = trust.in_ref(evidence, of_whole, feats, feats)
+    doubted = trust.in_ref(evidence, trust.penalty(evidence, of_whole), of_whole, feats, feats)
     assert (doubted[0][place] < 0.01).all()
     assert (doubted[1][place] < -8).all()
-    assert (doubted[0][..., :56, :] > 0.9).all()
+    assert (doubted[0][..., :50, :] > 0.9).all()
     evidence[:, 5] = 0  # the chroma of the difference
-    without_chroma = trust.in_ref(evidence, of_whole, feats, feats)[0][place]
-    assert without_chroma.mean() > 0.2
+    assert trust.penalty(evidence, of_whole).exp()[place].mean() > 0.2
+
+
+def test_single_pixels_that_equal_the_centre_show_something_all_the_same():
+    """A good Ref has some by chance; only patches of them were filled."""
+    added = torch.full((1, 3, 12, 12), 2 / 255)
+    added[..., 2, 3] = added[..., 5:7, 8:10] = 0
+    added[..., 1, 7, 1:] = 0  # in one colour
+    assert own_pixels(added).all()
+    added[..., 8:11, 1:4] = 0.5 / 255
+    added[..., :3, :] = 0
+    own = own_pixels(added)[0, 0]
+    assert not own[8:11, 1:4].any()
+    assert not own[:3].any()
+    assert own.sum() == 144 - 9 - 36
+
+
+def test_what_resembles_the_wide_image_by_chance_is_doubted_amid_doubt():
+    """Something else in Ref has calm parts; a mark's surroundings are mostly free of doubt."""
+    evidence = torch.zeros(1, 8, 96, 96)
+    evidence[:, 6:] = 0.1  # the centre's contrast
+    evidence[:, 4:6, 30:66, 30:66] = 1.0
+    evidence[:, 4:6, 44:52, 44:52] = 0  # alike by chance
+    of_whole = torch.tensor([[0.0] * 8 + [0.01, 0.01, 0.3, 0.3]])
+    penalty = doubt_penalty(evidence, of_whole, 3.0, 33)[0, 0]
+    assert (penalty[44:52, 44:52] < -3).all()
+    assert (penalty[30:44, 30:66] == -20).all()
+    assert penalty[:10].exp().min() > 0.99
+    alone = doubt_penalty(evidence, of_whole, 3.0, 0)[0, 0]
+    assert (alone[44:52, 44:52].exp() > 0.99).all()
+    assert not doubt_penalty(evidence, of_whole, 0.0, 33).any()
+
+
+def test_the_border_of_the_centre_is_enlarged_as_a_part_of_the_picture():
+    """Wherever the crops of a batch lie, and by itself where they share nothing."""
+    picture = torch.rand(1, 3, 40, 40)
+    lr, center = picture[..., 10:34, 8:32], picture[..., 4:24, 20:36]
+    lr, center = lr.expand(2, -1, -1, -1), center.expand(2, -1, -1, -1)
+    offset = torch.tensor([[2 * (4 - 10), 2 * (20 - 8)], [200, -200]])
+    made = enlarge_center(lr, center, offset)
+    true = bicubic_up(picture)[..., 8:48, 40:72]
+    alone = bicubic_up(center)
+    assert torch.allclose(made[0, :, 16:, :20], true[0, :, 16:, :20], atol=1e-6)
+    assert not torch.allclose(alone[0, :, 16:, :20], true[0, :, 16:, :20], atol=1e-3)
+    assert torch.equal(made[1], alone[1])
+    assert torch.equal(made[0, :, :12], alone[0, :, :12])  # above the crop
 
 
 def test_the_usual_doubt_follows_the_image_within_limits():
@@ -235,6 +282,8 @@ def test_an_offset_is_needed():
 
 def test_every_parameter_gets_a_gradient_once_the_heads_speak():
     hr, lr, lr_center, ref = pictures()
+    ref = ref.clone()
+    ref[..., :24] = soften(soften(bicubic_up(lr_center)))[..., :24]  # softer than the wide picture
     net = network().train()
     for head in (net.trust.of_ref, net.trust.of_place):
         torch.nn.init.normal_(head[-1].weight, std=0.05)
@@ -264,14 +313,16 @@ def test_where_ref_is_the_enlarged_centre_nothing_of_it_counts():
     filled[:, :, :rows] = (255 * center[:, :, :rows]).round() / 255
     bands = split_bands(filled, center, 17)
     found = measure_evidence(bands, 17)
-    empty = slice(0, rows - 4)  # windows of 5 and 7 pixels reach beyond the edge
-    assert found.detail[:, :, : rows - 2].abs().max() < 1 / 255  # not what lies beside it
+    empty = slice(0, rows)  # up to the edge, whatever lies beside it
+    assert not found.detail[:, :, empty].any()
     shown = shows_something(found.evidence[:, 2:3])
     assert not shown[:, :, empty].any()
     assert shown[:, :, rows:].all()
     feats = torch.rand(1, SMALL.dim, *ref.shape[2:]), torch.rand(1, SMALL.dim, *ref.shape[2:])
     of_whole = statistics(pool_blocks(block_maps(bands)))
-    share, _ = network().trust.in_ref(found.evidence, of_whole, *feats)
+    trust = network().trust
+    penalty = trust.penalty(found.evidence, of_whole)
+    share, _ = trust.in_ref(found.evidence, penalty, of_whole, *feats)
     assert not share[:, :, empty].any()
     assert (share[:, :, rows:] > 0.9).all()
 

@@ -118,6 +118,21 @@ def test_what_shows_nothing_is_filled_with_the_enlarged_centre() -> None:
     assert found.record["valid_share"] < 0.87
 
 
+def test_bars_do_not_draw_the_flow_beside_them_along() -> None:
+    """Ref lies where it should; what the black edges look like to the search must not move it."""
+    hr = photo("chelsea")
+    box = Box(40, 280, 60, 380)
+    lr = cv2.resize(hr, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    ref = np.ascontiguousarray(crop(hr, box))
+    ref[:30] = ref[-30:] = 0
+    found = register_ref(lr, ref, box)
+    assert not found.record["flow"]["followed"]
+    assert not found.record["followed"]
+    assert found.record["ncc_before"] > 0.97
+    assert not found.valid[:30].any()
+    assert found.valid[32:-32].all()
+
+
 def test_the_enlarged_centre_is_cut_from_the_enlarged_picture_at_any_phase() -> None:
     hr = photo("chelsea")
     lr = cv2.resize(hr, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
