@@ -28,6 +28,7 @@ from sddusr.geometry.box import Box, crop, snap_box
 from sddusr.inference import super_resolve
 from sddusr.model.sddusr import SDDuSR
 from sddusr.registration.residual import enlarged_center, register_ref
+from sddusr.registration.visible import visible_mask
 from sddusr.types import Triplet
 
 MARGIN_PX = 32
@@ -40,6 +41,8 @@ class Faulty(NamedTuple):
     ref: np.ndarray
     region: np.ndarray | None = None
     """Where the fault is; None: everywhere."""
+    alpha: np.ndarray | None = None
+    """0 where Ref is transparent; None: nowhere."""
 
 
 Fault = Callable[[np.ndarray, np.ndarray, np.random.Generator], Faulty]
@@ -95,6 +98,17 @@ def bars(ref: np.ndarray, _: np.ndarray, rng: np.random.Generator) -> Faulty:
     return Faulty(barred, region)
 
 
+def transparent(ref: np.ndarray, _: np.ndarray, rng: np.random.Generator) -> Faulty:
+    """A hole and two corners; below them is what editors leave there, white."""
+    alpha, (height, width) = np.full(ref.shape[:2], 255, np.uint8), ref.shape[:2]
+    middle = int(width * rng.uniform(0.3, 0.7)), int(height * rng.uniform(0.3, 0.7))
+    cv2.ellipse(alpha, middle, (width // 6, height // 6), 0, 0, 360, 0, -1)
+    for corner in ((0, 0), (width - 1, height - 1)):
+        cv2.circle(alpha, corner, height // 5, 0, -1)
+    region = alpha == 0
+    return Faulty(np.where(region[..., None], np.uint8(255), ref), region, alpha)
+
+
 FAULTS: dict[str, Fault] = {
     "none": lambda ref, _, rng: Faulty(ref),
     "defocus 2": defocus(2),
@@ -109,6 +123,7 @@ FAULTS: dict[str, Fault] = {
     "moved object": moved_object,
     "stamp": stamp,
     "bars": bars,
+    "alpha": transparent,
 }
 
 
@@ -199,7 +214,8 @@ def _without_ref(model: SDDuSR, scene: Triplet) -> np.ndarray:
 def _measure(model: SDDuSR, scene: Triplet, fault: Fault, without: np.ndarray) -> dict[str, float]:
     box = scene.center_box
     made = fault(scene.ref, enlarged_center(scene.lr, box), rng_of(scene.id))
-    registered = register_ref(scene.lr, made.ref, box)
+    visible = None if made.alpha is None else visible_mask(made.ref, made.alpha)
+    registered = register_ref(scene.lr, made.ref, box, visible=visible)
     is_left_out = bool(registered.record["left_out"])
     with_ref = super_resolve(model, scene.lr, registered.ref, box, without_ref=is_left_out)
     truth = crop(scene.hr, box).astype(np.float32) / 255

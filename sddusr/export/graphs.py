@@ -166,6 +166,8 @@ class Evidence(Part):
 class Penalty(Part):
     """What doubt in Ref takes off the logits."""
 
+    uses = ("trust",)
+
     def forward(
         self, evidence: Float[Tensor, "1 8 h w"], statistics: Float[Tensor, "1 12"]
     ) -> Float[Tensor, "1 1 h w"]:

@@ -1,6 +1,5 @@
 """Which graphs a network is exported as, with the names and shapes of what goes in and out."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,23 +10,12 @@ from torch.export import Dim
 
 from sddusr.config import DictionaryConfig, ModelConfig
 from sddusr.export import frame_graphs, graphs
+from sddusr.export.inputs import Input, example, show_nothing_on_the_left, split_side
 from sddusr.inference import sample
 from sddusr.model.sddusr import SDDuSR
 
-Shape = tuple[int | str, ...]
-"""Sides: numbers, or a multiple of a side that may have any size, such as `2*h`."""
-
 LEAST = 2
 """Smallest value of a named side."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Input:
-    """A tensor that goes into a graph."""
-
-    name: str
-    shape: Shape
-    dtype: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +30,9 @@ class GraphSpec:
     def example(self, sides: dict[str, int], seed: int = 0) -> tuple[Tensor, ...]:
         """Inputs for named sides: smooth random values in 0..1, flows and corners in pixels."""
         generator = torch.Generator().manual_seed(seed)
-        made = {spec.name: _example(spec, sides, generator) for spec in self.inputs}
+        made = {spec.name: example(spec, sides, generator) for spec in self.inputs}
         if {"ref", "enlarged"} <= made.keys():
-            _show_nothing_on_the_left(made["ref"], made["enlarged"])
+            show_nothing_on_the_left(made["ref"], made["enlarged"])
         return tuple(made.values())
 
     def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
@@ -61,38 +49,6 @@ class GraphSpec:
                 for axis, (factor, name) in free.items()
             })  # fmt: skip
         return tuple(found)
-
-
-def split_side(side: str) -> tuple[int, str]:
-    """`2*h` as (2, "h")."""
-    factor, star, name = side.partition("*")
-    return (int(factor), name) if star else (1, side)
-
-
-def _example(spec: Input, sides: dict[str, int], generator: torch.Generator) -> Tensor:
-    shape = [side if isinstance(side, int) else math.prod((split_side(side)[0],
-             sides[split_side(side)[1]])) for side in spec.shape]  # fmt: skip
-    if spec.dtype == torch.int64:
-        return torch.full(shape, 3)
-    values = torch.rand(shape, generator=generator)
-    if spec.dtype == torch.bool:
-        return values > 0.5
-    if spec.name == "flow":
-        return 4 * values - 2
-    if spec.name == "evidence":
-        return 0.02 * values  # of a Ref that fits: one that is not trusted is not used
-    if spec.name == "penalty":
-        return -values
-    if spec.name == "peak":
-        return torch.full(shape, -1e30)
-    return values
-
-
-def _show_nothing_on_the_left(ref: Tensor, enlarged: Tensor) -> None:
-    """Ref is the enlarged centre there, exactly or but for rounding: it has nothing to show."""
-    half = ref.shape[-1] // 2
-    ref[..., :half] = enlarged[..., :half] + 1.6 / 255 * (ref[..., :half] - 0.5).abs()
-    ref[..., : half // 2] = enlarged[..., : half // 2]
 
 
 def list_graphs(model: SDDuSR, config: ModelConfig) -> list[GraphSpec]:

@@ -119,8 +119,14 @@ def ref_detail(
 ) -> Float[Tensor, "b 3 h w"]:
     """High-pass of Ref − centre, where that is anything."""
     added = ref - center
-    shown = shows_something(box_mean(added.abs().mean(1, keepdim=True), FINE_PX))
-    return own_pixels(added) * shown * high_pass(added, window_px)
+    return _detail(added, own_pixels(added), window_px)
+
+
+def _detail(
+    added: Float[Tensor, "b 3 h w"], own: Float[Tensor, "b 1 h w"], window_px: int
+) -> Float[Tensor, "b 3 h w"]:
+    shown = own * shows_something(box_mean(added.abs().mean(1, keepdim=True), FINE_PX))
+    return shown * high_pass(added, window_px)
 
 
 def own_pixels(added: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
@@ -132,7 +138,9 @@ def own_pixels(added: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
 
 def measure_evidence(bands: Bands, window_px: int) -> RefEvidence:
     """Ref's detail, and where it may be trusted."""
-    detail = ref_detail(bands.ref, bands.center, window_px)
+    added = bands.ref - bands.center
+    own = own_pixels(added)
+    detail = _detail(added, own, window_px)
     pairs = torch.cat([bands.fine * bands.fine, bands.own * bands.own, bands.fine * bands.own], 1)
     sums = box_mean(pairs.unflatten(1, (3, 3)).sum(2), CORRELATION_PX)
     power, own_power, shared = sums.unbind(1)
@@ -144,8 +152,7 @@ def measure_evidence(bands: Bands, window_px: int) -> RefEvidence:
     unlike = largest_around(means[:, 3:5], DOUBT_PX)
     contrast = largest_around(means[:, 5:], CONTRAST_PX)
     contrast = with_color_error(contrast)
-    strength = own_pixels(bands.ref - bands.center) * means[:, 2:3]
-    maps = [means[:, :2], strength, correlation.unsqueeze(1), unlike, contrast]
+    maps = [means[:, :2], own * means[:, 2:3], correlation.unsqueeze(1), unlike, contrast]
     evidence = torch.cat(maps, 1)
     return RefEvidence(detail, luma(bands.known), evidence)
 

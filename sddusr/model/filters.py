@@ -47,8 +47,22 @@ def _mean_along(x: Float[Tensor, "b c _ _"], side: int, dim: int) -> Float[Tenso
 
 def largest_around(x: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c h w"]:
     """Maximum over a square window around each pixel; one axis at a time."""
-    x = F.max_pool2d(x, (side, 1), 1, (side // 2, 0))
-    return F.max_pool2d(x, (1, side), 1, (0, side // 2))
+    half = side // 2
+    if x.device.type != "cpu" or torch.compiler.is_exporting():
+        x = F.max_pool2d(x, (side, 1), 1, (half, 0))
+        return F.max_pool2d(x, (1, side), 1, (0, half))
+    x = _largest_along(F.pad(x, (0, 0, half, half), mode="replicate"), side, 2)
+    return _largest_along(F.pad(x, (half, half, 0, 0), mode="replicate"), side, 3)
+
+
+def _largest_along(x: Float[Tensor, "b c _ _"], side: int, dim: int) -> Float[Tensor, "b c _ _"]:
+    """Maxima of `side` neighbours along one axis: of 2, 4, 8, then of two that overlap."""
+    length, num = x.shape[dim] - side + 1, 1
+    while 2 * num <= side:
+        rest = x.shape[dim] - num
+        x = torch.maximum(x.narrow(dim, 0, rest), x.narrow(dim, num, rest))
+        num *= 2
+    return torch.maximum(x.narrow(dim, 0, length), x.narrow(dim, side - num, length))
 
 
 def soften(ref: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

@@ -27,7 +27,7 @@ SMOOTH_PX = 12.0
 and fro along straight edges, which shows as teeth once detail is taken whole."""
 OWN_PX = 4.0
 """Sigma of the mean that stands for a pixel's own step."""
-LIKE_PX = 1.0
+LIKE_PX = 2.0
 """Steps that differ by more are hardly averaged: they belong to something at another depth."""
 MAX_LAYERS = 32
 """Where steps vary by more pixels than this, layers are wider."""
