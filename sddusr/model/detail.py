@@ -9,7 +9,7 @@ from sddusr.imaging.resize import bicubic_up
 from sddusr.model.matching.transfer import CELL
 
 BICUBIC_PX = 4
-"""Pixels of an enlarged picture from its border that hang on what lies beyond it, or one more."""
+"""Holds all pixels (three) at the border of an enlarged picture that hang on what lies beyond."""
 
 
 def twin_cells(

@@ -29,6 +29,8 @@ OWN_PX = 4.0
 """Sigma of the mean that stands for a pixel's own step."""
 LIKE_PX = 2.0
 """Steps that differ by more are hardly averaged: they belong to something at another depth."""
+LEAST_LIKE = 1e-6
+"""Weight of all others: where no step around resembles a pixel's own, their plain mean is left."""
 MAX_LAYERS = 32
 """Where steps vary by more pixels than this, layers are wider."""
 GRID_PX = 4
@@ -99,7 +101,7 @@ def smooth_flow(flow: Flow, weight: Float32[np.ndarray, "rows cols"]) -> Flow:
 
     A bilateral filter, so that the step of what is near does not bend what lies behind it: flow is
     averaged in layers of like length along the axis in which it varies most, and each pixel
-    interpolates between the two layers next to its own length (Paris and Durand 2006).
+    interpolates between the two layers next to its own length (Durand and Dorsey 2002).
     """
     rows, cols = weight.shape
     size = -(-cols // GRID_PX), -(-rows // GRID_PX)
@@ -115,9 +117,9 @@ def smooth_flow(flow: Flow, weight: Float32[np.ndarray, "rows cols"]) -> Flow:
     smooth = np.zeros((*own.shape, 2), np.float32)
     for index in range(num_layers):
         center = least + index * spacing
-        alike = np.exp(-0.5 * np.square((length - center) / like_px)).astype(np.float32)
+        alike = np.exp(-0.5 * np.square((length - center) / like_px)) + LEAST_LIKE
         share = np.clip(1 - np.abs(own - center) / spacing, 0, 1)
-        layer = _mean_steps(_blurred(values * alike[..., None], SMOOTH_PX))
+        layer = _mean_steps(_blurred(values * alike[..., None].astype(np.float32), SMOOTH_PX))
         smooth += share[..., None] * layer
     return cv2.resize(smooth, (cols, rows), interpolation=cv2.INTER_CUBIC)
 
