@@ -130,7 +130,7 @@ class ResidualBlock(nn.Module):
 
     The branch starts at a tenth of its size, as in ESRGAN (Wang et al., 2018), so that what comes
     in reaches the end of a trunk from the first step on. Without that a network from scratch takes
-    Ref for noise, and learns to leave it out (see docs/results.md).
+    Ref for noise, and learns to leave it out (see docs/earlier-results.md).
     """
 
     def __init__(self, dim: int, gates: Sequence[Gate] = ()) -> None:
