@@ -1,6 +1,7 @@
 """Where Ref contradicts the wide image so much that nothing of it is used, whatever was learned."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -37,13 +38,9 @@ def doubt_penalty(
     calm, usual = statistics[:, NUM_STATISTICS:, None, None].split(2, dim=1)
     doubt = (coarse / (contrast + calm) / usual).amax(1, keepdim=True)
     logit = (DOUBT_SCALE * (1 - doubt / limit)).clamp_min(LEAST_PENALTY)
-    penalty = _log_sigmoid(logit)
+    # Not `logsigmoid`: ONNX takes the logarithm of a sigmoid, which its runtime rounds to 0.
+    penalty = -F.softplus(-logit)
     if around_px:
         clear = box_mean(torch.sigmoid(logit), around_px)
-        penalty = penalty + _log_sigmoid(CLEAR_SCALE * (clear - CLEAR_CENTER))
+        penalty = penalty - F.softplus(CLEAR_SCALE * (CLEAR_CENTER - clear))
     return penalty.clamp_min(LEAST_PENALTY)
-
-
-def _log_sigmoid(x: Tensor) -> Tensor:
-    """Not PyTorch's: ONNX takes the logarithm of a sigmoid, which its runtime rounds to 0."""
-    return x.clamp_max(0) - (1 + (-x.abs()).exp()).log()

@@ -77,16 +77,21 @@ def cut_overlap(
     small, tele_up = resized(tele, min(1.0, math.sqrt(area / tele.size)))
     warp, size = warp @ tele_up, part.shape[::-1]
     shows = np.ones_like(small)
-    if visible is not None and not visible.all():
-        around = np.ones((2 * HIDDEN_REACH_PX + 1, 2 * HIDDEN_REACH_PX + 1), np.uint8)
+    if visible is not None:
         size_small = small.shape[::-1]
         shows = cv2.resize(visible.astype(np.uint8), size_small, interpolation=cv2.INTER_NEAREST)
-        shows = cv2.erode(shows, around, borderValue=1)
+        shows = beyond_blur(shows)
     seen = cv2.warpPerspective(shows, warp, size, flags=cv2.INTER_NEAREST)
     shown = cv2.warpPerspective(
         small, warp, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     )
     return Overlap(part, shown, seen > 0, to_wide)
+
+
+def beyond_blur(shows: UInt8[np.ndarray, "_ _"]) -> UInt8[np.ndarray, "_ _"]:
+    """1 where a picture shows the scene and no hidden place's blur reaches."""
+    around = np.ones((2 * HIDDEN_REACH_PX + 1, 2 * HIDDEN_REACH_PX + 1), np.uint8)
+    return cv2.erode(shows, around, borderValue=1)
 
 
 def detail_correlation(wide: Grey, tele: Grey, inside: Mask) -> float:

@@ -17,10 +17,10 @@ from sddusr.geometry.homography import Homography
 from sddusr.imaging.arrays import Pixels, enlarge_bicubic
 from sddusr.registration.color_match import ColorConfig, ColorMap, fit_color
 from sddusr.registration.overlap import (
-    HIDDEN_REACH_PX,
     Flow,
     Grey,
     Overlap,
+    beyond_blur,
     detail_correlation,
     remaining_homography,
     resized,
@@ -150,13 +150,11 @@ def _overlap(center: Pixels, ref: Pixels, shown: Bool[np.ndarray, "rows cols"]) 
     """Centre and Ref at one density and nearly one sharpness, at most the working size."""
     scale = min(1.0, math.sqrt(MAX_WORKING_PIXELS / shown.size))
     tele = cv2.GaussianBlur(grey(fill(ref, center, shown)), (0, 0), WIDE_BLUR_PX)
-    if not shown.all():
-        around = np.ones((2 * HIDDEN_REACH_PX + 1, 2 * HIDDEN_REACH_PX + 1), np.uint8)
-        shown = cv2.erode(shown.astype(np.uint8), around, borderValue=1) > 0
     wide, to_full = resized(grey(center), scale) if scale < 1 else (grey(center), np.eye(3))
     tele = resized(tele, scale)[0] if scale < 1 else tele
     size = wide.shape[::-1]
-    inside = cv2.resize(shown.astype(np.uint8), size, interpolation=cv2.INTER_AREA) > 0
+    seen = beyond_blur(shown.astype(np.uint8))
+    inside = cv2.resize(seen, size, interpolation=cv2.INTER_AREA) > 0
     return Overlap(wide, tele, inside, to_full)
 
 
