@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sddusr.export.graphs import Part
+from sddusr.imaging.resize import bicubic_up
 from sddusr.inference import sample
 from sddusr.inference.pooling import fixed_pools, measure_pools
 from sddusr.model.blocks import FrameMax, FrameMean
@@ -133,7 +134,7 @@ class TrustedTile(Tile):
         sr = super().forward(lr, pooled_mean, pooled_max, encoded, warped, confidence, *rest)
         assert self.model.trust is not None
         of_pixels = torch.where(inside, 1.0, to_pixels(confidence))
-        look = self.model.look(lr)
+        look = self.model.look(bicubic_up(lr))
         trust = strength * self.model.trust.in_picture(encoded, look, of_pixels, maps, inside)
         return sr + trust * maps[:, :3], trust
 

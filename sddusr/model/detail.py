@@ -52,24 +52,25 @@ def lay_in_place(
 
 
 def enlarge_center(
-    lr: Float[Tensor, "b 3 h w"],
+    enlarged: Float[Tensor, "b 3 h w"],
     lr_center: Float[Tensor, "b 3 hc wc"],
     offset: Int[Tensor, "b 2"],
 ) -> Float[Tensor, "b 3 2*hc 2*wc"]:
     """The centre, enlarged as a part of the picture: at its border that looks beyond it.
 
     Args:
+        enlarged: the whole picture, bicubic.
         offset: (y, x) of the centre's first pixel on the picture's 2x grid; where it reaches beyond
             the picture it is enlarged by itself.
     """
-    alone, whole = bicubic_up(lr_center), bicubic_up(lr)
-    (rows, cols), (height, width) = alone.shape[2:], whole.shape[2:]
+    alone = bicubic_up(lr_center)
+    (rows, cols), (height, width) = alone.shape[2:], enlarged.shape[2:]
     y = offset[:, :1] + torch.arange(rows, device=offset.device)
     x = offset[:, 1:] + torch.arange(cols, device=offset.device)
     shared = ((y >= 0) & (y < height)).unsqueeze(2) & ((x >= 0) & (x < width)).unsqueeze(1)
     shared[:, BICUBIC_PX:-BICUBIC_PX, BICUBIC_PX:-BICUBIC_PX] = False  # either way the same
     index = y.clamp(0, height - 1).unsqueeze(2) * width + x.clamp(0, width - 1).unsqueeze(1)
-    there = whole.flatten(2).gather(2, index.flatten(1).unsqueeze(1).expand(-1, 3, -1))
+    there = enlarged.flatten(2).gather(2, index.flatten(1).unsqueeze(1).expand(-1, 3, -1))
     return torch.where(shared.unsqueeze(1), there.view_as(alone), alone)
 
 

@@ -36,6 +36,10 @@ class CarriedDetail(NamedTuple):
     """How far Ref's feature is used, 0 to 1."""
     maps: Float[Tensor, "b 5 h w"]
     """Detail (3), the centre's look (1) and the logit of the detail's trust (1)."""
+    look: Float[Tensor, "b 1 2*h 2*w"]
+    """The picture's own look, in the picture's frame."""
+    twins: tuple[Int[Tensor, "b q"], Bool[Tensor, "b 1 hq wq"]]
+    """See `twin_cells`."""
 
 
 class SDDuSR(nn.Module):
@@ -90,32 +94,30 @@ class SDDuSR(nn.Module):
         lr_feat = self.lr_encoder.up(encoded)
         center_feat, ref_feat = self.center_encoder(lr_center), self.ref_encoder(ref)
         aligned_feat = self.alignment(lr_center, ref, center_feat, ref_feat)
-        carried = None
+        enlarged = carried = None
         if self.trust is not None:
             if center_offset is None:
                 raise ValueError("model.detail needs center_offset: where the centre lies in lr")
-            with torch.no_grad():
-                center = enlarge_center(lr.float(), lr_center.float(), center_offset)
-            carried = self._evidence(center, ref, center_feat, aligned_feat)
+            enlarged = bicubic_up(lr.float())
+            carried = self._evidence(
+                enlarged, lr_center, ref, center_offset, center_feat, aligned_feat
+            )
             aligned_feat = carried.feature_share.to(aligned_feat.dtype) * aligned_feat
         found = self.matching(lr, lr_center, aligned_feat, seeds, gumbel)
         dict_feat = None
         if self.dictionary is not None:
             dict_feat = self.dictionary(lr_feat, center_feat, aligned_feat)
         detail = None
-        if carried is not None and center_offset is not None:
-            twins = twin_cells(
-                center_offset, _cells(found.confidence), _cells(lr_center, LR_PER_CELL)
-            )
-            detail = self._detail(lr, encoded, found, carried, twins)
-            confidence = torch.where(twins[1], 1.0, found.confidence)
+        if carried is not None:
+            detail = self._detail(encoded, found, carried)
+            confidence = torch.where(carried.twins[1], 1.0, found.confidence)
             warped_feat = self.trusted_match(found.confidence, found.warped_feat)
-            warped_feat = lay_in_place(warped_feat, aligned_feat, *twins)
+            warped_feat = lay_in_place(warped_feat, aligned_feat, *carried.twins)
             found = found._replace(confidence=confidence, warped_feat=warped_feat)
         if has_ref is not None:
             found, dict_feat, detail = _without_ref(has_ref, found, dict_feat, detail)
         sources = self.sources(found.confidence, found.warped_feat, dict_feat)
-        sr = self.picture(lr, self.fusion(lr_feat, *sources))
+        sr = self.picture(lr, self.fusion(lr_feat, *sources), enlarged)
         if detail is not None:
             sr = sr + detail.trust * detail.detail
         return Output(
@@ -129,47 +131,45 @@ class SDDuSR(nn.Module):
         )
 
     def _evidence(
-        self, center: Tensor, ref: Tensor, center_feat: Tensor, aligned_feat: Tensor
+        self,
+        enlarged: Tensor,
+        lr_center: Tensor,
+        ref: Tensor,
+        center_offset: Tensor,
+        center_feat: Tensor,
+        aligned_feat: Tensor,
     ) -> CarriedDetail:
-        """Ref's detail in its own frame, and what the trust makes of it there.
-
-        Args:
-            center: enlarged to Ref's density.
-        """
+        """Ref's detail in its own frame, and what the trust makes of it there."""
         assert self.trust is not None
         window_px = self.detail_window_px
         with torch.no_grad():
+            center = enlarge_center(enlarged, lr_center.float(), center_offset)
             bands = split_bands(ref.float(), center, window_px)
             found = measure_evidence(bands, window_px)
             of_whole = statistics(pool_blocks(block_maps(bands)))
             penalty = self.trust.penalty(found.evidence, of_whole)
+            look = self.look(enlarged)
         share, logit = self.trust.in_ref(
             found.evidence, penalty, of_whole, center_feat, aligned_feat
         )
-        return CarriedDetail(share, torch.cat([found.detail, found.look, logit], dim=1))
+        maps = torch.cat([found.detail, found.look, logit], dim=1)
+        shapes = _cells(enlarged, SCALE * LR_PER_CELL), _cells(lr_center, LR_PER_CELL)
+        return CarriedDetail(share, maps, look, twin_cells(center_offset, *shapes))
 
-    def _detail(
-        self,
-        lr: Tensor,
-        encoded: Tensor,
-        found: Transfer,
-        carried: CarriedDetail,
-        twins: tuple[Tensor, Tensor],
-    ) -> DetailOutput:
+    def _detail(self, encoded: Tensor, found: Transfer, carried: CarriedDetail) -> DetailOutput:
         """Ref's detail in the picture's frame: at its own place, or moved by the matches."""
         assert self.trust is not None
         with torch.no_grad():
-            look = self.look(lr.float())
             moved = transfer_patches(carried.maps, found.key_index, found.weight.float())
-        maps = lay_in_place(moved, carried.maps, *twins)
-        inside = to_pixels(twins[1])
-        confidence = confidence_of_pixels(found.confidence.detach().float(), twins[1])
-        trust = self.trust.in_picture(encoded, look, confidence, maps, inside)
+        maps = lay_in_place(moved, carried.maps, *carried.twins)
+        inside = to_pixels(carried.twins[1])
+        confidence = confidence_of_pixels(found.confidence.detach().float(), carried.twins[1])
+        trust = self.trust.in_picture(encoded, carried.look, confidence, maps, inside)
         return DetailOutput(trust, maps[:, :3], inside)
 
-    def look(self, lr: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 2*h 2*w"]:
+    def look(self, enlarged: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
         """High-pass of the enlarged picture's luma, which a match's own look is compared with."""
-        return high_pass(luma(bicubic_up(lr)), self.detail_window_px)
+        return high_pass(luma(enlarged), self.detail_window_px)
 
     def trusted_match(
         self,
@@ -194,11 +194,20 @@ class SDDuSR(nn.Module):
         return [warped_feat] if dict_feat is None else [warped_feat, dict_feat]
 
     def picture(
-        self, lr: Float[Tensor, "b 3 h w"], fused: Float[Tensor, "b c 2*h 2*w"]
+        self,
+        lr: Float[Tensor, "b 3 h w"],
+        fused: Float[Tensor, "b c 2*h 2*w"],
+        enlarged: Float[Tensor, "b 3 2*h 2*w"] | None = None,
     ) -> Float[Tensor, "b 3 2*h 2*w"]:
-        """F^SR to RGB."""
+        """F^SR to RGB.
+
+        Args:
+            enlarged: `lr`, bicubic, where that is known.
+        """
         sr = self.head(fused).float()
-        return sr + bicubic_up(lr) if self.image_skip else sr
+        if not self.image_skip:
+            return sr
+        return sr + (bicubic_up(lr) if enlarged is None else enlarged)
 
     def confidence_weight(
         self, confidence: Float[Tensor, "b 1 hq wq"]
