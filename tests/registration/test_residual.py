@@ -7,7 +7,6 @@ import skimage
 
 from sddusr.data.sample_images import degrade, tele_view
 from sddusr.geometry.box import Box, check_box, crop
-from sddusr.registration.parallax import smooth_flow
 from sddusr.registration.register import NotRegistered
 from sddusr.registration.residual import RefRegistration, enlarged_center, fill, register_ref
 from sddusr.registration.visible import visible_mask
@@ -132,26 +131,6 @@ def test_bars_do_not_draw_the_flow_beside_them_along() -> None:
     assert found.record["ncc_before"] > 0.97
     assert not found.valid[:30].any()
     assert found.valid[32:-32].all()
-
-
-def test_the_step_of_what_is_near_does_not_bend_what_lies_behind() -> None:
-    """A disc 6 px off in front of a wall at rest, noisy estimates; and a far step without any
-    estimate in between, where the plain mean of both is left."""
-    y, x = np.mgrid[:160, :200]
-    near = (y - 80) ** 2 + (x - 100) ** 2 < 35**2
-    flow = np.zeros((160, 200, 2), np.float32)
-    flow[near] = 6, -2
-    noisy = flow + np.random.default_rng(0).normal(0, 0.5, flow.shape).astype(np.float32)
-    smooth = smooth_flow(noisy, np.ones(near.shape, np.float32))
-    away = np.abs(np.hypot(y - 80, x - 100) - 35)
-    error = np.linalg.norm(smooth - flow, axis=2)
-    assert error[away > 8].max() < 0.6
-    assert error[away > 8].mean() < 0.1
-    flow[near] = 0, 60
-    weight = (away > 6).astype(np.float32)
-    between = smooth_flow(flow, weight)[(away < 2)]
-    assert ((between[:, 1] > -1) & (between[:, 1] < 61)).all()
-    np.testing.assert_array_equal(smooth_flow(flow, np.zeros_like(weight)), 0)
 
 
 def test_the_enlarged_centre_is_cut_from_the_enlarged_picture_at_any_phase() -> None:
