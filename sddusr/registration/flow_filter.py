@@ -71,7 +71,7 @@ def smooth_flow(flow: Flow, weight: Float32[np.ndarray, "rows cols 3"]) -> Flow:
     (Durand and Dorsey 2002).
 
     `flow` is in pixels; `weight` is the `bounded` tensor of the picture that the steps start from,
-    0 where a step is not believed.
+    less where a step is doubted.
     """
     rows, cols = weight.shape[:2]
     size = -(-cols // GRID_PX), -(-rows // GRID_PX)

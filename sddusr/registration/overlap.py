@@ -21,7 +21,7 @@ HIDDEN_REACH_PX = 8
 MARGIN_PX = 4
 """Flow this near to the tele picture's border is not believed."""
 CONSISTENT_PX = 0.5
-"""A step is believed where the way back misses its start by less."""
+"""A step is believed where the way back misses its start by less, and weighs a quarter there."""
 NUM_FIT_POINTS = 6000
 MIN_FLOW_PX = 12
 """Of the longer side: OpenCV's dense inverse search takes no smaller pictures."""

@@ -59,17 +59,17 @@ def follow_parallax(
 def estimate_parallax(overlap: Overlap, min_gain: float = MIN_GAIN) -> Parallax:
     """A smooth flow from the wide to the tele picture of an overlap.
 
-    Dense inverse search is smoothed where a step's way back agrees. Half of the blocks predict the
-    other half and the other way round; the flow is followed if that explains `min_gain` of the
-    correlation of detail that the homography leaves missing.
+    Dense inverse search is smoothed, with less weight where a step's way back misses its start.
+    Half of the blocks predict the other half and the other way round; the flow is followed if that
+    explains `min_gain` of the correlation of detail that the homography leaves missing.
     """
     fixed, inside = overlap.wide, overlap.inside
     moving = _match_contrast(overlap.tele, fixed, inside)
     there, back = dense_flow(fixed, moving), dense_flow(moving, fixed)
     texture = structure_tensor(fixed)
     missed = seen_length(there + walk(back, there, cv2.INTER_LINEAR), texture)
-    believed = inside & (missed < 2 * CONSISTENT_PX)
-    weight = bounded(texture) * believed[..., None]
+    belief = inside / np.square(1 + np.square(missed / CONSISTENT_PX))
+    weight = bounded(texture) * belief[..., None].astype(np.float32)
     flow = smooth_flow(there, weight)
     before = detail_correlation(fixed, moving, inside)
     after = detail_correlation(fixed, walk(moving, flow), inside)
@@ -80,7 +80,7 @@ def estimate_parallax(overlap: Overlap, min_gain: float = MIN_GAIN) -> Parallax:
         "ncc_after": after,
         "ncc_held_out": held_out,
         "followed": bool(held_out - before >= min_gain * (1 - before)),
-        "share": float(believed[inside].mean()) if inside.any() else 0.0,
+        "share": float((missed[inside] < CONSISTENT_PX).mean()) if inside.any() else 0.0,
         "p95_px": float(np.quantile(length, 0.95)) * float(overlap.to_wide[0, 0]),
     }
     return Parallax(flow if record["followed"] else None, overlap.to_wide, record)
