@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8, UInt16
 
+from sddusr.registration.overlap import beyond_blur
+
 Pixels = UInt8[np.ndarray, "_ _ 3"] | UInt16[np.ndarray, "_ _ 3"]
 
 MAX_PIXELS = 4_000_000
@@ -98,7 +100,8 @@ def measure_quality(
         as_given: the tele image before it was resampled, which moves the edges of JPEG blocks.
     """
     empty, blocks = 1 - float(valid.mean()), measure_blocks(as_given)
-    tele, wide, shown = (_sampled(x) for x in (ref, center, valid))
+    compared = beyond_blur(valid.astype(np.uint8)) > 0  # a hidden place's edge is no detail
+    tele, wide, shown = (_sampled(x) for x in (ref, center, compared))
     if not shown.any():
         return RefQuality(1.0, 0.0, 0.0, empty, blocks)
     tele, wide = _luma(tele), _luma(wide)

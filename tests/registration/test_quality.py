@@ -46,6 +46,22 @@ def test_defocus_noise_other_objects_and_bars_are_told(pair):
     assert "shows nothing" in reasons(ref)
 
 
+def test_the_edge_of_what_shows_nothing_is_no_detail(pair):
+    """Black beside the smoothest part of the picture counted as its noise, so that a sharp tele
+    picture was left out as soft."""
+    ref, center = (x.copy() for x in pair)
+    ref[:, 180:] = center[:, 180:] = 120
+    clean = measure_quality(ref, center, everywhere(ref), ref)
+    shown = everywhere(ref)
+    shown[:, 190::40] = shown[:, 191::40] = shown[:100, 250:] = False
+    cut_out = np.where(shown[..., None], ref, 0).astype(np.uint8)
+    found = measure_quality(cut_out, center, shown, cut_out)
+    assert found.sharpness == pytest.approx(clean.sharpness, rel=0.05)
+    assert found.differing == pytest.approx(clean.differing, abs=0.01)
+    assert found.empty == pytest.approx(1 - shown.mean())
+    assert not found.is_useless
+
+
 def test_a_digital_zoom_adds_nothing(pair):
     _, center = pair
     found = measure_quality(center, center, everywhere(center), center)
