@@ -8,7 +8,7 @@ from jaxtyping import Float32
 
 from sddusr.registration.overlap import Flow, Grey
 
-Tensor = Float32[np.ndarray, "_ _ 3"]
+StructureTensor = Float32[np.ndarray, "_ _ 3"]
 """Structure tensor of each pixel: xx, xy, yy."""
 
 TEXTURE_PX = 2.0
@@ -34,14 +34,14 @@ RIDGE = 1e-3
 """Weight of no step at all, of the texture's: what nothing shows is left as it is."""
 
 
-def structure_tensor(picture: Grey) -> Tensor:
+def structure_tensor(picture: Grey) -> StructureTensor:
     """Mean products of a picture's gradient around each pixel (Förstner and Gülch 1987)."""
     dx, dy = (cv2.Sobel(picture, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
     products = np.dstack([dx * dx, dx * dy, dy * dy])
     return cv2.GaussianBlur(products, (0, 0), TEXTURE_PX)
 
 
-def bounded(tensor: Tensor) -> Tensor:
+def bounded(tensor: StructureTensor) -> StructureTensor:
     """The tensor as a weight of up to 1: 1/2 where its trace is the picture's median."""
     trace = tensor[..., 0] + tensor[..., 2]
     return tensor / (trace + max(float(np.median(trace)), 1.0))[..., None]
@@ -65,9 +65,9 @@ def smooth_flow(flow: Flow, weight: Float32[np.ndarray, "rows cols 3"]) -> Flow:
 
     Along a line the flow is arbitrary: the mean is the least squares of differences weighted by
     structure tensors (the normal equations of Lucas and Kanade 1981), and where these are small,
-    that of a wider neighbourhood. A bilateral filter, so that the step of what is near does not
-    bend what lies behind it: the flow is averaged in layers of like length along the axis in which
-    it varies most, and each pixel interpolates between the two layers next to its own length
+    that of a wider neighbourhood. It is a bilateral filter, so that the step of what is near does
+    not bend what lies behind it: the flow is averaged in layers of similar length along the axis in
+    which it varies most, and each pixel interpolates between the two layers next to its own length
     (Durand and Dorsey 2002).
 
     `flow` is in pixels; `weight` is the `bounded` tensor of the picture that the steps start from,
@@ -90,9 +90,9 @@ def smooth_flow(flow: Flow, weight: Float32[np.ndarray, "rows cols 3"]) -> Flow:
     for index in range(num_layers):
         away = least + index * spacing - length
         differ = seen_length(here - own - away[..., None] * axis, terms[..., :3])
-        alike = np.exp(-0.5 * np.square(differ / like_px)) + LEAST_LIKE
+        likeness = np.exp(-0.5 * np.square(differ / like_px)) + LEAST_LIKE
         share = np.clip(1 - np.abs(away) / spacing, 0, 1)
-        layer = _best_steps(_blurred(terms * alike[..., None], SMOOTH_PX))
+        layer = _best_steps(_blurred(terms * likeness[..., None], SMOOTH_PX))
         smooth += share[..., None] * layer
     return cv2.resize(smooth, (cols, rows), interpolation=cv2.INTER_LINEAR)
 

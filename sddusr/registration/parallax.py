@@ -8,7 +8,7 @@ from jaxtyping import Bool
 
 from sddusr.geometry.homography import Homography
 from sddusr.registration.flow_filter import (
-    Tensor,
+    StructureTensor,
     bounded,
     seen_length,
     smooth_flow,
@@ -87,7 +87,11 @@ def estimate_parallax(overlap: Overlap, min_gain: float = MIN_GAIN) -> Parallax:
 
 
 def _held_out_correlation(
-    fixed: Grey, moving: Grey, flow: Flow, weight: Tensor, inside: Bool[np.ndarray, "rows cols"]
+    fixed: Grey,
+    moving: Grey,
+    flow: Flow,
+    weight: StructureTensor,
+    inside: Bool[np.ndarray, "rows cols"],
 ) -> float:
     """Correlation of detail where each block follows what the blocks around it say."""
     rows, cols = inside.shape
