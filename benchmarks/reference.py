@@ -189,7 +189,7 @@ def _fused(
     if model.dictionary is not None:
         dict_feat = model.dictionary(lr_feat, center_feat, aligned_feat)
     sources = model.sources(confidence, warped, dict_feat)
-    return model.picture(lr, model.fusion(lr_feat, *sources))
+    return model.picture(lr, model.head(model.fusion(lr_feat, *sources)).float())
 
 
 def assign(query_feat: Tensor, key_feat: Tensor, aligned_feat: Tensor) -> tuple[Tensor, Tensor]:

@@ -101,6 +101,9 @@ class DetailConfig:
     enabled: bool = False
     """Inside the centre box Ref's detail and feature lie at their own place; outside they travel
     through the matches. SR = bicubic + trust · detail + the network's residual."""
+    replaces_residual: bool = False
+    """Add less of the residual inside the box where detail is trusted: a learned share of the trust
+    is taken off. Both say what the bicubic picture lacks."""
     trust: bool = True
     """Learn from measured evidence where detail is trusted; False trusts a match by its confidence
     alone."""
@@ -166,6 +169,10 @@ class ModelConfig:
             self.dim % self.alignment.num_groups == 0,
             f"model.dim is {self.dim}, need a multiple of model.alignment.num_groups "
             f"({self.alignment.num_groups})",
+        )
+        require(
+            self.image_skip or not self.detail.replaces_residual,
+            "model.detail.replaces_residual needs model.image_skip",
         )
         heads = self.dictionary.num_heads
         require(

@@ -76,7 +76,7 @@ DEMO = Config(
             num_tokens=32, norm=True, num_heads=2, token_scale=0.3, keep_logit=-1.0
         ),
         fusion=FusionConfig(reduction=4, num_blocks=2),
-        detail=DetailConfig(enabled=True),
+        detail=DetailConfig(enabled=True, replaces_residual=True),
     ),
     losses=LossConfig(mask_weight=2e-2, trust_weight=1e-2),
     optim=OptimConfig(
@@ -108,6 +108,7 @@ COMPACT = replace(
         encoder=EncoderConfig(num_groups=3, num_blocks=6, reduction=6, num_ref_blocks=2),
         alignment=replace(DEMO.model.alignment, num_groups=2),
         dictionary=replace(DEMO.model.dictionary, num_tokens=64, num_heads=1),
+        detail=DetailConfig(enabled=True),
     ),
     optim=replace(DEMO.optim, lr=1.5e-3, warmup_steps=50, align_from_step=1500),
     data=replace(DEMO.data, crop_px=48, shift_px=(0, 24), register_ref="auto", refs=HARDER_REFS),

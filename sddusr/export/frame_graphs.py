@@ -14,6 +14,7 @@ from sddusr.inference import sample
 from sddusr.inference.pooling import fixed_pools, measure_pools
 from sddusr.model.blocks import FrameMax, FrameMean
 from sddusr.model.detail import to_pixels
+from sddusr.types import DetailOutput
 
 
 class Encode(Part):
@@ -101,13 +102,20 @@ class Tile(Gates):
         """Args:
         rest: as `Gates` takes it.
         """
+        residual = self.residual(pooled_mean, pooled_max, encoded, warped, confidence, *rest)
+        return self.model.picture(lr, residual)
+
+    def residual(
+        self, pooled_mean: Tensor, pooled_max: Tensor, encoded: Tensor, *rest: Tensor
+    ) -> Tensor:
+        """What the network adds to the bicubic picture, on the 2x grid."""
         fusion = self.model.fusion
-        lr_feat, joined = self.joined(encoded, warped, confidence, *rest)
+        lr_feat, joined = self.joined(encoded, *rest)
         of_kind = {FrameMean: pooled_mean, FrameMax: pooled_max}
         pools = {m: of_kind[type(m)] for m in fusion.modules() if type(m) in of_kind}
         with fixed_pools(pools):
             narrow = fusion.narrowed(joined, fusion.before_gates(joined))
-        return self.model.picture(lr, fusion.decoded(lr_feat, narrow)).float()
+        return self.model.head(fusion.decoded(lr_feat, narrow)).float()
 
 
 class TrustedTile(Tile):
@@ -131,12 +139,14 @@ class TrustedTile(Tile):
         maps: Ref's detail (3), the centre's look and the logit, at the picture's places.
         inside: where the box is.
         """
-        sr = super().forward(lr, pooled_mean, pooled_max, encoded, warped, confidence, *rest)
+        residual = self.residual(pooled_mean, pooled_max, encoded, warped, confidence, *rest)
         assert self.model.trust is not None
         of_pixels = torch.where(inside, 1.0, to_pixels(confidence))
-        look = self.model.look(bicubic_up(lr))
+        enlarged = bicubic_up(lr)
+        look = self.model.look(enlarged)
         trust = strength * self.model.trust.in_picture(encoded, look, of_pixels, maps, inside)
-        return sr + trust * maps[:, :3], trust
+        detail = DetailOutput(trust, maps[:, :3], inside)
+        return self.model.picture(lr, residual, detail, enlarged), trust
 
 
 def frame_means(model: nn.Module) -> list[FrameMean]:

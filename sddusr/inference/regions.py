@@ -10,6 +10,7 @@ from torch import Tensor
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.geometry.box import Box
 from sddusr.imaging.allocator import hand_back_freed_memory, keeping_freed_memory
+from sddusr.imaging.resize import bicubic_up
 from sddusr.inference import sample
 from sddusr.inference.feature_map import TiledFeatureMap
 from sddusr.inference.pooling import Pools, RunningPool, fixed_pools, measure_pools
@@ -181,14 +182,13 @@ class Reconstruction:
             area: what the features cover: the decoder's halo more.
         """
         fused = self.model.fusion.decoded(lr_feat, narrow)
-        sr = self.model.picture(self.inputs.part("lr", area), fused)
-        sr = cut(sr, scaled(within(core, area), SCALE))
+        inner = scaled(within(core, area), SCALE)
+        residual = cut(self.model.head(fused).float(), inner)
+        enlarged = cut(bicubic_up(self.inputs.part("lr", area)), inner)
         skip = self.sources.trusted_detail(region, core)
-        if skip is None:
-            return sr
-        if self.trust_map is not None:
+        if skip is not None and self.trust_map is not None:
             self.trust_map.put(skip, core)
-        return sr + skip.trust * skip.detail
+        return self.model.picture(self.inputs.part("lr", core), residual, skip, enlarged)
 
     def _fusion_pools(
         self, cores: Iterable[tuple[Region, Box]], kept: Sequence[TiledFeatureMap] = ()

@@ -22,6 +22,7 @@ from sddusr.model.filters import high_pass, luma
 from sddusr.model.matching.transfer import CELL, CellBank, transfer_patches
 from sddusr.model.sddusr import SDDuSR
 from sddusr.model.trust import LOOK_PX
+from sddusr.types import DetailOutput
 
 BILINEAR_REACH_PX = 1
 """LR pixels that the trust's enlargement looks at."""
@@ -58,13 +59,6 @@ class Sources(NamedTuple):
     """Mean over the channels of F^Dict; None without a dictionary."""
     token_index: Int[np.ndarray, "h w"] | None
     """The token that each pixel reads most of."""
-
-
-class TrustedDetail(NamedTuple):
-    """What the detail skip adds to a rectangle: `trust * detail`."""
-
-    trust: Float[Tensor, "1 1 _ _"]
-    detail: Float[Tensor, "1 3 _ _"]
 
 
 class SourceMaker:
@@ -108,7 +102,7 @@ class SourceMaker:
             sources.append(self.model.dictionary.look_up(lr_feat, *self.known.tokens))
         return self.model.fusion.joined(lr_feat, *sources)
 
-    def trusted_detail(self, region: Region, core: Box) -> TrustedDetail | None:
+    def trusted_detail(self, region: Region, core: Box) -> DetailOutput | None:
         """Ref's detail on a rectangle and the share of it that is added; None without a skip."""
         if self.model.trust is None or self.known.carried is None:
             return None
@@ -126,7 +120,8 @@ class SourceMaker:
             inside,
         )
         inner = scaled(within(core, near), SCALE)
-        return TrustedDetail(self.trust * cut(trust, inner), cut(maps[:, :3], inner))
+        trust = self.trust * cut(trust, inner)
+        return DetailOutput(trust, cut(maps[:, :3], inner), cut(inside, inner))
 
     def _look(self, near: Box) -> Float[Tensor, "1 1 _ _"]:
         """High-pass of the enlarged LR picture's luma."""

@@ -7,8 +7,8 @@ from jaxtyping import Float32
 from sddusr.config import LR_PER_CELL
 from sddusr.geometry.box import Box
 from sddusr.inference.conversion import download
-from sddusr.inference.sources import TrustedDetail
 from sddusr.model.matching.transfer import CELL
+from sddusr.types import DetailOutput
 
 
 class TrustMap:
@@ -24,7 +24,7 @@ class TrustMap:
         self.energy: Float32[np.ndarray, "rows cols"] = np.zeros((rows, cols), np.float32)
         """Mean square of the detail: how much there was to be added."""
 
-    def put(self, skip: TrustedDetail, core: Box) -> None:
+    def put(self, skip: DetailOutput, core: Box) -> None:
         """Write a tile; `core` is in LR pixels, on whole cells."""
         here = (
             slice(core.y0 // LR_PER_CELL, core.y1 // LR_PER_CELL),

@@ -117,9 +117,8 @@ class SDDuSR(nn.Module):
         if has_ref is not None:
             found, dict_feat, detail = _without_ref(has_ref, found, dict_feat, detail)
         sources = self.sources(found.confidence, found.warped_feat, dict_feat)
-        sr = self.picture(lr, self.fusion(lr_feat, *sources), enlarged)
-        if detail is not None:
-            sr = sr + detail.trust * detail.detail
+        residual = self.head(self.fusion(lr_feat, *sources)).float()
+        sr = self.picture(lr, residual, detail, enlarged)
         return Output(
             sr,
             found.confidence,
@@ -196,18 +195,24 @@ class SDDuSR(nn.Module):
     def picture(
         self,
         lr: Float[Tensor, "b 3 h w"],
-        fused: Float[Tensor, "b c 2*h 2*w"],
+        residual: Float[Tensor, "b 3 2*h 2*w"],
+        detail: DetailOutput | None = None,
         enlarged: Float[Tensor, "b 3 2*h 2*w"] | None = None,
     ) -> Float[Tensor, "b 3 2*h 2*w"]:
-        """F^SR to RGB.
+        """RGB of what the head makes of F^SR.
 
         Args:
+            detail: what the detail skip adds.
             enlarged: `lr`, bicubic, where that is known.
         """
-        sr = self.head(fused).float()
-        if not self.image_skip:
-            return sr
-        return sr + (bicubic_up(lr) if enlarged is None else enlarged)
+        if detail is not None and self.trust is not None:
+            share = self.trust.of_residual(detail.trust, detail.inside)
+            if share is not None:
+                residual = share * residual
+        sr = residual
+        if self.image_skip:
+            sr = sr + (bicubic_up(lr) if enlarged is None else enlarged)
+        return sr if detail is None else sr + detail.trust * detail.detail
 
     def confidence_weight(
         self, confidence: Float[Tensor, "b 1 hq wq"]

@@ -28,6 +28,8 @@ CORRELATION_SCALE = 4.0
 """Start of what softness takes off: of a correlation below 0."""
 FEATURE_LOGIT, DETAIL_LOGIT = 3.0, 2.0
 """Ref's feature and detail start nearly whole."""
+REPLACED_LOGIT = 2.0
+"""Where detail is trusted whole, 0.88 of the residual is left out to begin with."""
 LARGEST_CORRECTION = 8.0
 """What convolutions may add to a logit or take off it. In most samples more is better: without a
 limit it grew to 1,300 in 500 steps, where no evidence counts and no gradient is left."""
@@ -50,6 +52,9 @@ class Trust(nn.Module):
         self.doubt_limit = config.doubt_limit
         self.match_scale = nn.Parameter(torch.full((2,), math.log(MATCH_SCALE)))
         self.match_center = nn.Parameter(torch.full((2,), MATCH_CENTER))
+        self.replaced_logit = None
+        if config.replaces_residual:
+            self.replaced_logit = nn.Parameter(torch.tensor(REPLACED_LOGIT))
         if not self.learned:
             return
         self.error_scales = nn.Parameter(torch.tensor(ERROR_SCALES).log())
@@ -153,6 +158,14 @@ class Trust(nn.Module):
         moved_share = torch.sigmoid(ref_logit) * torch.sigmoid(match_logit)
         own_share = supported_share(torch.sigmoid(ref_logit + correction), inside, self.support_px)
         return torch.where(inside, own_share, moved_share)
+
+    def of_residual(
+        self, trust: Float[Tensor, "b 1 h w"], inside: Bool[Tensor, "b 1 h w"]
+    ) -> Float[Tensor, "b 1 h w"] | None:
+        """The share of the network's residual that is added beside trusted detail; None: all."""
+        if self.replaced_logit is None:
+            return None
+        return 1 - torch.sigmoid(self.replaced_logit) * trust * inside
 
 
 def supported_share(

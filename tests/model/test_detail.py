@@ -28,7 +28,7 @@ from sddusr.model.trust import supported_share
 from sddusr.training.losses import trust_loss
 from sddusr.types import Batch, DetailOutput
 
-SMALL = replace(DEMO.model, detail=DetailConfig(enabled=True, trust_dim=8))
+SMALL = replace(DEMO.model, detail=DetailConfig(enabled=True, trust_dim=8, replaces_residual=True))
 OFFSET = torch.tensor([[8, 16]])
 
 
@@ -122,6 +122,31 @@ def test_full_trust_and_no_residual_is_ref_laid_over_bicubic():
     center = bicubic_up(lr)[..., 8:56, 16:64]  # of the whole: its border looks beyond the box
     pasted = center + high_pass(ref - center, 17)
     assert torch.allclose(out.sr[inside], pasted.flatten(), atol=1e-4)
+
+
+def test_trusted_detail_takes_the_residuals_place_inside_the_box():
+    _, lr, lr_center, ref = pictures()
+    net = network()
+    torch.nn.init.normal_(net.head[-1].weight, std=0.1)
+
+    def made(logit: float, has_ref: bool = True):
+        with torch.no_grad():
+            net.trust.replaced_logit.fill_(logit)
+            return net(lr, lr_center, ref, None, OFFSET, torch.tensor([has_ref]))
+
+    beside, instead = made(-100.0), made(100.0)
+    residual = beside.sr - bicubic_up(lr) - beside.detail.trust * beside.detail.detail
+    inside = beside.detail.inside
+    assert residual.abs().mean() > 0.01
+    replaced = beside.detail.trust * inside * residual
+    assert torch.allclose(beside.sr - instead.sr, replaced, atol=1e-5)
+    assert replaced[inside.expand_as(replaced)].abs().mean() > 0.01
+    assert torch.equal(made(100.0, has_ref=False).sr, made(-100.0, has_ref=False).sr)
+
+
+def test_a_residual_is_replaced_only_beside_a_bicubic_picture():
+    with pytest.raises(ValueError, match=r"needs model\.image_skip"):
+        replace(PAPER.model, detail=DetailConfig(enabled=True, replaces_residual=True))
 
 
 def test_a_good_ref_does_not_outvote_a_bad_match():
@@ -285,7 +310,7 @@ def test_every_parameter_gets_a_gradient_once_the_heads_speak():
     ref = ref.clone()
     ref[..., :24] = soften(soften(bicubic_up(lr_center)))[..., :24]  # softer than the wide picture
     net = network().train()
-    for head in (net.trust.of_ref, net.trust.of_place):
+    for head in (net.trust.of_ref, net.trust.of_place, net.head):
         torch.nn.init.normal_(head[-1].weight, std=0.05)
     out = net(lr, lr_center, ref, torch.tensor([1]), OFFSET, torch.tensor([True]))
     (out.sr - hr).square().mean().backward()
