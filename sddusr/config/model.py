@@ -172,7 +172,8 @@ class ModelConfig:
         )
         require(
             self.image_skip or not self.detail.replaces_residual,
-            "model.detail.replaces_residual needs model.image_skip",
+            "model.detail.replaces_residual needs model.image_skip, without which there is no "
+            "residual; add --no-model.detail.replaces-residual",
         )
         heads = self.dictionary.num_heads
         require(

@@ -39,7 +39,11 @@ from tests.conftest import make_triplet
 
 CONFIG = replace(
     DEMO,
-    model=replace(DEMO.model, image_skip=False),
+    model=replace(
+        DEMO.model,
+        image_skip=False,
+        detail=replace(DEMO.model.detail, replaces_residual=False),
+    ),
     data=replace(DEMO.data, register_ref="none"),  # as these shards are
 )
 
