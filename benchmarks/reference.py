@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
+from sddusr.imaging.resize import bicubic_up
 from sddusr.model.sddusr import SDDuSR
 
 CHUNK_PX = 144
@@ -189,7 +190,7 @@ def _fused(
     if model.dictionary is not None:
         dict_feat = model.dictionary(lr_feat, center_feat, aligned_feat)
     sources = model.sources(confidence, warped, dict_feat)
-    return model.picture(lr, model.head(model.fusion(lr_feat, *sources)).float())
+    return model.picture(model.head(model.fusion(lr_feat, *sources)).float(), bicubic_up(lr))
 
 
 def assign(query_feat: Tensor, key_feat: Tensor, aligned_feat: Tensor) -> tuple[Tensor, Tensor]:

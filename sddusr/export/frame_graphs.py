@@ -103,14 +103,20 @@ class Tile(Gates):
         rest: as `Gates` takes it.
         """
         residual = self.residual(pooled_mean, pooled_max, encoded, warped, confidence, *rest)
-        return self.model.picture(lr, residual)
+        return self.model.picture(residual, bicubic_up(lr))
 
     def residual(
-        self, pooled_mean: Tensor, pooled_max: Tensor, encoded: Tensor, *rest: Tensor
+        self,
+        pooled_mean: Tensor,
+        pooled_max: Tensor,
+        encoded: Tensor,
+        warped: Tensor,
+        confidence: Tensor,
+        *rest: Tensor,
     ) -> Tensor:
         """What the network adds to the bicubic picture, on the 2x grid."""
         fusion = self.model.fusion
-        lr_feat, joined = self.joined(encoded, *rest)
+        lr_feat, joined = self.joined(encoded, warped, confidence, *rest)
         of_kind = {FrameMean: pooled_mean, FrameMax: pooled_max}
         pools = {m: of_kind[type(m)] for m in fusion.modules() if type(m) in of_kind}
         with fixed_pools(pools):
@@ -146,7 +152,7 @@ class TrustedTile(Tile):
         look = self.model.look(enlarged)
         trust = strength * self.model.trust.in_picture(encoded, look, of_pixels, maps, inside)
         detail = DetailOutput(trust, maps[:, :3], inside)
-        return self.model.picture(lr, residual, detail, enlarged), trust
+        return self.model.picture(residual, enlarged, detail), trust
 
 
 def frame_means(model: nn.Module) -> list[FrameMean]:

@@ -188,7 +188,7 @@ class Reconstruction:
         skip = self.sources.trusted_detail(region, core)
         if skip is not None and self.trust_map is not None:
             self.trust_map.put(skip, core)
-        return self.model.picture(self.inputs.part("lr", core), residual, skip, enlarged)
+        return self.model.picture(residual, enlarged, skip)
 
     def _fusion_pools(
         self, cores: Iterable[tuple[Region, Box]], kept: Sequence[TiledFeatureMap] = ()

@@ -94,11 +94,11 @@ class SDDuSR(nn.Module):
         lr_feat = self.lr_encoder.up(encoded)
         center_feat, ref_feat = self.center_encoder(lr_center), self.ref_encoder(ref)
         aligned_feat = self.alignment(lr_center, ref, center_feat, ref_feat)
-        enlarged = carried = None
+        enlarged = bicubic_up(lr.float())
+        carried = None
         if self.trust is not None:
             if center_offset is None:
                 raise ValueError("model.detail needs center_offset: where the centre lies in lr")
-            enlarged = bicubic_up(lr.float())
             carried = self._evidence(
                 enlarged, lr_center, ref, center_offset, center_feat, aligned_feat
             )
@@ -110,17 +110,13 @@ class SDDuSR(nn.Module):
         detail = None
         if carried is not None:
             detail = self._detail(encoded, found, carried)
-            confidence = torch.where(carried.twins[1], 1.0, found.confidence)
-            warped_feat = self.trusted_match(found.confidence, found.warped_feat)
-            warped_feat = lay_in_place(warped_feat, aligned_feat, *carried.twins)
-            found = found._replace(confidence=confidence, warped_feat=warped_feat)
+            found = self._in_place(found, aligned_feat, carried)
         if has_ref is not None:
             found, dict_feat, detail = _without_ref(has_ref, found, dict_feat, detail)
         sources = self.sources(found.confidence, found.warped_feat, dict_feat)
         residual = self.head(self.fusion(lr_feat, *sources)).float()
-        sr = self.picture(lr, residual, detail, enlarged)
         return Output(
-            sr,
+            self.picture(residual, enlarged, detail),
             found.confidence,
             found.query_mask,
             found.key_mask,
@@ -166,6 +162,13 @@ class SDDuSR(nn.Module):
         trust = self.trust.in_picture(encoded, carried.look, confidence, maps, inside)
         return DetailOutput(trust, maps[:, :3], inside)
 
+    def _in_place(self, found: Transfer, aligned_feat: Tensor, carried: CarriedDetail) -> Transfer:
+        """Matches whose feature is weighed by the trust, and Ref's own inside the box."""
+        confidence = torch.where(carried.twins[1], 1.0, found.confidence)
+        warped_feat = self.trusted_match(found.confidence, found.warped_feat)
+        warped_feat = lay_in_place(warped_feat, aligned_feat, *carried.twins)
+        return found._replace(confidence=confidence, warped_feat=warped_feat)
+
     def look(self, enlarged: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
         """High-pass of the enlarged picture's luma, which a match's own look is compared with."""
         return high_pass(luma(enlarged), self.detail_window_px)
@@ -194,24 +197,20 @@ class SDDuSR(nn.Module):
 
     def picture(
         self,
-        lr: Float[Tensor, "b 3 h w"],
-        residual: Float[Tensor, "b 3 2*h 2*w"],
+        residual: Float[Tensor, "b 3 h w"],
+        enlarged: Float[Tensor, "b 3 h w"],
         detail: DetailOutput | None = None,
-        enlarged: Float[Tensor, "b 3 2*h 2*w"] | None = None,
-    ) -> Float[Tensor, "b 3 2*h 2*w"]:
+    ) -> Float[Tensor, "b 3 h w"]:
         """RGB of what the head makes of F^SR.
 
         Args:
+            enlarged: LR, bicubic; not used without `image_skip`.
             detail: what the detail skip adds.
-            enlarged: `lr`, bicubic, where that is known.
         """
         if detail is not None and self.trust is not None:
             share = self.trust.of_residual(detail.trust, detail.inside)
-            if share is not None:
-                residual = share * residual
-        sr = residual
-        if self.image_skip:
-            sr = sr + (bicubic_up(lr) if enlarged is None else enlarged)
+            residual = residual if share is None else share * residual
+        sr = enlarged + residual if self.image_skip else residual
         return sr if detail is None else sr + detail.trust * detail.detail
 
     def confidence_weight(

@@ -76,9 +76,9 @@ def smooth_flow(flow: Flow, weight: Float32[np.ndarray, "rows cols 3"]) -> Flow:
     rows, cols = weight.shape[:2]
     size = -(-cols // GRID_PX), -(-rows // GRID_PX)
     steps = np.dstack([cv2.medianBlur(np.ascontiguousarray(flow[..., i]), 5) for i in (0, 1)])
-    # OpenCV takes means of four channels at most.
-    parts = (cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in _terms(steps, weight))
-    terms = np.dstack(list(parts))
+    # What the normal equations sum up; apart, since OpenCV takes means of four channels at most.
+    parts = weight, _weighted(steps, weight)
+    terms = np.dstack([cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in parts])
     here, own = _best_steps(terms), _best_steps(_blurred(terms, OWN_PX))
     axis = _main_axis(own, terms[..., 0] + terms[..., 2])
     length = own @ axis
@@ -97,13 +97,13 @@ def smooth_flow(flow: Flow, weight: Float32[np.ndarray, "rows cols 3"]) -> Flow:
     return cv2.resize(smooth, (cols, rows), interpolation=cv2.INTER_LINEAR)
 
 
-def _terms(
+def _weighted(
     steps: Float32[np.ndarray, "rows cols 2"], weight: Float32[np.ndarray, "rows cols 3"]
-) -> tuple[Float32[np.ndarray, "rows cols 3"], Float32[np.ndarray, "rows cols 2"]]:
-    """What the normal equations of the best step sum up: the tensor, and its product with steps."""
+) -> Float32[np.ndarray, "rows cols 2"]:
+    """Tensors times steps."""
     xx, xy, yy = np.moveaxis(weight, 2, 0)
     x, y = np.moveaxis(steps, 2, 0)
-    return weight, np.dstack([xx * x + xy * y, xy * x + yy * y])
+    return np.dstack([xx * x + xy * y, xy * x + yy * y])
 
 
 def _blurred(

@@ -63,6 +63,26 @@ def test_a_joint_in_a_blank_wall_stays_straight() -> None:
     np.testing.assert_allclose(found.flow[10:250, 156:164, 0], 3, atol=0.2)
 
 
+def test_a_line_that_misses_its_start_is_still_better_known_than_the_wall(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its way back ends 1.2 px beside the start, the wall's anywhere."""
+    wall = np.full((160, 200), 190, np.uint8)
+    wall[:, 98:102] = 110
+    rng = np.random.default_rng(3)
+    at_joint = (np.abs(np.arange(200) - 99.5) < 20)[None, :, None]
+    joints = [np.array([step, 0], np.float32) for step in (3.0, -1.8)]
+    flows = iter(
+        np.where(at_joint, joint, rng.uniform(-20, 20, (160, 200, 2))).astype(np.float32)
+        for joint in joints
+    )
+    monkeypatch.setattr("sddusr.registration.parallax.dense_flow", lambda *_: next(flows))
+    overlap = Overlap(wall, np.roll(wall, 3, 1), np.ones(wall.shape, bool), np.eye(3))
+    found = estimate_parallax(overlap)
+    assert found.flow is not None
+    np.testing.assert_allclose(found.flow[10:150, 96:104, 0], 3, atol=0.2)
+
+
 def test_one_layer_is_the_least_squares_of_what_tensors_see(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
