@@ -45,11 +45,11 @@ class AblationOptions:
     study: Study = "parts"
     """`parts`: baseline, then, each added to the last: registered Refs (`registered`), the detail
     skip trusting matches by their confidence (`detail`), learned trust (`trust`), sparse matching
-    (`sfm`), the dictionary (`sddusr-N`); `constant` has one vector in the dictionary's place.
-    `knobs`: what the paper leaves open, one at a time: temperature, attention, scope of the mask,
-    key mask, distance of the windows. `dictionary`: one constant vector, then the preset's tokens,
-    the paper's, and each with one thing changed: attention, heads, first size, keep rate, written
-    by training."""
+    (`sfm`), less residual where detail is trusted (`replaced`), the dictionary (`sddusr-N`);
+    `constant` has one vector in the dictionary's place. `knobs`: what the paper leaves open, one at
+    a time: temperature, attention, scope of the mask, key mask, distance of the windows.
+    `dictionary`: one constant vector, then the preset's tokens, the paper's, and each with one
+    thing changed: attention, heads, first size, keep rate, written by training."""
     tokens: tuple[int, ...] = (16, 32, 64, 128)
     """N of the dictionaries in the study of parts."""
     only: tuple[str, ...] = ()

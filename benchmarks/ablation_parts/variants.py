@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 from sddusr.config import Config
 
-BASELINE, REGISTERED, DETAIL, TRUST, SFM, CONSTANT = (
+BASELINE, REGISTERED, DETAIL, TRUST, SFM, REPLACED, CONSTANT = (
     "baseline",
     "registered",
     "detail",
     "trust",
     "sfm",
+    "replaced",
     "constant",
 )
 
@@ -55,18 +56,22 @@ def variants(
 
 
 def _parts(base: Config, tokens: Sequence[int], has_as_given: bool) -> list[Variant]:
-    """Baseline, registered Ref, detail, trust, sparse matching, dictionary; and one constant vector
-    in the dictionary's place."""
-    sparse = _model(base, dictionary=replace(base.model.dictionary, enabled=False))
+    """Baseline, registered Ref, detail, trust, sparse matching, a residual that gives way to
+    detail, dictionary; and one constant vector in the dictionary's place."""
+    beside = replace(base.model.detail, replaced_residual=0.0)
+    no_tokens = _model(base, dictionary=replace(base.model.dictionary, enabled=False))
+    sparse = _model(no_tokens, detail=beside)
     dense = _model(sparse, mask=replace(base.model.mask, enabled=False))
-    plain = _model(dense, detail=replace(base.model.detail, enabled=False))
-    by_confidence = _model(dense, detail=replace(base.model.detail, trust=False))
+    plain = _model(dense, detail=replace(beside, enabled=False))
+    by_confidence = _model(dense, detail=replace(beside, trust=False))
     added: list[tuple[str, Config]] = [(BASELINE, plain)]
     if has_as_given:
         added = [(BASELINE, _data(plain, register_ref="none")), (REGISTERED, plain)]
     if base.model.detail.enabled:
         added += [(DETAIL, by_confidence), (TRUST, dense)]
     added.append((SFM, sparse))
+    if no_tokens != sparse:
+        added.append((REPLACED, no_tokens))
     names = [name for name, _ in added]
     chain = [
         Variant(
@@ -77,12 +82,13 @@ def _parts(base: Config, tokens: Sequence[int], has_as_given: bool) -> list[Vari
         )
         for index, (name, config) in enumerate(added)
     ]
+    last = names[-1]
     return [
         *chain,
-        Variant(name=CONSTANT, config=_constant(base), over=(SFM,)),
+        Variant(name=CONSTANT, config=_constant(base), over=(last,)),
         *(
             Variant(
-                name=with_tokens(num), config=_tokens(base, num), over=(BASELINE, SFM, CONSTANT)
+                name=with_tokens(num), config=_tokens(base, num), over=(BASELINE, last, CONSTANT)
             )
             for num in tokens
         ),

@@ -101,9 +101,10 @@ class DetailConfig:
     enabled: bool = False
     """Inside the centre box Ref's detail and feature lie at their own place; outside they travel
     through the matches. SR = bicubic + trust · detail + the network's residual."""
-    replaces_residual: bool = False
-    """Add less of the residual inside the box where detail is trusted: a learned share of the trust
-    is taken off. Both say what the bicubic picture lacks."""
+    replaced_residual: float = 0.0
+    """Share of the residual that is left out inside the box where detail is fully trusted, as both
+    say what the bicubic picture lacks. Learned from this start, between 0 and 1; at 0 nothing is
+    ever left out."""
     trust: bool = True
     """Learn from measured evidence where detail is trusted; False trusts a match by its confidence
     alone."""
@@ -132,6 +133,11 @@ class DetailConfig:
                 side == 0 or (side >= 3 and side % 2 == 1),
                 f"model.detail.{name} is {side}, need 0 or an odd number of 3 or more",
             )
+        require(
+            0 <= self.replaced_residual < 1,
+            f"model.detail.replaced_residual is {self.replaced_residual}, need 0 or more and less "
+            f"than 1",
+        )
         require(
             self.doubt_limit >= 0,
             f"model.detail.doubt_limit is {self.doubt_limit}, need 0 or more",
@@ -171,9 +177,9 @@ class ModelConfig:
             f"({self.alignment.num_groups})",
         )
         require(
-            self.image_skip or not self.detail.replaces_residual,
-            "model.detail.replaces_residual needs model.image_skip, without which there is no "
-            "residual; add --no-model.detail.replaces-residual",
+            self.image_skip or not self.detail.replaced_residual,
+            "model.detail.replaced_residual needs model.image_skip, without which there is no "
+            "residual; add --model.detail.replaced-residual 0",
         )
         heads = self.dictionary.num_heads
         require(

@@ -76,7 +76,7 @@ DEMO = Config(
             num_tokens=32, norm=True, num_heads=2, token_scale=0.3, keep_logit=-1.0
         ),
         fusion=FusionConfig(reduction=4, num_blocks=2),
-        detail=DetailConfig(enabled=True, replaces_residual=True),
+        detail=DetailConfig(enabled=True, replaced_residual=0.88),
     ),
     losses=LossConfig(mask_weight=2e-2, trust_weight=1e-2),
     optim=OptimConfig(

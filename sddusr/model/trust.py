@@ -28,8 +28,6 @@ CORRELATION_SCALE = 4.0
 """Start of what softness takes off: of a correlation below 0."""
 FEATURE_LOGIT, DETAIL_LOGIT = 3.0, 2.0
 """Ref's feature and detail start nearly whole."""
-REPLACED_LOGIT = 2.0
-"""Where detail is trusted whole, 0.88 of the residual is left out to begin with."""
 LARGEST_CORRECTION = 8.0
 """What convolutions may add to a logit or take off it. In most samples more is better: without a
 limit it grew to 1,300 in 500 steps, where no evidence counts and no gradient is left."""
@@ -53,8 +51,8 @@ class Trust(nn.Module):
         self.match_scale = nn.Parameter(torch.full((2,), math.log(MATCH_SCALE)))
         self.match_center = nn.Parameter(torch.full((2,), MATCH_CENTER))
         self.replaced_logit = None
-        if config.replaces_residual:
-            self.replaced_logit = nn.Parameter(torch.tensor(REPLACED_LOGIT))
+        if config.replaced_residual:
+            self.replaced_logit = nn.Parameter(torch.tensor(config.replaced_residual).logit())
         if not self.learned:
             return
         self.error_scales = nn.Parameter(torch.tensor(ERROR_SCALES).log())

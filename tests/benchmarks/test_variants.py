@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from ablation_parts.variants import BASELINE, SFM, variants
+from ablation_parts.variants import BASELINE, REPLACED, SFM, variants
 
 from sddusr.config import DEMO, PAPER, flatten, to_dict
 
@@ -34,27 +34,29 @@ def test_parts_are_added_one_by_one():
         "detail",
         "trust",
         "sfm",
+        "replaced",
         "constant",
         "sddusr-16",
         "sddusr-64",
     ]
-    steps = [changed(one.config, two.config) for one, two in pairwise(parts[:5])]
+    steps = [changed(one.config, two.config) for one, two in pairwise(parts[:6])]
     assert steps == [
         {"data.register_ref"},
         {"model.detail.enabled", "model.detail.trust"},
         {"model.detail.trust"},
         {"model.mask.enabled"},
+        {"model.detail.replaced_residual"},
     ]
     found = {each.name: each for each in parts}
     assert [each.name for each in parts if each.as_given] == [BASELINE]
-    assert changed(found[SFM].config, DEMO) == {"model.dictionary.enabled"}
+    assert changed(found[REPLACED].config, DEMO) == {"model.dictionary.enabled"}
     assert changed(found["sddusr-16"].config, DEMO) == {"model.dictionary.num_tokens"}
     assert changed(found["constant"].config, DEMO) == {
         "model.dictionary.constant",
         "model.dictionary.norm",
         "model.dictionary.num_heads",
     }
-    assert found["sddusr-64"].over == (BASELINE, SFM, "constant")
+    assert found["sddusr-64"].over == (BASELINE, REPLACED, "constant")
     assert found[SFM].over == ("trust",)
 
 

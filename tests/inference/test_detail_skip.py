@@ -21,7 +21,7 @@ ON_GRID, ODD = Box(40, 136, 60, 156), Box(41, 138, 59, 158)
 @pytest.fixture(scope="module", params=[True, False], ids=["learned", "confidence"])
 def model(request) -> SDDuSR:
     torch.manual_seed(0)
-    detail = DetailConfig(enabled=True, trust=request.param, replaces_residual=True)
+    detail = DetailConfig(enabled=True, trust=request.param, replaced_residual=0.88)
     config = replace(DEMO.model, detail=detail)
     net = SDDuSR(config).eval()
     for parameter in net.parameters():

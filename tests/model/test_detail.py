@@ -28,7 +28,7 @@ from sddusr.model.trust import supported_share
 from sddusr.training.losses import trust_loss
 from sddusr.types import Batch, DetailOutput
 
-SMALL = replace(DEMO.model, detail=DetailConfig(enabled=True, trust_dim=8, replaces_residual=True))
+SMALL = replace(DEMO.model, detail=DetailConfig(enabled=True, trust_dim=8, replaced_residual=0.88))
 OFFSET = torch.tensor([[8, 16]])
 
 
@@ -146,7 +146,7 @@ def test_trusted_detail_takes_the_residuals_place_inside_the_box():
 
 def test_a_residual_is_replaced_only_beside_a_bicubic_picture():
     with pytest.raises(ValueError, match=r"needs model\.image_skip"):
-        replace(PAPER.model, detail=DetailConfig(enabled=True, replaces_residual=True))
+        replace(PAPER.model, detail=DetailConfig(enabled=True, replaced_residual=0.88))
 
 
 def test_a_good_ref_does_not_outvote_a_bad_match():

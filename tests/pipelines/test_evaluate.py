@@ -42,7 +42,7 @@ CONFIG = replace(
     model=replace(
         DEMO.model,
         image_skip=False,
-        detail=replace(DEMO.model.detail, replaces_residual=False),
+        detail=replace(DEMO.model.detail, replaced_residual=0.0),
     ),
     data=replace(DEMO.data, register_ref="none"),  # as these shards are
 )
