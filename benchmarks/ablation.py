@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import _checkout  # noqa: F401
 import pandas as pd
 import torch
 from ablation_parts.costs import Costs, costs_table, measure_costs

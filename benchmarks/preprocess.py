@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import _checkout  # noqa: F401
 import cv2
 import numpy as np
 import pyarrow as pa

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Search for a better config with Ray Tune: `python tune/search_tokens.py [PRESET] --data DIR`."""
 
 import sys

@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import is_dataclass
@@ -67,7 +68,7 @@ def run(
         sys.exit(INTERRUPTED)
     except USER_ERRORS as error:
         if os.environ.get("SDDUSR_TRACEBACK"):
-            raise
+            traceback.print_exception(error)
         refuse(str(error))
 
 

@@ -15,9 +15,14 @@ KINDS = {int: "integer", float: "number", bool: "boolean", str: "string"}
 
 
 def config_schema() -> dict[str, Any]:
-    """The schema of files for `--config`."""
+    """The schema of files for `--config`.
+
+    As such a file does, it takes hyphens in a field's name, paths with points at the top, and there
+    other flags of the command, too, which it cannot check.
+    """
     schema = _object(Config)
     schema["properties"]["preset"] = {"enum": list(PRESETS), "description": "What it starts from."}
+    schema["additionalProperties"] = True
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "SDDuSR training config",
@@ -36,6 +41,11 @@ def _object(kind: type) -> dict[str, Any]:
         "type": "object",
         "description": inspect.cleandoc(kind.__doc__ or "").splitlines()[0],
         "properties": properties,
+        "patternProperties": {
+            f"^{name.replace('_', '-')}$": value
+            for name, value in properties.items()
+            if "_" in name
+        },
         "additionalProperties": False,
     }
 

@@ -94,3 +94,14 @@ def test_the_shell_can_complete_flags(monkeypatch, capsys):
     script = capsys.readouterr().out
     assert "--model.dictionary.num-tokens" in script
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_a_traceback_is_shown_where_it_is_asked_for(capsys, monkeypatch):
+    def fails(options: Options) -> None:
+        raise ValueError("no such picture")
+
+    monkeypatch.setenv("SDDUSR_TRACEBACK", "1")
+    with pytest.raises(SystemExit, match="2"):
+        command_line.run(fails, Options, args=["a", "--data", "d"])
+    said = capsys.readouterr().err
+    assert "in fails" in said and said.endswith("\nerror: no such picture\n")

@@ -3,10 +3,13 @@
 import json
 import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated
 
+import jsonschema
 import pytest
 import tyro
+import yaml
 
 from sddusr.cli import command_line
 from sddusr.config import COMPACT, DEMO, PAPER, Config, flatten, to_dict
@@ -144,6 +147,15 @@ def test_another_preset_than_the_files_is_refused(monkeypatch, capsys, tmp_path)
 def test_a_huge_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="need at most"):
         read_config(written(tmp_path, "#" * (MAX_BYTES + 1)))
+
+
+def test_the_schema_takes_what_the_page_on_training_shows():
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    shown = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    validator = jsonschema.Draft202012Validator(config_schema())
+    validator.validate(shown)
+    for wrong in ({"train": {"num-step": 3}}, {"train": {"num-steps": "many"}}, {"preset": "x"}):
+        assert not validator.is_valid(wrong)
 
 
 def test_the_schema_names_every_field_and_its_text():
