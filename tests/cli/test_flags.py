@@ -104,4 +104,5 @@ def test_a_traceback_is_shown_where_it_is_asked_for(capsys, monkeypatch):
     with pytest.raises(SystemExit, match="2"):
         command_line.run(fails, Options, args=["a", "--data", "d"])
     said = capsys.readouterr().err
-    assert "in fails" in said and said.endswith("\nerror: no such picture\n")
+    assert "in fails" in said
+    assert said.endswith("\nerror: no such picture\n")
