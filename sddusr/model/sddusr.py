@@ -208,7 +208,7 @@ class SDDuSR(nn.Module):
             detail: what the detail skip adds.
         """
         if detail is not None and self.trust is not None:
-            share = self.trust.of_residual(detail.trust, detail.inside)
+            share = self.trust.of_residual(detail)
             residual = residual if share is None else share * residual
         sr = enlarged + residual if self.image_skip else residual
         return sr if detail is None else sr + detail.trust * detail.detail

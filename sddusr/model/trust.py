@@ -17,6 +17,7 @@ from sddusr.model.detail import to_pixels
 from sddusr.model.doubt import doubt_penalty
 from sddusr.model.evidence import MEAN_PX, NUM_EVIDENCE, NUM_STATISTICS, shows_something
 from sddusr.model.filters import box_mean
+from sddusr.types import DetailOutput
 
 MATCH_SCALE, MATCH_CENTER = 30.0, 0.93
 """Start of the logistics of the confidence, of a match's feature and of its detail: a match of 1
@@ -157,13 +158,16 @@ class Trust(nn.Module):
         own_share = supported_share(torch.sigmoid(ref_logit + correction), inside, self.support_px)
         return torch.where(inside, own_share, moved_share)
 
-    def of_residual(
-        self, trust: Float[Tensor, "b 1 h w"], inside: Bool[Tensor, "b 1 h w"]
-    ) -> Float[Tensor, "b 1 h w"] | None:
-        """The share of the network's residual that is added beside trusted detail; None: all."""
+    def of_residual(self, skip: DetailOutput) -> Float[Tensor, "b 1 h w"] | None:
+        """The share of the network's residual that is added beside trusted detail; None: all.
+
+        Where Ref shows nothing (its detail is 0 exactly: bars, transparent parts) there is nothing
+        that could take its place.
+        """
         if self.replaced_logit is None:
             return None
-        return 1 - torch.sigmoid(self.replaced_logit) * trust * inside
+        shown = skip.inside & (skip.detail != 0).any(1, keepdim=True)
+        return 1 - torch.sigmoid(self.replaced_logit) * skip.trust * shown
 
 
 def supported_share(

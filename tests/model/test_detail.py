@@ -144,6 +144,23 @@ def test_trusted_detail_takes_the_residuals_place_inside_the_box():
     assert torch.equal(made(100.0, has_ref=False).sr, made(-100.0, has_ref=False).sr)
 
 
+def test_the_residual_stays_where_ref_shows_nothing():
+    _, lr, lr_center, ref = pictures()
+    net = network()
+    torch.nn.init.normal_(net.head[-1].weight, std=0.1)
+    hole = torch.zeros_like(ref[:, :1], dtype=torch.bool)
+    hole[..., 16:32, 8:40] = True
+    filled = torch.where(hole, bicubic_up(lr)[..., 8:56, 16:64], ref)
+
+    def made(logit: float):
+        with torch.no_grad():
+            net.trust.replaced_logit.fill_(logit)
+            return net(lr, lr_center, filled, center_offset=OFFSET).sr[..., 8:56, 16:64]
+
+    given_way = (made(-100.0) - made(100.0)).abs().amax(1, keepdim=True)
+    assert torch.equal(given_way > 0, ~hole)
+
+
 def test_a_residual_is_replaced_only_beside_a_bicubic_picture():
     with pytest.raises(ValueError, match=r"needs model\.image_skip"):
         replace(PAPER.model, detail=DetailConfig(enabled=True, replaced_residual=0.88))
