@@ -108,7 +108,7 @@ COMPACT = replace(
         encoder=EncoderConfig(num_groups=3, num_blocks=6, reduction=6, num_ref_blocks=2),
         alignment=replace(DEMO.model.alignment, num_groups=2),
         dictionary=replace(DEMO.model.dictionary, num_tokens=64, num_heads=1),
-        detail=DetailConfig(enabled=True),
+        detail=DetailConfig(enabled=True, replaced_residual=0.5),
     ),
     optim=replace(DEMO.optim, lr=1.5e-3, warmup_steps=50, align_from_step=1500),
     data=replace(DEMO.data, crop_px=48, shift_px=(0, 24), register_ref="auto", refs=HARDER_REFS),
