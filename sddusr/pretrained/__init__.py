@@ -23,22 +23,14 @@ NAMES = {DEFAULT: COMPACT}
 
 CENTER, SCALE = "trust.match_center", "trust.match_scale"
 """Weights of the logistic of a match's confidence."""
-REPLACED = "trust.replaced_logit"
-"""Weight of the share of the residual that gives way to trusted detail."""
 
 
-def export(
-    checkpoint: str,
-    out: str,
-    match_center: float | None = None,
-    replaced_residual: float | None = None,
-) -> None:
+def export(checkpoint: str, out: str, match_center: float | None = None) -> None:
     """Write the network of a checkpoint or run, with its config but without what training goes on
     with. No run resumes from it; `--train.init-from` starts from it.
 
     Args:
         match_center: see `center_matches`; None leaves the learned ones.
-        replaced_residual: see `replace_residual`; None leaves the learned one.
 
     Raises:
         FileNotFoundError, ValueError: no whole checkpoint is there, or it trusts no matches.
@@ -46,8 +38,6 @@ def export(
     found = read_checkpoint(checkpoint)
     if match_center is not None:
         center_matches(found.model_state, match_center)
-    if replaced_residual is not None:
-        replace_residual(found.model_state, replaced_residual)
     train = found.config.train
     start = Path(train.init_from).name  # a path of one machine says nothing on another
     write_checkpoint(
@@ -77,21 +67,6 @@ def center_matches(state: dict[str, Tensor], center: float) -> None:
     state[CENTER] = torch.full_like(old, center)
 
 
-def replace_residual(state: dict[str, Tensor], share: float) -> None:
-    """Set the share of the residual that gives way to fully trusted detail.
-
-    Less of it gives up sharpness where Ref is good, and loses less where a faulty Ref is trusted.
-
-    Raises:
-        ValueError: a network whose residual never gives way, or a share beyond 0 to 1.
-    """
-    if REPLACED not in state:
-        raise ValueError("the network's residual never gives way; drop --replaced-residual")
-    if not 0 < share < 1:
-        raise ValueError(f"--replaced-residual is {share:g}, need more than 0 and less than 1")
-    state[REPLACED] = torch.tensor(share).logit()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sddusr.pretrained", description=__doc__)
     parser.add_argument("checkpoint", metavar="RUN", help="a run's folder or one checkpoint")
@@ -102,13 +77,8 @@ def main() -> None:
         help="confidence at which a match is half trusted, chosen on held-out images "
         "(default: as learned on crops)",
     )
-    parser.add_argument(
-        "--replaced-residual",
-        type=float,
-        help="share of the residual that gives way to fully trusted detail (default: as learned)",
-    )
     given = parse_args(parser)
     try:
-        export(given.checkpoint, given.out, given.match_center, given.replaced_residual)
+        export(given.checkpoint, given.out, given.match_center)
     except (ValueError, OSError) as error:
         parser.error(str(error))

@@ -16,9 +16,8 @@ from sddusr.inference import bicubic, super_resolve, to_tensor
 from sddusr.model.sddusr import SDDuSR
 from sddusr.model.trust import Trust
 from sddusr.pretrained import COMPACT as PLACE
-from sddusr.pretrained import center_matches, export, replace_residual
+from sddusr.pretrained import center_matches, export
 from sddusr.registration.residual import register_ref
-from sddusr.types import DetailOutput
 from tests.tiny import TINY
 
 MOST_BYTES = 3_000_000
@@ -115,22 +114,3 @@ def test_a_match_center_keeps_the_trust_of_a_twin_and_lowers_that_of_others():
 def test_a_match_center_that_cannot_be_is_refused(state, center, message):
     with pytest.raises(ValueError, match=message):
         center_matches(state, center)
-
-
-def test_the_share_of_the_residual_that_gives_way_can_be_set():
-    trust = Trust(8, DetailConfig(enabled=True, replaced_residual=0.9))
-    state = {f"trust.{name}": value for name, value in trust.state_dict().items()}
-    replace_residual(state, 0.4)
-    trust.load_state_dict({name.removeprefix("trust."): value for name, value in state.items()})
-    everywhere = torch.ones(1, 1, 4, 4)
-    skip = DetailOutput(everywhere, everywhere.expand(-1, 3, -1, -1), everywhere.bool())
-    assert torch.allclose(trust.of_residual(skip), 0.6 * everywhere)
-
-
-@pytest.mark.parametrize(
-    ("state", "share", "message"),
-    [({}, 0.4, "never gives way"), ({"trust.replaced_logit": torch.zeros(())}, 1.0, "is 1, need")],
-)
-def test_a_share_that_cannot_be_is_refused(state, share, message):
-    with pytest.raises(ValueError, match=message):
-        replace_residual(state, share)
