@@ -70,7 +70,7 @@ def _parts(base: Config, tokens: Sequence[int], has_as_given: bool) -> list[Vari
     if base.model.detail.enabled:
         added += [(DETAIL, by_confidence), (TRUST, dense)]
     added.append((SFM, sparse))
-    if no_tokens != sparse:
+    if base.model.detail.enabled and no_tokens != sparse:
         added.append((REPLACED, no_tokens))
     names = [name for name, _ in added]
     chain = [

@@ -163,7 +163,7 @@ class SDDuSR(nn.Module):
         return DetailOutput(trust, maps[:, :3], inside)
 
     def _in_place(self, found: Transfer, aligned_feat: Tensor, carried: CarriedDetail) -> Transfer:
-        """Matches whose feature is weighed by the trust, and Ref's own inside the box."""
+        """F^Warp weighted by trust; inside the box Ref's feature at its own place."""
         confidence = torch.where(carried.twins[1], 1.0, found.confidence)
         warped_feat = self.trusted_match(found.confidence, found.warped_feat)
         warped_feat = lay_in_place(warped_feat, aligned_feat, *carried.twins)

@@ -166,6 +166,12 @@ def test_a_residual_is_replaced_only_beside_a_bicubic_picture():
         replace(PAPER.model, detail=DetailConfig(enabled=True, replaced_residual=0.88))
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_of_the_residual_that_cannot_be_is_refused(share):
+    with pytest.raises(ValueError, match="replaced_residual is"):
+        DetailConfig(replaced_residual=share)
+
+
 def test_a_good_ref_does_not_outvote_a_bad_match():
     """However sure the convolutions are of Ref, a match below the centre of the logistic counts
     less than half, and what they say stays within bounds."""
