@@ -34,10 +34,12 @@ JPEG_PX, MAX_JPEG_PX = 8, 2048
 """Side of a JPEG's blocks, and of the middle part of a tele image in which they are looked for."""
 LEAST_STEP = 0.5 / 255
 """Step of the luma below which an edge is a calm picture's rounding."""
-MAX_BLOCKS = 8.5
-"""A tele image with block edges stronger than this is left out, too. Measured on 14 training images
-and their JPEGs: 1.1 to 1.7 as they are; below 8.5 the network loses 0.12 dB at most by them, above
-it 0.84 already (docs/lab-notes.md)."""
+LEAST_ADDED = 0.25
+"""Share of the tele image's finest band that counts as added at least; a digital zoom adds none."""
+MAX_BLOCKS = 5.0
+"""A tele image whose block edges have more than so many times the energy of what it adds is left
+out, too. The largest whole number below which no more than one in twenty JPEGs of training images
+costs more than 0.1 dB; as they are, 113 of them have 1.2 at most (docs/lab-notes.md)."""
 MAX_NOISE = 18.0
 """Noisier, or softer than `SOFT`, a tele image is left out as a whole: it adds noise, or no detail.
 Measured on 40 training and 14 test images: 9.1 at most as they are. The network that ships gains
@@ -58,8 +60,7 @@ class RefQuality(NamedTuple):
     empty: float
     """Share of Ref that shows nothing: beyond its border, bars, transparent."""
     blocks: float
-    """How much stronger edges are along a grid of 8 px of the tele image than elsewhere; 1 without
-    JPEG."""
+    """Energy of JPEG's edges in the tele image, over that of the finest detail that it adds."""
 
     def record(self) -> dict[str, Any]:
         return {name: round(value, 4) for name, value in self._asdict().items()}
@@ -81,8 +82,8 @@ class RefQuality(NamedTuple):
             reasons.append(f"the tele picture is noisy (about {self.noise:.0f} of 255)")
         if self.blocks > MAX_BLOCKS:
             reasons.append(
-                f"the tele picture is strongly compressed (edges of JPEG blocks {self.blocks:.0f} "
-                f"times as strong as others)"
+                f"the tele picture is strongly compressed (edges of JPEG blocks have "
+                f"{self.blocks:.0f} times the energy of the detail it adds)"
             )
         if self.differing > MANY_DIFFER:
             reasons.append(f"{self.differing:.0%} of it differs from the wide picture")
@@ -105,7 +106,9 @@ def measure_quality(
     if not shown.any():
         return RefQuality(1.0, 0.0, 0.0, empty, blocks)
     tele, wide = _luma(tele), _luma(wide)
-    bands = [cv2.GaussianBlur(np.square(_fine(x)), (0, 0), 2.0) for x in (tele, wide)]
+    fine = [_fine(x) for x in (tele, wide)]
+    added = _ratio(_mean_square((fine[0] - fine[1])[shown]), _mean_square(fine[0][shown])) ** 2
+    bands = [cv2.GaussianBlur(np.square(x), (0, 0), 2.0) for x in fine]
     flat = shown & (bands[1] <= np.quantile(bands[1][shown], FLAT_SHARE))
     energy = [float(band[shown].mean()) - float(band[flat].mean()) for band in bands]
     smooth = [cv2.GaussianBlur(x, (0, 0), SMOOTH_SIGMA_PX) for x in (tele, wide)]
@@ -115,33 +118,33 @@ def measure_quality(
         noise=255 / NOISE_GAIN * min(_diagonal_medians(tele, shown, flat), default=0.0),
         differing=float(different.mean()),
         empty=empty,
-        blocks=blocks,
+        blocks=blocks / max(added, LEAST_ADDED),
     )
 
 
 def measure_blocks(picture: Pixels) -> float:
-    """How much stronger edges are along a grid of 8 px, at any phase, than elsewhere.
+    """Energy of edges along a grid of 8 px, at any phase, over that of the finest band.
 
-    The ratio of mean square steps beyond the slope around them, the median over the grid's lines,
-    since the edge of a bar or frame is one of them; the geometric mean of both axes. 1 where there
-    is no such grid, or less than two blocks.
+    An edge is a step beyond the slope around it, of which other edges have a part, too: that is
+    taken off. Of each direction the median over the grid's lines, since the edge of a bar or frame
+    is one of them; the geometric mean of both. 0 where there are less than two blocks.
     """
     y0, x0 = (max(side - MAX_JPEG_PX, 0) // 2 for side in picture.shape[:2])
     luma = _luma(picture[y0 : y0 + MAX_JPEG_PX, x0 : x0 + MAX_JPEG_PX])
     if min(luma.shape) < 2 * JPEG_PX + 2:
-        return 1.0
-    return math.sqrt(_block_edges(luma) * _block_edges(luma.T))
+        return 0.0
+    edges = math.sqrt(_block_edges(luma) * _block_edges(luma.T))
+    return edges / (_mean_square(_fine(luma)) + LEAST_STEP**2)
 
 
 def _block_edges(luma: np.ndarray) -> float:
-    """Of the edges between columns."""
+    """Mean square of the edges between columns of blocks, less that of other columns."""
     step = np.diff(luma, axis=1)
     edge = np.square(step[:, 1:-1] - (step[:, :-2] + step[:, 2:]) / 2)
     columns = edge.mean(axis=0)
     by_phase = [float(np.median(columns[phase::JPEG_PX])) for phase in range(JPEG_PX)]
     *others, strongest = sorted(by_phase)
-    floor = LEAST_STEP**2
-    return (strongest + floor) / (others[len(others) // 2] + floor)
+    return strongest - others[len(others) // 2]
 
 
 def _diagonal_medians(luma: np.ndarray, *places: np.ndarray) -> list[float]:
@@ -161,6 +164,10 @@ def _ratio(tele: float, wide: float) -> float:
     """Of amplitudes; a floor of a tenth of a grey level keeps flat pictures finite."""
     floor = (0.1 / 255) ** 2
     return math.sqrt((tele + floor) / (wide + floor))
+
+
+def _mean_square(x: np.ndarray) -> float:
+    return float(np.square(x).mean())
 
 
 def _fine(x: np.ndarray) -> np.ndarray:

@@ -6,7 +6,12 @@ import pytest
 import skimage
 
 from sddusr.geometry.box import Box, crop
-from sddusr.registration.quality import MAX_BLOCKS, measure_blocks, measure_quality
+from sddusr.registration.quality import (
+    LEAST_ADDED,
+    MAX_BLOCKS,
+    measure_blocks,
+    measure_quality,
+)
 from sddusr.registration.residual import enlarged_center
 
 BOX = Box(100, 300, 160, 440)
@@ -92,37 +97,70 @@ def test_fine_texture_is_not_taken_for_noise_where_the_wide_image_is_smooth_else
     assert found.is_useless
 
 
+def compressed(picture: np.ndarray, quality: int) -> np.ndarray:
+    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
+
+
 @pytest.mark.parametrize("moved", [(0, 0), (3, 6)])
 def test_the_edges_of_jpeg_blocks_are_seen_at_any_phase_and_grow_with_compression(pair, moved):
     ref, center = pair
-
-    def compressed(quality: int) -> np.ndarray:
-        _, data = cv2.imencode(".jpg", ref, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[moved[0] :, moved[1] :]
-
-    found = [measure_blocks(ref), *(measure_blocks(compressed(q)) for q in (90, 50, 10))]
-    assert max(found[:2]) < 1.6
+    found = [measure_blocks(ref)]
+    found += [measure_blocks(compressed(ref, q)[moved[0] :, moved[1] :]) for q in (90, 50, 10)]
+    assert max(found[:2]) < 0.8
     assert found[1] < found[2] < found[3]
-    assert found[3] > MAX_BLOCKS
-    assert measure_blocks(ref[:17]) == 1  # too small to tell
-    quality = measure_quality(ref, center, everywhere(ref), compressed(10))
+    assert measure_blocks(ref[:17]) == 0  # too small to tell
+    given = compressed(ref, 10)[moved[0] :, moved[1] :]
+    quality = measure_quality(ref, center, everywhere(ref), given)
+    assert quality.blocks > MAX_BLOCKS
     assert quality.is_useless
     assert any("JPEG" in reason for reason in quality.reasons())
+
+
+def test_edges_of_blocks_count_by_the_detail_that_the_tele_image_adds(pair):
+    """Where it adds little, fainter edges spoil the gain; a digital zoom adds nothing."""
+    ref, center = pair
+    given = compressed(ref, 20)
+    much = measure_quality(ref, center, everywhere(ref), given).blocks
+    half = cv2.addWeighted(ref, 0.5, center, 0.5, 0)
+    little = measure_quality(half, center, everywhere(ref), given).blocks
+    none = measure_quality(center, center, everywhere(ref), given).blocks
+    assert much < little < none
+    assert none == pytest.approx(measure_blocks(given) / LEAST_ADDED)
+
+
+def test_the_exposure_of_a_tele_image_does_not_change_its_edges(pair):
+    ref, center = pair
+    given = compressed(ref, 20).astype(np.uint16) * 257
+    found = [
+        measure_quality(ref, center, everywhere(ref), (given * gain).astype(np.uint16)).blocks
+        for gain in (1, 0.25)
+    ]
+    assert found[1] == pytest.approx(found[0], rel=0.1)
 
 
 def test_blocks_are_looked_for_in_the_middle_of_a_large_tele_image():
     rng = np.random.default_rng(0)
     large = rng.integers(0, 256, (2600, 64, 3), np.uint8)
     large[276:2324] = np.repeat(np.repeat(rng.integers(0, 256, (256, 8, 3), np.uint8), 8, 0), 8, 1)
-    assert measure_blocks(large) > 100
-    assert measure_blocks(np.concatenate([large[:276], large[2324:]])) < 1.3
+    assert measure_blocks(large) > MAX_BLOCKS
+    assert measure_blocks(np.concatenate([large[:276], large[2324:]])) < 0.5
+
+
+def test_a_calm_picture_has_no_blocks():
+    """A wall's slow shades are rounded to steps of one grey level, which JPEG puts on its grid."""
+    shades = np.linspace(120, 124, 200)[:, None, None] + np.linspace(0, 3, 300)[None, :, None]
+    wall = np.broadcast_to(shades, (200, 300, 3)).round().astype(np.uint8)
+    assert measure_blocks(wall) < 0.5
+    assert measure_blocks(compressed(wall, 90)) < 1
+    assert measure_blocks(np.full((64, 64, 3), 90, np.uint8)) == 0
 
 
 def test_the_edges_of_bars_are_no_blocks(pair):
     ref, center = pair
     framed = ref.copy()
     framed[:24] = framed[-24:] = framed[:, :24] = framed[:, -24:] = 0
-    assert measure_blocks(framed) < 1.6
+    assert measure_blocks(framed) < 0.6
     assert not measure_quality(framed, center, everywhere(ref), framed).is_useless
 
 
