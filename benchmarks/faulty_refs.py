@@ -5,9 +5,9 @@ python benchmarks/faulty_refs.py --checkpoint CHECKPOINT --data SHARDS... --out 
 Every test picture is cut to its centre and a margin. Each fault is done to its Ref, which is then
 registered as any other, or left out where registration says so. Decibels are gains over the same
 network without Ref, in the region concerned: the object, stamp or bar, else the whole box; `rest`
-is what remains of the box. A row lists the mean, the minimum, and the share of scenes above
--0.1 dB. Two rows change the colours of all images alike, with a good Ref: their gains belong
-beside those of `none`.
+is what remains of the box, `luma` and `chroma` are the gains of each alone. A row lists the mean,
+the minimum, and the share of scenes above -0.1 dB. Two rows change the colours of all images alike,
+with a good Ref: their gains belong beside those of `none`.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from sddusr import pretrained
 from sddusr.checkpoint import load_model
 from sddusr.config import LR_PER_CELL, SCALE
 from sddusr.config.arguments import parse_args
@@ -44,6 +45,9 @@ class Faulty(NamedTuple):
     alpha: np.ndarray | None = None
     """0 where Ref is transparent; None: nowhere."""
 
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""Weights of red, green and blue (BT.601)."""
 
 Fault = Callable[[np.ndarray, np.ndarray, np.random.Generator], Faulty]
 
@@ -136,7 +140,7 @@ def permute(picture: np.ndarray) -> np.ndarray:
 
 def saturate(picture: np.ndarray) -> np.ndarray:
     """By a half, about the luma."""
-    luma = picture @ np.array([0.299, 0.587, 0.114], np.float32)
+    luma = picture @ LUMA
     return to_uint8(luma[..., None] + 1.5 * (picture - luma[..., None]))
 
 
@@ -147,12 +151,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--checkpoint", required=True, help="a folder, or a name: compact")
     parser.add_argument("--data", nargs="+", required=True, help="folders of shards")
     parser.add_argument("--out", type=Path, help="JSON with every scene's figures")
     parser.add_argument("--limit", type=int, help="scenes of each folder")
     given = parse_args(parser)
-    model = load_model(given.checkpoint)
+    model = load_model(pretrained.NAMES.get(given.checkpoint, given.checkpoint))
     figures = {}
     for root in given.data:
         shards = ShardSet(root)
@@ -219,33 +223,42 @@ def _measure(model: SDDuSR, scene: Triplet, fault: Fault, without: np.ndarray) -
     is_left_out = bool(registered.record["left_out"])
     with_ref = super_resolve(model, scene.lr, registered.ref, box, without_ref=is_left_out)
     truth = crop(scene.hr, box).astype(np.float32) / 255
-    error, error_without = (
-        np.square(crop(sr, box) - truth).mean(2) for sr in (with_ref.sr, without)
-    )
-    everywhere = np.ones(error.shape, bool)
+    off, off_without = (crop(sr, box) - truth for sr in (with_ref.sr, without))
+    everywhere = np.ones(truth.shape[:2], bool)
     region = everywhere if made.region is None else made.region
-    row = {"gain": _decibels(error_without[region]) - _decibels(error[region])}
+    row = _gains(off[region], off_without[region])
     if made.region is not None:
-        row["rest"] = _decibels(error_without[~region]) - _decibels(error[~region])
+        row["rest"] = _gains(off[~region], off_without[~region])["gain"]
     if with_ref.trust is not None:
         row["trust"] = float(crop(with_ref.trust, Box(*(edge // 4 for edge in box))).mean())
     return row
 
 
-def _decibels(error: np.ndarray) -> float:
-    return float(10 * np.log10(error.mean()))
+def _gains(off: np.ndarray, off_without: np.ndarray) -> dict[str, float]:
+    """Decibels by which pixels are less off than those without Ref."""
+    luma, luma_without = off @ LUMA, off_without @ LUMA
+    chroma, chroma_without = off - luma[:, None], off_without - luma_without[:, None]
+    return {
+        "gain": _decibels(off_without) - _decibels(off),
+        "luma": _decibels(luma_without) - _decibels(luma),
+        "chroma": _decibels(chroma_without) - _decibels(chroma),
+    }
+
+
+def _decibels(off: np.ndarray) -> float:
+    return float(10 * np.log10(np.square(off).mean()))
 
 
 def _show(name: str, figures: dict[str, list[dict[str, float]]]) -> None:
-    print(f"\n{name}\n| fault | mean | worst | above -0.1 dB | the rest | trust |")
-    print("|---|---|---|---|---|---|")
+    print(f"\n{name}\n| fault | mean | worst | above -0.1 dB | the rest | luma | chroma | trust |")
+    print("|---|---|---|---|---|---|---|---|")
     for fault, rows in figures.items():
         gains = np.array([row["gain"] for row in rows])
         others = [
             f"{np.mean([row.get(key, 0) for row in rows]):+.2f}"
             if any(key in r for r in rows)
             else ""
-            for key in ("rest", "trust")
+            for key in ("rest", "luma", "chroma", "trust")
         ]
         share = f"{(gains > -0.1).mean():.0%}"
         print(f"| {fault} | {gains.mean():+.2f} | {gains.min():+.2f} | {share} | "
