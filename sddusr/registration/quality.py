@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8, UInt16
 
+from sddusr.registration.chroma_noise import measure_chroma_noise
 from sddusr.registration.overlap import beyond_blur
 
 Pixels = UInt8[np.ndarray, "_ _ 3"] | UInt16[np.ndarray, "_ _ 3"]
@@ -61,6 +62,8 @@ class RefQuality(NamedTuple):
     """Share of Ref that shows nothing: beyond its border, bars, transparent."""
     blocks: float
     """Energy of JPEG's edges in the tele image, over that of the finest detail that it adds."""
+    chroma_noise: float = 0.0
+    """Standard deviation, of 255, of each colour's noise, where the wide picture is smoothest."""
 
     def record(self) -> dict[str, Any]:
         return {name: round(value, 4) for name, value in self._asdict().items()}
@@ -102,10 +105,10 @@ def measure_quality(
     """
     empty, blocks = 1 - float(valid.mean()), measure_blocks(as_given)
     compared = beyond_blur(valid.astype(np.uint8)) > 0  # a hidden place's edge is no detail
-    tele, wide, shown = (_sampled(x) for x in (ref, center, compared))
+    colors, wide, shown = (_sampled(x) for x in (ref, center, compared))
     if not shown.any():
         return RefQuality(1.0, 0.0, 0.0, empty, blocks)
-    tele, wide = _luma(tele), _luma(wide)
+    tele, wide = _luma(colors), _luma(wide)
     fine = [_fine(x) for x in (tele, wide)]
     added = _ratio(_mean_square((fine[0] - fine[1])[shown]), _mean_square(fine[0][shown])) ** 2
     bands = [cv2.GaussianBlur(np.square(x), (0, 0), 2.0) for x in fine]
@@ -119,6 +122,7 @@ def measure_quality(
         differing=float(different.mean()),
         empty=empty,
         blocks=blocks / max(added, LEAST_ADDED),
+        chroma_noise=measure_chroma_noise(colors, flat),
     )
 
 

@@ -15,6 +15,7 @@ from sddusr.config import SCALE
 from sddusr.geometry.box import Box, crop
 from sddusr.geometry.homography import Homography
 from sddusr.imaging.arrays import Pixels, enlarge_bicubic
+from sddusr.registration.chroma_noise import MIN_NOISE, without_chroma_noise
 from sddusr.registration.color_match import ColorConfig, ColorMap, fit_color
 from sddusr.registration.overlap import (
     Flow,
@@ -26,7 +27,7 @@ from sddusr.registration.overlap import (
     resized,
 )
 from sddusr.registration.parallax import Parallax, estimate_parallax
-from sddusr.registration.quality import measure_quality
+from sddusr.registration.quality import RefQuality, measure_quality
 from sddusr.registration.register import check_sides
 from sddusr.registration.visible import visible_mask
 
@@ -105,7 +106,7 @@ def register_ref(
     }
     if quality.is_useless:
         shown = np.zeros_like(shown)
-    return RegisteredRef(fill(ref, center, shown), shown, record)
+    return RegisteredRef(completed(ref, center, shown, quality), shown, record)
 
 
 def enlarged_center(lr: Pixels, box: Box) -> Pixels:
@@ -130,6 +131,16 @@ def fill(ref: Pixels, center: Pixels, valid: Bool[np.ndarray, "rows cols"]) -> P
     if valid.all():
         return ref
     return np.where(valid[..., None], ref, as_depth(center, ref.dtype))
+
+
+def completed(
+    ref: Pixels, center: Pixels, valid: Bool[np.ndarray, "rows cols"], quality: RefQuality
+) -> Pixels:
+    """Ref without its colours' noise, and with the enlarged centre where it has nothing to show."""
+    filled = fill(ref, center, valid)
+    if quality.chroma_noise <= MIN_NOISE or not valid.any():
+        return filled
+    return fill(without_chroma_noise(filled, quality.chroma_noise), center, valid)
 
 
 def as_depth(picture: Pixels, dtype: Any) -> Pixels:
