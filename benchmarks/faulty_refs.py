@@ -28,6 +28,7 @@ from sddusr.data.degradation import rng_of, to_uint8
 from sddusr.geometry.box import Box, crop, snap_box
 from sddusr.inference import super_resolve
 from sddusr.model.sddusr import SDDuSR
+from sddusr.registration.chroma_noise import LUMA
 from sddusr.registration.residual import enlarged_center, register_ref
 from sddusr.registration.visible import visible_mask
 from sddusr.types import Triplet
@@ -45,9 +46,6 @@ class Faulty(NamedTuple):
     alpha: np.ndarray | None = None
     """0 where Ref is transparent; None: nowhere."""
 
-
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-"""Weights of red, green and blue (BT.601)."""
 
 Fault = Callable[[np.ndarray, np.ndarray, np.random.Generator], Faulty]
 
