@@ -22,6 +22,7 @@ MIN_NOISE = 2.0
 """Standard deviation, of 255, up to which colours are left as they are. Of 156 training images 2 %
 have more than 1.7 as they are; with noise of 2 added 95 % have more than 2.0."""
 STRIP_ROWS, HALO_ROWS = 256, 16
+"""Rows that are smoothed at a time, and those around them that the blurs look at, at least 9."""
 
 Colors = Float32[np.ndarray, "h w 3"]
 
