@@ -102,6 +102,21 @@ def test_ref_takes_the_wide_pictures_colors(photo, wide, tele):
     assert np.abs((left_alone.astype(float) - crop(photo, made.box)).mean((0, 1))).max() > 5
 
 
+def test_ref_loses_the_tele_pictures_chroma_noise(photo, wide, tele):
+    noise = np.random.default_rng(0).normal(0, 6, tele.shape)
+    noisy = (tele + noise).round().clip(0, 255).astype(np.uint8)
+    made = prepare_pair(wide, noisy, 2, config=AS_IT_IS)
+    assert made.record["quality"]["chroma_noise"] == pytest.approx(6, rel=0.2)
+
+    def chroma(picture: np.ndarray) -> np.ndarray:
+        return cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb)[..., 1:].astype(float)
+
+    given = crop(noisy, made.box.shifted(-TOP, -LEFT))
+    hr = crop(photo, made.box)
+    before, after = (np.square(chroma(x) - chroma(hr)).mean() for x in (given, made.ref))
+    assert after < 0.4 * before
+
+
 def test_ref_keeps_the_tele_pictures_depth(wide, tele, prepared):
     deep = prepare_pair(wide, tele.astype(np.uint16) * 257, 2)
     assert deep.ref.dtype == np.uint16
