@@ -27,8 +27,8 @@ from sddusr.data.dataset import ShardSet
 from sddusr.data.degradation import rng_of, to_uint8
 from sddusr.geometry.box import Box, crop, snap_box
 from sddusr.inference import super_resolve
+from sddusr.model.filters import LUMA
 from sddusr.model.sddusr import SDDuSR
-from sddusr.registration.chroma_noise import LUMA
 from sddusr.registration.residual import enlarged_center, register_ref
 from sddusr.registration.visible import visible_mask
 from sddusr.types import Triplet
@@ -233,7 +233,7 @@ def _measure(model: SDDuSR, scene: Triplet, fault: Fault, without: np.ndarray) -
 
 
 def _gains(off: np.ndarray, off_without: np.ndarray) -> dict[str, float]:
-    """Decibels by which pixels are less off than those without Ref."""
+    """Gains in PSNR over the result without Ref: all colours, luma, chroma."""
     luma, luma_without = off @ LUMA, off_without @ LUMA
     chroma, chroma_without = off - luma[:, None], off_without - luma_without[:, None]
     return {

@@ -1,7 +1,7 @@
-"""Colour noise of a tele image, taken out: its brightness adds detail, its noisy colours do harm.
+"""Chroma noise of a tele image, measured and filtered out; its luma stays.
 
-Of a noisy tele image the network takes brightness and colours by one trust. Chroma has hardly any
-fine detail, so what little it gains there the noise costs many times over.
+The network weights luma and chroma of a tele image by one trust. Chroma has little fine detail, so
+noise costs more there than the detail is worth.
 """
 
 import math
@@ -12,17 +12,15 @@ from jaxtyping import Bool, Float32
 
 from sddusr.imaging.arrays import Pixels
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-"""Weights of red, green and blue (BT.601)."""
 FINE_SIGMA_PX, WINDOW_PX = 1.5, 7
-"""What a blur of this sigma takes away is fine chroma; side of the windows that are judged."""
+"""What a blur of this sigma takes away is fine chroma; side of the filter's windows."""
 NOISE_GAIN = 2.1
 """Energy of the fine chroma of white noise with a variance of 1 in each colour."""
 MIN_NOISE = 2.0
 """Standard deviation, of 255, up to which colours are left as they are. Of 156 training images 2 %
 have more than 1.7 as they are; with noise of 2 added 95 % have more than 2.0."""
 STRIP_ROWS, HALO_ROWS = 256, 16
-"""Rows that are smoothed at a time, and those around them that the blurs look at, at least 9."""
+"""Rows that are filtered at a time, and those around them that the blurs look at, at least 9."""
 
 Colors = Float32[np.ndarray, "h w 3"]
 
@@ -30,7 +28,7 @@ Colors = Float32[np.ndarray, "h w 3"]
 def split_chroma(picture: Pixels) -> tuple[Colors, Colors]:
     """The picture with blurred chroma, and the fine chroma that is missing there, of 255."""
     rgb = picture.astype(np.float32) * (255 / np.iinfo(picture.dtype).max)
-    luma = (rgb @ LUMA)[..., None]
+    luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[..., None]
     blurred = cv2.GaussianBlur(rgb - luma, (0, 0), FINE_SIGMA_PX)
     return luma + blurred, rgb - luma - blurred
 
@@ -47,11 +45,14 @@ def measure_chroma_noise(picture: Pixels, calm: Bool[np.ndarray, "h w"]) -> floa
     return math.sqrt(float(np.median(energy[calm])) / (math.log(2) * NOISE_GAIN))
 
 
-def without_chroma_noise(picture: Pixels, noise: float) -> Pixels:
-    """The picture, its fine chroma weighted by what of its energy is not noise around a pixel.
+def denoise_chroma(picture: Pixels, noise: float) -> Pixels:
+    """Adaptive Wiener filter of the fine chroma (Lee 1980).
 
-    Wiener's weight, 1 - noise / energy or 0, with the energy's mean in a window (Lee 1980). Luma
+    The weight is 1 - noise energy / energy, at least 0, with the mean energy in a window. Luma
     stays as it is but for rounding and clipping.
+
+    Args:
+        noise: standard deviation of each colour, of 255.
     """
     top = np.iinfo(picture.dtype).max
     out = np.empty_like(picture)

@@ -25,7 +25,7 @@ from sddusr.registration.register import (
     check_sides,
     register,
 )
-from sddusr.registration.residual import as_depth, completed, enlarged_center, grey
+from sddusr.registration.residual import as_depth, denoised_and_filled, enlarged_center, grey
 from sddusr.registration.visible import visible_mask
 
 Pixels = UInt8[np.ndarray, "_ _ 3"] | UInt16[np.ndarray, "_ _ 3"]
@@ -122,7 +122,7 @@ def prepare_pair(
         quality = measure_quality(ref, as_depth(center, ref.dtype), valid, tele)
         record |= {"quality": quality.record(), "left_out": quality.is_useless}
         shown = np.zeros_like(valid) if quality.is_useless else valid
-        ref = completed(ref, center, shown, quality)
+        ref = denoised_and_filled(ref, center, shown, quality)
     return PreparedPair(ref, valid, box, record)
 
 

@@ -15,7 +15,7 @@ from sddusr.config import SCALE
 from sddusr.geometry.box import Box, crop
 from sddusr.geometry.homography import Homography
 from sddusr.imaging.arrays import Pixels, enlarge_bicubic
-from sddusr.registration.chroma_noise import MIN_NOISE, without_chroma_noise
+from sddusr.registration.chroma_noise import MIN_NOISE, denoise_chroma
 from sddusr.registration.color_match import ColorConfig, ColorMap, fit_color
 from sddusr.registration.overlap import (
     Flow,
@@ -106,7 +106,7 @@ def register_ref(
     }
     if quality.is_useless:
         shown = np.zeros_like(shown)
-    return RegisteredRef(completed(ref, center, shown, quality), shown, record)
+    return RegisteredRef(denoised_and_filled(ref, center, shown, quality), shown, record)
 
 
 def enlarged_center(lr: Pixels, box: Box) -> Pixels:
@@ -133,14 +133,14 @@ def fill(ref: Pixels, center: Pixels, valid: Bool[np.ndarray, "rows cols"]) -> P
     return np.where(valid[..., None], ref, as_depth(center, ref.dtype))
 
 
-def completed(
+def denoised_and_filled(
     ref: Pixels, center: Pixels, valid: Bool[np.ndarray, "rows cols"], quality: RefQuality
 ) -> Pixels:
-    """Ref without its colours' noise, and with the enlarged centre where it has nothing to show."""
+    """Ref without chroma noise, and the enlarged centre where Ref has nothing to show."""
     filled = fill(ref, center, valid)
     if quality.chroma_noise <= MIN_NOISE or not valid.any():
         return filled
-    return fill(without_chroma_noise(filled, quality.chroma_noise), center, valid)
+    return fill(denoise_chroma(filled, quality.chroma_noise), center, valid)
 
 
 def as_depth(picture: Pixels, dtype: Any) -> Pixels:
